@@ -1,0 +1,87 @@
+package protocol
+
+import "fmt"
+
+// Type implements Message.
+func (*NodeHello) Type() Type { return TypeNodeHello }
+
+func (m *NodeHello) encode(b []byte) []byte {
+	b = putU16(b, m.Major)
+	b = putU16(b, m.Minor)
+	b = putU64(b, m.Features)
+	b = putU64(b, m.Instance)
+	return putName(b, m.Name)
+}
+
+func (m *NodeHello) decode(r *reader) {
+	m.Major = r.u16()
+	m.Minor = r.u16()
+	m.Features = r.u64()
+	m.Instance = r.u64()
+	m.Name = r.name(m.Name)
+}
+
+func (m *NodeHello) check(int) error { return checkName(m.Name) }
+
+// Type implements Message.
+func (*Ping) Type() Type { return TypePing }
+
+func (m *Ping) encode(b []byte) []byte { return putI64(putU64(b, m.ID), m.Time) }
+
+func (m *Ping) decode(r *reader) {
+	m.ID = r.u64()
+	m.Time = r.i64()
+}
+
+func (m *Ping) check(int) error { return nil }
+
+// Type implements Message.
+func (*Pong) Type() Type { return TypePong }
+
+func (m *Pong) encode(b []byte) []byte { return putI64(putU64(b, m.ID), m.Time) }
+
+func (m *Pong) decode(r *reader) {
+	m.ID = r.u64()
+	m.Time = r.i64()
+}
+
+func (m *Pong) check(int) error { return nil }
+
+// Type implements Message.
+func (*StreamOpen) Type() Type { return TypeStreamOpen }
+
+func (m *StreamOpen) encode(b []byte) []byte {
+	b = append(b, byte(m.Kind))
+	b = putU64(b, m.Attempt)
+	return putName(b, m.Volume)
+}
+
+func (m *StreamOpen) decode(r *reader) {
+	m.Kind = StreamKind(r.u8())
+	m.Attempt = r.u64()
+	m.Volume = r.name(m.Volume)
+}
+
+func (m *StreamOpen) check(int) error {
+	return firstError(
+		checkEnum("stream kind", uint8(m.Kind), uint8(StreamWrite), uint8(StreamBulk)),
+		checkName(m.Volume))
+}
+
+// Type implements Message.
+func (*ConnectAsk) Type() Type { return TypeConnectAsk }
+
+func (m *ConnectAsk) encode(b []byte) []byte { return putName(b, m.Volume) }
+
+func (m *ConnectAsk) decode(r *reader) { m.Volume = r.name(m.Volume) }
+
+func (m *ConnectAsk) check(int) error { return checkName(m.Volume) }
+
+// String returns the word shown to people.
+func (k StreamKind) String() string { return word(uint8(k), "?", "write", "bulk") }
+
+// String returns the word used in logs.
+func (o DataOp) String() string { return word(uint8(o), "?", "write", "zero", "trim", "flush") }
+
+// String returns 32 hexadecimal digits.
+func (v VolumeID) String() string { return fmt.Sprintf("%x", v[:]) }

@@ -1,0 +1,334 @@
+package protocol
+
+// Limits of the wire. A decoder rejects what exceeds them before it allocates.
+const (
+	BodyMax       = 40 << 10 // bytes of a frame without header and payload
+	PayloadMax    = 1 << 20  // bytes of a frame's payload
+	NameMax       = 64       // bytes of a node's or volume's name
+	TextMax       = 1024     // bytes of a message for people
+	PeersMax      = 15       // peers of a volume
+	HistoryMax    = 32       // generations remembered
+	BitmapWordMax = 4096     // words of one BitmapPart (32 KiB)
+	DigestsMax    = 256      // digests of one SyncDigests: 1 MiB of DigestBlock
+	DigestBlock   = 4096     // bytes that one digest of SyncDigests covers
+)
+
+// DataOp is what a Data frame does to the replica.
+type DataOp uint8
+
+// Data operations.
+const (
+	DataWrite DataOp = iota + 1
+	DataZero
+	DataTrim
+	DataFlush // a flush point; Off and Len are zero
+)
+
+// Data flags.
+const (
+	DataFUA    uint8 = 1 << iota // durable before Ack.Durable reaches it
+	DataNoHole                   // DataZero only
+)
+
+// Data is one replicated operation, in the primary's order. Sequences ascend
+// along a stream, with gaps. The payload of a DataWrite has Len bytes (at most
+// PayloadMax); the others have none and Len may be any length.
+type Data struct {
+	Op    DataOp
+	Flags uint8
+	Seq   uint64
+	Time  int64 // primary's clock, ns since 1970
+	Off   int64
+	Len   int64
+}
+
+// Ack is cumulative: every Data frame of the stream with a sequence up to the
+// value has reached that stage.
+type Ack struct {
+	Received uint64 // is in the peer's memory
+	Applied  uint64 // is written to the peer's store
+	Durable  uint64 // is on the peer's stable storage
+}
+
+// VolumeID is the random identity of a volume, given at its first promotion and
+// adopted by every replica at its first sync. Zero: none yet.
+type VolumeID [16]byte
+
+// PeerSlot is what a replica knows of one other replica.
+type PeerSlot struct {
+	Name   string
+	Bitmap Generation // the generation at which that peer was last in sync; 0: it is in sync
+	Dirty  uint64     // blocks out of sync toward it
+}
+
+// Hello flags.
+const (
+	HelloCrashedPrimary uint32 = 1 << iota // was primary when it stopped without notice
+	HelloReconnect                         // has been connected to the receiver since it started
+	HelloDiscard                           // the operator gives this side's data up
+	HelloFullTarget                        // the operator asked this side to be overwritten in full (invalidate)
+	HelloPeerFenced                        // promoted by the operator's word while the receiver was away
+)
+
+// Hello opens a volume's connection, both ways.
+type Hello struct {
+	Volume   VolumeID
+	Size     int64
+	Block    uint32 // dirty-tracking granularity, bytes
+	Attempt  uint64 // names this handshake in Verdict
+	Instance uint64 // random, new each time the sender's volume starts
+	Role     Role
+	Disk     Disk
+	Mode     Mode
+	Flags    uint32
+	Seq      uint64 // highest sequence applied
+	Current  Generation
+	Slots    []PeerSlot // at most PeersMax
+	History  []Generation
+	Primary  string // the primary it is connected to, itself included; "" if none
+}
+
+// Strategy is a handshake's outcome from the sender's side.
+type Strategy uint8
+
+// Strategies.
+const (
+	NoSync Strategy = iota + 1
+	SourceBitmap
+	SourceFull
+	TargetBitmap
+	TargetFull
+	SplitBrain
+	Unrelated
+	Retry // the state changed meanwhile: say hello again
+	RefusedStrategy
+)
+
+// String returns the word shown to people.
+func (s Strategy) String() string {
+	return word(uint8(s), "?", "no-sync", "source-bitmap", "source-full", "target-bitmap", "target-full",
+		"split-brain", "unrelated", "retry", "refused")
+}
+
+// Verdict is the deciding side's word on two Hellos, from the receiver's side
+// (a receiver reads TargetBitmap when it is to be overwritten).
+type Verdict struct {
+	Attempt  uint64 // of the receiver's Hello
+	Strategy Strategy
+	Rule     string // name of the rule that decided
+	Digest   bool   // blocks are compared before they are sent
+}
+
+// Code names an error across the wire.
+type Code uint16
+
+// Error codes.
+const (
+	CodeNone            Code = iota
+	CodeInternal             // a bug or a condition without its own code
+	CodeVersion              // no common protocol version
+	CodeUnknownVolume        // the volume is not configured there
+	CodeNotCreated           // configured, but not created
+	CodeSize                 // sizes differ
+	CodeVolumeID             // another volume with the same name
+	CodeUnrelated            // no generation in common
+	CodeSplitBrain           // both sides wrote since they parted
+	CodeTwoPrimaries         // both sides are primary
+	CodePrimaryIsTarget      // the primary's data is the older
+	CodeDiskFailed           // the store failed
+	CodeBusy                 // another operation is under way
+	CodeNotAllowed           // the state forbids it; the text says which
+	CodeTimeout              // the answer did not come in time
+	CodeShutdown             // the node is stopping
+	CodeOperator             // an operator asked for it
+	CodeModeMismatch         // protocols A, B, C differ
+	CodeCorrupt              // a digest did not match
+	CodeProtocol             // the peer broke the protocol
+)
+
+// Refuse ends a handshake with a reason; the connection stands alone on both
+// sides until an operator acts or a side starts anew.
+type Refuse struct {
+	Code Code
+	Text string
+}
+
+// Bye ends a connection in order. Outdate: the sender goes on as primary, so
+// the receiver's data is older from now on.
+type Bye struct {
+	Code    Code
+	Outdate bool
+	Text    string
+}
+
+// BitmapPart carries words of the sync target's dirty bitmap toward the source:
+// word i covers blocks [64*(First+i), 64*(First+i)+64).
+type BitmapPart struct {
+	First uint64
+	Words []uint64 // 1 to BitmapWordMax
+}
+
+// BitmapDone ends the bitmap; Blocks is the number of set bits sent.
+type BitmapDone struct{ Blocks uint64 }
+
+// SyncStart says that from this place in the stream on the source replicates
+// every write, and copies Blocks dirty blocks on the bulk stream. The target
+// makes "inconsistent, current generation = Base" durable before it answers
+// SyncReady and before it applies anything.
+type SyncStart struct {
+	Base   Generation
+	Volume VolumeID
+	Blocks uint64
+	Digest bool
+}
+
+// SyncReady answers SyncStart.
+type SyncReady struct{}
+
+// SyncDone: every block is copied and durable on the target, which now adopts
+// the source's ids and is up-to-date.
+type SyncDone struct {
+	Current Generation
+	Slots   []PeerSlot // of the source, Dirty unused
+	History []Generation
+}
+
+// SyncDoneAck: the target's new ids are durable.
+type SyncDoneAck struct{}
+
+// NewGeneration tells connected peers of a minted generation before any write
+// of it is issued. Weak peers are not there: their slots become Parent.
+type NewGeneration struct {
+	Parent  Generation
+	Current Generation
+	Weak    []string
+}
+
+// GenerationAck: the new generation is durable on the sender.
+type GenerationAck struct{ Current Generation }
+
+// PeerStable is one entry of Stable.
+type PeerStable struct {
+	Name    string
+	Durable uint64 // that peer has everything up to here on stable storage
+	InSync  bool   // false: it lacks what followed
+}
+
+// Stable tells a secondary how far the others are.
+type Stable struct{ Peers []PeerStable }
+
+// State tells the peer that something about the sender changed.
+type State struct {
+	Role    Role
+	Disk    Disk
+	Current Generation
+	Primary string
+}
+
+// PromoteAsk asks a connected peer's leave to become primary.
+type PromoteAsk struct {
+	ID    uint64
+	Force bool
+}
+
+// PromoteAnswer answers it.
+type PromoteAnswer struct {
+	ID   uint64
+	Yes  bool
+	Code Code
+	Text string
+}
+
+// Handover is the last message of a primary that has drained, flushed and made
+// its secondary role durable: the receiver becomes primary.
+type Handover struct {
+	ID      uint64
+	Current Generation
+	Seq     uint64
+}
+
+// HandoverAnswer answers it once the new role is durable, or says why not.
+type HandoverAnswer struct {
+	ID   uint64
+	Yes  bool
+	Text string
+}
+
+// ConnectAsk asks the node that opens streams to open this volume's.
+type ConnectAsk struct{ Volume string }
+
+// SyncWrite is a block run on the bulk stream; the payload has Len bytes.
+type SyncWrite struct {
+	ID  uint64
+	Off int64
+	Len int64
+}
+
+// SyncZero is a run that reads as zeroes, of any length.
+type SyncZero struct {
+	ID  uint64
+	Off int64
+	Len int64
+}
+
+// SyncDigests asks which blocks of [Off, Off+Len) differ: one XXH64 with Seed
+// for each 4 KiB block. Verify: only report, nothing will be sent.
+type SyncDigests struct {
+	ID      uint64
+	Off     int64
+	Len     int64
+	Seed    uint64
+	Verify  bool
+	Digests []uint64 // at most DigestsMax
+}
+
+// SyncDiffers answers: bit i of the words set when block i differs.
+type SyncDiffers struct {
+	ID     uint64
+	Differ [DigestsMax / 64]uint64
+}
+
+// SyncAck: the run of that id is written (not yet durable).
+type SyncAck struct{ ID uint64 }
+
+// SyncFlush asks to make all runs before it durable.
+type SyncFlush struct{ ID uint64 }
+
+// SyncFlushed answers.
+type SyncFlushed struct{ ID uint64 }
+
+// NodeHello opens a session on its control stream, both ways.
+type NodeHello struct {
+	Major, Minor uint16
+	Features     uint64
+	Name         string
+	Instance     uint64 // random, new each time the agent starts
+}
+
+// Ping is a heartbeat; Pong returns its fields.
+type Ping struct {
+	ID   uint64
+	Time int64
+}
+
+// Pong answers a Ping.
+type Pong struct {
+	ID   uint64
+	Time int64
+}
+
+// StreamKind says what a stream is for.
+type StreamKind uint8
+
+// Stream kinds.
+const (
+	StreamWrite StreamKind = iota + 1 // ordered: handshake, writes, acks, state
+	StreamBulk                        // resync and verify
+)
+
+// StreamOpen is the first frame of a volume's stream.
+type StreamOpen struct {
+	Kind    StreamKind
+	Volume  string
+	Attempt uint64 // pairs a volume's two streams
+}
