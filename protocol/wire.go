@@ -204,7 +204,15 @@ func (r *reader) str(old string, most int) string {
 }
 
 func (r *reader) name(old string) string { return r.str(old, NameMax) }
-func (r *reader) text(old string) string { return r.str(old, TextMax) }
+
+// text is checked here and not in a message's check, since a sender mends it.
+func (r *reader) text(old string) string {
+	s := r.str(old, TextMax)
+	if err := checkText(s); err != nil {
+		r.fail(err)
+	}
+	return s
+}
 
 func (r *reader) generations(old []Generation) []Generation {
 	n := r.count("generations", HistoryMax)
