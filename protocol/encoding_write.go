@@ -80,6 +80,7 @@ func (m *Stable) encode(b []byte) []byte {
 		b = putName(b, m.Peers[i].Name)
 		b = putU64(b, m.Peers[i].Durable)
 		b = putBool(b, m.Peers[i].InSync)
+		b = putBool(b, m.Peers[i].Settled)
 	}
 	return b
 }
@@ -91,6 +92,7 @@ func (m *Stable) decode(r *reader) {
 		p.Name = r.name(p.Name)
 		p.Durable = r.u64()
 		p.InSync = r.bool()
+		p.Settled = r.bool()
 	}
 }
 

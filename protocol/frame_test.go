@@ -386,7 +386,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 		{"ack", &Ack{Received: 1}, nil},
 		{"sync-write", &SyncWrite{ID: 1, Len: 4096}, payload},
 		{"sync-ack", &SyncAck{ID: 1}, nil},
-		{"stable", &Stable{Peers: []PeerStable{{"beta", 1, true}, {"gamma", 1, true}}}, nil},
+		{"stable", &Stable{Peers: []PeerStable{{"beta", 1, true, false}, {"gamma", 1, true, true}}}, nil},
 		{"sync-digests", &SyncDigests{Len: 1 << 20, Digests: make([]uint64, 256)}, nil},
 		{"sync-differs", &SyncDiffers{}, nil},
 	} {

@@ -212,6 +212,7 @@ type PeerStable struct {
 	Name    string
 	Durable uint64 // that peer has everything up to here on stable storage
 	InSync  bool   // false: it lacks what followed
+	Settled bool   // it lacks nothing of what preceded either (a sync has ended)
 }
 
 // Stable tells a secondary how far the others are.

@@ -41,7 +41,7 @@ func samples() []sample {
 		{"data-trim", &Data{Op: DataTrim, Seq: 8, Time: 9, Off: 10, Len: 11}, nil},
 		{"data-flush", &Data{Op: DataFlush, Seq: 12, Time: 13}, nil},
 		{"ack", &Ack{Received: 3, Applied: 2, Durable: 1}, nil},
-		{"stable", &Stable{Peers: []PeerStable{{"beta", 1, true}, {"gamma", 2, false}}}, nil},
+		{"stable", &Stable{Peers: []PeerStable{{"beta", 1, true, true}, {"gamma", 2, false, false}}}, nil},
 		{"new-generation", &NewGeneration{Parent: 1, Current: 2, Weak: []string{"beta", "gamma"}}, nil},
 		{"generation-ack", &GenerationAck{Current: 1}, nil},
 		{"bitmap-part", &BitmapPart{First: 1, Words: []uint64{2, 1 << 63}}, nil},
