@@ -1,0 +1,95 @@
+package nbd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrInUse: somebody answers on the socket.
+var ErrInUse = errors.New("address is in use")
+
+// Listen opens the address of an export:
+//
+//	unix:/path       a socket that only its owner may use (mode 0600)
+//	tcp:host:port    TCP; the protocol has neither authentication nor
+//	                 encryption here, so the host should be a loopback address
+//
+// A missing directory of a Unix socket is created. A socket that is left over
+// from a dead process is replaced; one that somebody answers on is ErrInUse, and
+// a file of another kind is an error. Closing the listener removes the socket.
+func Listen(addr string) (net.Listener, error) {
+	network, rest, _ := strings.Cut(addr, ":")
+	switch {
+	case network == "unix" && rest != "":
+		return listenUnix(rest)
+	case network == "tcp" && rest != "":
+		l, err := net.Listen("tcp", rest)
+		if err != nil {
+			return nil, fmt.Errorf("listening on %s: %w", addr, inUse(err))
+		}
+		return l, nil
+	}
+	return nil, fmt.Errorf("listening on %q: want unix:/path or tcp:host:port", addr)
+}
+
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("making the directory of a socket: %w", err)
+	}
+	if err := removeStale(path); err != nil {
+		return nil, fmt.Errorf("listening on %s: %w", path, err)
+	}
+	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
+		var err error
+		// Linux takes a socket file's mode from the socket at bind: the file never
+		// exists with a wider one, and no umask of the process is touched.
+		if e := rc.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }); e != nil {
+			return e
+		}
+		return err
+	}}
+	l, err := lc.Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w", path, inUse(err))
+	}
+	return l, nil
+}
+
+// removeStale removes the socket at path if nobody answers on it.
+func removeStale(path string) error {
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case st.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("the file there is not a socket (%v)", st.Mode())
+	}
+	c, err := net.DialTimeout("unix", path, 2*time.Second)
+	if err == nil {
+		c.Close()
+		return ErrInUse
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return err // a full backlog, say: somebody is there
+	}
+	return os.Remove(path)
+}
+
+func inUse(err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w: %w", ErrInUse, err)
+	}
+	return err
+}
