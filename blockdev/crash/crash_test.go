@@ -9,6 +9,7 @@ import (
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/blockdev/blockdevtest"
 	"github.com/qrbd/qrbd/blockdev/crash"
+	"github.com/qrbd/qrbd/blockdev/fault"
 )
 
 const size = 4 << 20
@@ -206,28 +207,12 @@ func TestVolatileLimit(t *testing.T) {
 	}
 }
 
-// brokenStore fails flushes while broken, and forgets what was written.
-type brokenStore struct {
-	*blockdev.Memory // a test double: everything but Flush is the memory's
-	broken           bool
-}
-
-func (s *brokenStore) Flush() error {
-	if s.broken {
-		return errors.New("no")
-	}
-	return s.Memory.Flush()
-}
-
 func TestFailedFlushIsSticky(t *testing.T) {
-	below := &brokenStore{Memory: blockdev.NewMemory(size), broken: true}
-	dev := crash.New(below, 1)
+	dev := crash.New(fault.New(blockdev.NewMemory(size), 0, fault.Rule{Op: blockdev.OpFlush, Nth: 1}), 1)
 	must(t, dev.WriteAt([]byte{1}, 0, 0))
-	if err := dev.Flush(); !errors.Is(err, blockdev.ErrFailed) {
-		t.Fatalf("flush: %v", err)
-	}
-	below.broken = false
-	if err := dev.Flush(); !errors.Is(err, blockdev.ErrFailed) {
-		t.Fatalf("second flush: %v", err)
+	for range 2 {
+		if err := dev.Flush(); !errors.Is(err, blockdev.ErrFailed) {
+			t.Fatalf("flush: %v", err)
+		}
 	}
 }
