@@ -66,9 +66,9 @@ type maker interface {
 	initialise(s *Server) []string
 	// serve returns the command that runs the server in the foreground.
 	serve(s *Server) []string
-	// source returns the driver's name and the address of a database; "": the one
-	// that every installation has.
-	source(s *Server, db string) (driver, address string)
+	// open returns a pool of connections to a database; "": the one that every
+	// installation has.
+	open(s *Server, db string) (*sql.DB, error)
 	// stopSignals: finish orderly, and end at once without loss of resources.
 	stopSignals() (orderly, quick syscall.Signal)
 	// checkOnline and checkOffline verify structure and checksums.
@@ -160,10 +160,9 @@ func (s *Server) Start(ctx context.Context) error {
 		return err
 	}
 	s.running = p
-	driver, address := s.make.source(s, "")
-	db, err := sql.Open(driver, address)
+	db, err := s.open("")
 	if err != nil {
-		return fmt.Errorf("open %v: %w", s.kind, err)
+		return err
 	}
 	defer db.Close()
 	ctx, cancel := context.WithTimeout(ctx, startMax)
@@ -215,10 +214,9 @@ func (s *Server) Kind() Kind { return s.kind }
 
 // CreateDatabase makes the database Name.
 func (s *Server) CreateDatabase(ctx context.Context) error {
-	driver, address := s.make.source(s, "")
-	db, err := sql.Open(driver, address)
+	db, err := s.open("")
 	if err != nil {
-		return fmt.Errorf("open %v: %w", s.kind, err)
+		return err
 	}
 	defer db.Close()
 	if _, err := db.ExecContext(ctx, "CREATE DATABASE "+Name); err != nil {
@@ -228,9 +226,10 @@ func (s *Server) CreateDatabase(ctx context.Context) error {
 }
 
 // Open returns a pool of connections to the database Name. The caller closes it.
-func (s *Server) Open() (*sql.DB, error) {
-	driver, address := s.make.source(s, Name)
-	db, err := sql.Open(driver, address)
+func (s *Server) Open() (*sql.DB, error) { return s.open(Name) }
+
+func (s *Server) open(name string) (*sql.DB, error) {
+	db, err := s.make.open(s, name)
 	if err != nil {
 		return nil, fmt.Errorf("open %v: %w", s.kind, err)
 	}

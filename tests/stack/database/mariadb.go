@@ -2,13 +2,14 @@ package database
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"io/fs"
 	"path/filepath"
 	"strings"
 	"syscall"
 
-	_ "github.com/go-sql-driver/mysql" // the driver "mysql"
+	"github.com/go-sql-driver/mysql"
 )
 
 type mariadb struct{}
@@ -28,8 +29,16 @@ func (m mariadb) serve(s *Server) []string {
 		"--innodb-flush-log-at-trx-commit=1"}
 }
 
-func (m mariadb) source(s *Server, db string) (driver, address string) {
-	return "mysql", fmt.Sprintf("root@unix(%s)/%s?interpolateParams=true", m.socket(s), db)
+func (m mariadb) open(s *Server, db string) (*sql.DB, error) {
+	c := mysql.NewConfig()
+	c.User, c.Net, c.Addr, c.DBName = "root", "unix", m.socket(s), db
+	c.InterpolateParams = true    // one round trip a statement
+	c.Logger = &mysql.NopLogger{} // it would print what it also returns
+	connector, err := mysql.NewConnector(c)
+	if err != nil {
+		return nil, err
+	}
+	return sql.OpenDB(connector), nil
 }
 
 func (mariadb) stopSignals() (orderly, quick syscall.Signal) { return syscall.SIGTERM, syscall.SIGKILL }

@@ -2,6 +2,7 @@ package database
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"path/filepath"
 	"sort"
@@ -49,11 +50,11 @@ func (p postgres) serve(s *Server) []string {
 		"-c", "checkpoint_timeout=30s", "-c", "restart_after_crash=off"}
 }
 
-func (postgres) source(s *Server, db string) (driver, address string) {
+func (postgres) open(s *Server, db string) (*sql.DB, error) {
 	if db == "" {
 		db = "postgres"
 	}
-	return "pgx", fmt.Sprintf("host=%s user=postgres dbname=%s", s.run, db)
+	return sql.Open("pgx", fmt.Sprintf("host=%s user=postgres dbname=%s", s.run, db))
 }
 
 func (postgres) stopSignals() (orderly, quick syscall.Signal) { return syscall.SIGINT, syscall.SIGQUIT }
