@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// errNotMet says that -strict was given and a requirement is not met.
+var errNotMet = errors.New("a requirement is not met")
+
+func main() {
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	cancel()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// run does what the command line asks for: results to stdout, progress to stderr.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	opts, err := parseOptions(args, stderr)
+	if err != nil {
+		return err
+	}
+	var before *result
+	if opts.compare != "" {
+		if before, err = loadResult(opts.compare); err != nil {
+			return err // before minutes of measuring
+		}
+	}
+	var measureErr error
+	var res *result
+	if opts.show != "" {
+		res, err = loadResult(opts.show)
+	} else {
+		if err := opts.checkPrograms(); err != nil {
+			return err
+		}
+		res, measureErr = measureAll(ctx, opts, stderr)
+		if len(res.Samples) == 0 && res.Footprint == nil {
+			return measureErr
+		}
+		if err = res.save(opts.out); err == nil {
+			fmt.Fprintf(stderr, "raw results: %s\n\n", opts.out)
+		}
+	}
+	if err != nil {
+		return errors.Join(measureErr, err)
+	}
+	return errors.Join(measureErr, report(stdout, res, before, opts.strict))
+}
+
+// report prints a result and its comparison with an earlier one, if there is one.
+func report(w io.Writer, res, before *result, strict bool) error {
+	if err := writeReport(w, res); err != nil {
+		return err
+	}
+	if before != nil {
+		if err := writeComparison(w, before, res); err != nil {
+			return err
+		}
+	}
+	for _, v := range requirements(res) {
+		if strict && !v.met {
+			return fmt.Errorf("%w: %s", errNotMet, v.what)
+		}
+	}
+	return nil
+}
+
+// measureAll runs the table's items and the footprint test in a directory of its own and removes that. It returns what
+// was measured also with an error.
+func measureAll(ctx context.Context, opts options, progress io.Writer) (_ *result, err error) {
+	res := &result{
+		Version: resultVersion, When: time.Now(), Machine: describeMachine(), Programs: programVersions(opts.qrbd),
+		Rounds: opts.rounds, Runtime: opts.runtime.String(), SizeBytes: opts.sizeBytes,
+	}
+	dir, err := os.MkdirTemp(opts.dir, "qrbd-bench-")
+	if err != nil {
+		return res, fmt.Errorf("directory on tmpfs: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if len(opts.items) > 0 {
+		b := &bench{opts: opts, progress: progress, started: time.Now()}
+		if res.Samples, err = b.measure(ctx, dir); err != nil {
+			return res, err
+		}
+	}
+	if opts.footprint {
+		fmt.Fprintln(progress, "footprint of a 1 TiB volume")
+		if res.Footprint, err = measureFootprint(ctx, site{dir: filepath.Join(dir, footprintItem), qrbd: opts.qrbd}); err != nil {
+			return res, fmt.Errorf("footprint: %w", err)
+		}
+	}
+	return res, nil
+}

@@ -1,0 +1,80 @@
+package main
+
+import "fmt"
+
+// Limits of the requirements.
+const (
+	mirrorLatencyMax = 1.0       // qrbd's time / the mirror's at depth 1
+	floorReadsMin    = 0.8       // qrbd's reads / nbdkit's
+	footprintRSSMax  = 200 << 20 // bytes
+	footprintStart   = 2.0       // seconds
+)
+
+// verdict is one requirement and what was measured about it.
+type verdict struct {
+	what     string
+	met      bool
+	doubtful bool // the limit lies within the noise
+	measured string
+}
+
+// String is a line for people: yes or no first.
+func (v verdict) String() string {
+	answer := "no "
+	if v.met {
+		answer = "yes"
+	}
+	doubt := ""
+	if v.doubtful {
+		doubt = " (within the noise)"
+	}
+	return fmt.Sprintf("%s  %s: %s%s", answer, v.what, v.measured, doubt)
+}
+
+// requirements judges what the result holds; a requirement whose columns or items were not measured is left out.
+func requirements(r *result) []verdict {
+	var verdicts []verdict
+	for _, name := range []string{"write-4k-d1", "flush-4k-d1"} {
+		verdicts = append(verdicts, noSlowerThanMirror(r, name)...)
+	}
+	for _, name := range []string{"read-4k-d1", "read-4k-d32", "read-1m-d8"} {
+		verdicts = append(verdicts, readsLikeFloor(r, name)...)
+	}
+	if r.Footprint != nil {
+		verdicts = append(verdicts, r.Footprint.verdicts()...)
+	}
+	return verdicts
+}
+
+// noSlowerThanMirror judges a depth-1 item by time per request.
+func noSlowerThanMirror(r *result, name string) []verdict {
+	it, _ := itemByName(name)
+	f := figureOf(r.ratios(name, "qrbd", "qemu", it.metric.of))
+	if f.n == 0 {
+		return nil
+	}
+	qrbd, qemu := figureOf(r.values(name, "qrbd", it.metric.of)), figureOf(r.values(name, "qemu", it.metric.of))
+	return []verdict{{
+		what: it.title + " no slower than the mirror", met: f.median <= mirrorLatencyMax, doubtful: f.holds(mirrorLatencyMax),
+		measured: fmt.Sprintf("qrbd %s us, qemu %s us, ratio %s (at most %.2f)", qrbd.plain(), qemu.plain(), f.cell(), mirrorLatencyMax),
+	}}
+}
+
+// readsLikeFloor judges a read item by requests per second, also at depth 1.
+func readsLikeFloor(r *result, name string) []verdict {
+	it, _ := itemByName(name)
+	f := figureOf(r.ratios(name, "qrbd", "nbdkit", rate.of))
+	if f.n == 0 {
+		return nil
+	}
+	qrbd, nbdkit := figureOf(r.values(name, "qrbd", rate.of)), figureOf(r.values(name, "nbdkit", rate.of))
+	return []verdict{{
+		what: fmt.Sprintf("%s at least %.1f of nbdkit's", it.title, floorReadsMin), met: f.median >= floorReadsMin, doubtful: f.holds(floorReadsMin),
+		measured: fmt.Sprintf("qrbd %s /s, nbdkit %s /s, ratio %s", qrbd.plain(), nbdkit.plain(), f.cell()),
+	}}
+}
+
+// holds tells whether a limit lies within the figure's noise.
+func (f figure) holds(limit float64) bool {
+	return limit >= f.median*(1-f.noise) && limit <= f.median*(1+f.noise)
+}
