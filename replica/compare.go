@@ -1,0 +1,391 @@
+package replica
+
+import (
+	"fmt"
+
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// Rule names a row of the decision table; it is shown by explain, logged with
+// every handshake and covered by a script each.
+type Rule string
+
+// The rules of Compare in the order in which they are tried.
+const (
+	RuleInvalidate       Rule = "invalidate"                   // an operator wants one side overwritten
+	RuleBothNew          Rule = "both-new"                     // 1
+	RuleNewSelf          Rule = "new-self"                     // 2
+	RuleNewPeer          Rule = "new-peer"                     // 3
+	RuleEqualDisk        Rule = "equal-better-disk"            // 4: one side is inconsistent
+	RuleEqualPrimary     Rule = "equal-primary"                // 4: the primary's copy counts
+	RuleEqualAsync       Rule = "equal-crashed-async"          // 4: A or B, the crashed primary may hold more
+	RuleEqualSurvivor    Rule = "equal-survivor"               // 4: C, the survivor has every acknowledged write
+	RuleEqualCrashed     Rule = "equal-crashed"                // 4: both restarted, one was primary
+	RuleEqualBothCrashed Rule = "equal-both-crashed"           // 4: fixed tie-break
+	RuleEqualMissedEnd   Rule = "equal-missed-end"             // 4: a sync ended and one side did not hear
+	RuleEqualDirty       Rule = "equal-dirty"                  // 4: bits are set, so that something may differ
+	RuleEqual            Rule = "equal"                        // 4: nothing is out of sync
+	RuleBitmapPeer       Rule = "bitmap-peer"                  // 5
+	RuleBitmapPeerOther  Rule = "bitmap-peer-other"            // 6
+	RuleBitmapSelf       Rule = "bitmap-self"                  // 7
+	RuleBitmapSelfOther  Rule = "bitmap-self-other"            // 8
+	RuleHistoryPeer      Rule = "history-peer"                 // 9
+	RuleHistorySelf      Rule = "history-self"                 // 10
+	RuleSplitBitmap      Rule = "split-brain"                  // 11
+	RuleSplitHistory     Rule = "split-brain-history"          // 12
+	RuleUnrelated        Rule = "unrelated"                    // 13
+	RuleDiscard          Rule = "discard"                      // 11-13, and an operator gave one side up
+	RuleDefer            Rule = "defer-to-primary"             // two secondaries; their primary settles it
+	RuleOtherVolume      Rule = "other-volume"                 // ids of two volumes
+	RuleTwoPrimaries     Rule = "two-primaries"                // refused
+	RulePrimaryTarget    Rule = "primary-would-be-overwritten" // refused
+	RuleNoGoodCopy       Rule = "no-good-copy"                 // refused
+)
+
+// NamedID is one generation that a rule looked at.
+type NamedID struct {
+	Name string
+	ID   protocol.Generation
+}
+
+// Decision is what one side is to do, by which rule, from which ids.
+type Decision struct {
+	Strategy protocol.Strategy
+	Rule     Rule
+	// Code is set when the strategy is SplitBrain, Unrelated or RefusedStrategy.
+	Code protocol.Code
+	// Digest: compare blocks before sending them.
+	Digest bool
+	// Other names the peer whose slot's bitmap serves (rules 6 and 8).
+	Other string
+	// Rebase: the target's own generation says nothing about the set bits, so
+	// that the sync needs a base of its own to be resumable.
+	Rebase bool
+	IDs    []NamedID
+}
+
+// Mirror returns the decision as the other side sees it.
+func (d Decision) Mirror() Decision {
+	m := d
+	switch d.Strategy {
+	case protocol.SourceBitmap:
+		m.Strategy = protocol.TargetBitmap
+	case protocol.SourceFull:
+		m.Strategy = protocol.TargetFull
+	case protocol.TargetBitmap:
+		m.Strategy = protocol.SourceBitmap
+	case protocol.TargetFull:
+		m.Strategy = protocol.SourceFull
+	case protocol.NoSync, protocol.SplitBrain, protocol.Unrelated, protocol.Retry, protocol.RefusedStrategy:
+	}
+	switch d.Rule {
+	case RuleNewSelf:
+		m.Rule = RuleNewPeer
+	case RuleNewPeer:
+		m.Rule = RuleNewSelf
+	case RuleBitmapPeer:
+		m.Rule = RuleBitmapSelf
+	case RuleBitmapSelf:
+		m.Rule = RuleBitmapPeer
+	case RuleBitmapPeerOther:
+		m.Rule = RuleBitmapSelfOther
+	case RuleBitmapSelfOther:
+		m.Rule = RuleBitmapPeerOther
+	case RuleHistoryPeer:
+		m.Rule = RuleHistorySelf
+	case RuleHistorySelf:
+		m.Rule = RuleHistoryPeer
+	default:
+	}
+	return m
+}
+
+// Side is one replica in a comparison: its name and what it says of itself.
+type Side struct {
+	Name string
+	*protocol.Hello
+}
+
+func (s Side) has(flag uint32) bool { return s.Flags&flag != 0 }
+
+func (s Side) slot(name string) protocol.PeerSlot {
+	for _, p := range s.Slots {
+		if p.Name == name {
+			return p
+		}
+	}
+	return protocol.PeerSlot{Name: name}
+}
+
+func (s Side) hadGeneration(g protocol.Generation) bool {
+	if g == 0 {
+		return false
+	}
+	for _, h := range s.History {
+		if h == g {
+			return true
+		}
+	}
+	return false
+}
+
+// Compare decides, from what both sides say of themselves, whether and in which
+// direction they must be synchronised. It is symmetric: Compare(b, a) is the
+// mirror of Compare(a, b). The first rule that matches wins.
+//
+// Invariant: NoSync is returned only when neither side has a bit set toward the
+// other, or when both are secondaries of a primary that settles it.
+//
+// Source: the rules are DRBD's in substance; each comment says what the ids mean.
+func Compare(me, peer Side) Decision {
+	d := compare(me, peer)
+	return vet(me, peer, d)
+}
+
+func compare(me, peer Side) Decision {
+	mySlot, peerSlot := me.slot(peer.Name), peer.slot(me.Name)
+	ids := []NamedID{
+		{me.Name + ".current", me.Current}, {peer.Name + ".current", peer.Current},
+		{me.Name + ".bitmap[" + peer.Name + "]", mySlot.Bitmap}, {peer.Name + ".bitmap[" + me.Name + "]", peerSlot.Bitmap},
+	}
+	decide := func(s protocol.Strategy, r Rule) Decision { return Decision{Strategy: s, Rule: r, IDs: ids} }
+	full := func(s protocol.Strategy, r Rule, digest bool) Decision {
+		d := decide(s, r)
+		d.Digest, d.Rebase = digest, true
+		return d
+	}
+
+	if me.Volume != peer.Volume && me.Volume != (protocol.VolumeID{}) && peer.Volume != (protocol.VolumeID{}) {
+		d := decide(protocol.Unrelated, RuleOtherVolume)
+		d.Code = protocol.CodeVolumeID
+		return d
+	}
+	if me.Role == protocol.Primary && peer.Role == protocol.Primary {
+		d := decide(protocol.RefusedStrategy, RuleTwoPrimaries)
+		d.Code = protocol.CodeTwoPrimaries
+		return divergence(me, peer, mySlot, peerSlot, d)
+	}
+	switch {
+	case me.has(protocol.HelloFullTarget) && !peer.has(protocol.HelloFullTarget) && peer.Current != 0:
+		return full(protocol.TargetFull, RuleInvalidate, true)
+	case peer.has(protocol.HelloFullTarget) && !me.has(protocol.HelloFullTarget) && me.Current != 0:
+		return full(protocol.SourceFull, RuleInvalidate, true)
+	case me.Current == 0 && peer.Current == 0:
+		return decide(protocol.NoSync, RuleBothNew)
+	case me.Current == 0:
+		return full(protocol.TargetFull, RuleNewSelf, false)
+	case peer.Current == 0:
+		return full(protocol.SourceFull, RuleNewPeer, false)
+	case me.Current == peer.Current:
+		d := compareEqual(me, peer, mySlot, peerSlot)
+		d.IDs = ids
+		return d
+	// The peer wrote on after parting from my generation.
+	case me.Current == peerSlot.Bitmap:
+		return decide(protocol.TargetBitmap, RuleBitmapPeer)
+	case mySlot.Bitmap == peer.Current:
+		return decide(protocol.SourceBitmap, RuleBitmapSelf)
+	}
+	// It parted at my generation from a third node: what that one lacks, I lack.
+	if other := slotAt(peer, me.Current, me.Name); other != "" {
+		d := decide(protocol.TargetBitmap, RuleBitmapPeerOther)
+		d.Other = other
+		return d
+	}
+	if other := slotAt(me, peer.Current, peer.Name); other != "" {
+		d := decide(protocol.SourceBitmap, RuleBitmapSelfOther)
+		d.Other = other
+		return d
+	}
+	switch mine, theirs := peer.hadGeneration(me.Current), me.hadGeneration(peer.Current); {
+	case mine && !theirs:
+		return full(protocol.TargetFull, RuleHistoryPeer, true)
+	case theirs && !mine:
+		return full(protocol.SourceFull, RuleHistorySelf, true)
+	}
+	return divergence(me, peer, mySlot, peerSlot, decide(protocol.Unrelated, RuleUnrelated))
+}
+
+// slotAt returns the name of a slot of s, other than notName's, that parted at
+// generation g.
+func slotAt(s Side, g protocol.Generation, notName string) string {
+	for _, p := range s.Slots {
+		if p.Bitmap == g && p.Name != notName && g != 0 {
+			return p.Name
+		}
+	}
+	return ""
+}
+
+// divergence tells the ways apart in which neither replica descends from the
+// other (rules 11 to 13), and honours an operator's word on it. d carries the
+// ids, and the strategy if it is decided already.
+func divergence(me, peer Side, mySlot, peerSlot protocol.PeerSlot, d Decision) Decision {
+	common := mySlot.Bitmap != 0 && mySlot.Bitmap == peerSlot.Bitmap
+	shared := common
+	for _, h := range me.History {
+		shared = shared || peer.hadGeneration(h)
+	}
+	switch {
+	case d.Strategy == protocol.RefusedStrategy && (me.Current == peer.Current || !shared):
+		return d // two primaries, and nothing is known to have diverged
+	case common:
+		d.Strategy, d.Rule, d.Code = protocol.SplitBrain, RuleSplitBitmap, protocol.CodeSplitBrain
+	case shared:
+		d.Strategy, d.Rule, d.Code = protocol.SplitBrain, RuleSplitHistory, protocol.CodeSplitBrain
+	default:
+		d.Strategy, d.Rule, d.Code = protocol.Unrelated, RuleUnrelated, protocol.CodeUnrelated
+	}
+	mine, theirs := me.has(protocol.HelloDiscard), peer.has(protocol.HelloDiscard)
+	if mine == theirs {
+		return d // nobody, or both: then nothing says which side is to go
+	}
+	// The common parent's bitmaps of both sides together name every block that
+	// may differ; without a common parent only a full comparison does.
+	d.Rule, d.Code, d.Rebase, d.Digest = RuleDiscard, protocol.CodeNone, true, !common
+	switch {
+	case mine && common:
+		d.Strategy = protocol.TargetBitmap
+	case mine:
+		d.Strategy = protocol.TargetFull
+	case common:
+		d.Strategy = protocol.SourceBitmap
+	default:
+		d.Strategy = protocol.SourceFull
+	}
+	return d
+}
+
+// compareEqual decides between replicas of one generation (rule 4). Either may
+// still lack writes that were under way when they parted.
+func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
+	bits := mySlot.Dirty + peerSlot.Dirty
+	myCrash, peerCrash := me.has(protocol.HelloCrashedPrimary), peer.has(protocol.HelloCrashedPrimary)
+	async := me.Mode != protocol.ModeC || peer.Mode != protocol.ModeC
+	sync := func(source bool, r Rule) Decision {
+		if bits == 0 {
+			return Decision{Strategy: protocol.NoSync, Rule: r}
+		}
+		// A base of its own: a target that is lost half-way must not be at the
+		// generation in which the source goes on writing.
+		if source {
+			return Decision{Strategy: protocol.SourceBitmap, Rule: r, Digest: true, Rebase: true}
+		}
+		return Decision{Strategy: protocol.TargetBitmap, Rule: r, Digest: true, Rebase: true}
+	}
+	myBad, peerBad := me.Disk <= protocol.Inconsistent, peer.Disk <= protocol.Inconsistent
+	thirdPrimary := (me.Primary != "" && me.Primary != me.Name && me.Primary != peer.Name) ||
+		(peer.Primary != "" && peer.Primary != peer.Name && peer.Primary != me.Name)
+	switch {
+	case thirdPrimary:
+		return Decision{Strategy: protocol.NoSync, Rule: RuleDefer}
+	case myBad != peerBad:
+		d := sync(peerBad, RuleEqualDisk)
+		if bits == 0 { // the bits that said what it lacks are gone: compare all
+			d.Strategy, d.Digest = protocol.TargetFull, true
+			if peerBad {
+				d.Strategy = protocol.SourceFull
+			}
+			d.Rebase = true
+		}
+		return d
+	case me.Role == protocol.Primary || peer.Role == protocol.Primary:
+		return sync(me.Role == protocol.Primary, RuleEqualPrimary)
+	case async && myCrash != peerCrash:
+		return sync(myCrash, RuleEqualAsync)
+	case myCrash && !peerCrash && peer.has(protocol.HelloReconnect):
+		return sync(false, RuleEqualSurvivor)
+	case peerCrash && !myCrash && me.has(protocol.HelloReconnect):
+		return sync(true, RuleEqualSurvivor)
+	case myCrash != peerCrash:
+		return sync(myCrash, RuleEqualCrashed)
+	case myCrash && peerCrash:
+		return sync(tieBreak(me, peer), RuleEqualBothCrashed)
+	case bits == 0 && mySlot.Bitmap != peerSlot.Bitmap:
+		return Decision{Strategy: protocol.NoSync, Rule: RuleEqualMissedEnd}
+	case (mySlot.Dirty != 0) != (peerSlot.Dirty != 0):
+		return sync(mySlot.Dirty != 0, RuleEqualDirty)
+	case bits != 0:
+		return sync(tieBreak(me, peer), RuleEqualDirty)
+	}
+	return Decision{Strategy: protocol.NoSync, Rule: RuleEqual}
+}
+
+// tieBreak reports whether me is the source when nothing better tells: the
+// replica that has seen more writes, else the smaller name.
+func tieBreak(me, peer Side) bool {
+	if me.Seq != peer.Seq {
+		return me.Seq > peer.Seq
+	}
+	return me.Name < peer.Name
+}
+
+// vet refuses what must not be done whatever the ids say: overwriting a
+// primary, or copying from a replica that is no good.
+func vet(me, peer Side, d Decision) Decision {
+	source, target := me, peer
+	switch d.Strategy {
+	case protocol.SourceBitmap, protocol.SourceFull:
+	case protocol.TargetBitmap, protocol.TargetFull:
+		source, target = peer, me
+	case protocol.NoSync:
+		return d
+	case protocol.SplitBrain, protocol.Unrelated, protocol.Retry, protocol.RefusedStrategy:
+		return d
+	}
+	switch {
+	case target.Role == protocol.Primary:
+		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RulePrimaryTarget, protocol.CodePrimaryIsTarget
+	case source.Disk <= protocol.Inconsistent && source.Disk != protocol.DiskUnknown:
+		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RuleNoGoodCopy, protocol.CodeNotAllowed
+	case target.Disk == protocol.Failed || target.Disk == protocol.Diskless:
+		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RuleNoGoodCopy, protocol.CodeDiskFailed
+	}
+	return d
+}
+
+// Text says a decision in words, from the side of me.
+func (d Decision) Text(me, peer, volume string) string {
+	switch d.Strategy {
+	case protocol.NoSync:
+		switch d.Rule {
+		case RuleBothNew:
+			return "both replicas are brand new: promote one with --force to start the volume"
+		case RuleDefer:
+			return "both follow the same primary, which keeps them in sync"
+		default:
+			return "the replicas are equal; nothing is copied"
+		}
+	case protocol.SourceBitmap:
+		return fmt.Sprintf("%s overwrites on %s the blocks that are marked out of sync", me, peer)
+	case protocol.TargetBitmap:
+		return fmt.Sprintf("%s is overwritten by %s in the blocks that are marked out of sync", me, peer)
+	case protocol.SourceFull:
+		return fmt.Sprintf("%s overwrites the whole replica on %s", me, peer)
+	case protocol.TargetFull:
+		return fmt.Sprintf("the whole replica on %s is overwritten by %s", me, peer)
+	case protocol.SplitBrain:
+		return fmt.Sprintf("split brain: %s and %s both took writes after they parted. Nothing was overwritten. "+
+			"Choose the side to give up; there, demote the volume if it is primary and run: qrbd connect %s --discard-my-data",
+			me, peer, volume)
+	case protocol.Unrelated:
+		if d.Rule == RuleOtherVolume {
+			return fmt.Sprintf("%s and %s hold two different volumes of the name %s: their volume ids differ. "+
+				"Correct the configuration, or create the replica anew on the side that is to be overwritten: qrbd create %s --force", me, peer, volume, volume)
+		}
+		return fmt.Sprintf("%s and %s have no generation of %s in common: unrelated data. "+
+			"On the side to give up run: qrbd connect %s --discard-my-data", me, peer, volume, volume)
+	case protocol.Retry:
+		return "the state changed meanwhile; the handshake starts again"
+	case protocol.RefusedStrategy:
+		switch d.Rule {
+		case RuleTwoPrimaries:
+			return fmt.Sprintf("%s and %s are both primary: demote one (qrbd demote %s)", me, peer, volume)
+		case RulePrimaryTarget:
+			return fmt.Sprintf("a primary's data is the older: demote the primary that is to be overwritten (qrbd demote %s) and connect again", volume)
+		default:
+			return fmt.Sprintf("neither %s nor %s can be the source: one is inconsistent or its disk failed", me, peer)
+		}
+	}
+	return d.Strategy.String()
+}

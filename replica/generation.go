@@ -1,0 +1,155 @@
+package replica
+
+import "github.com/qrbd/qrbd/protocol"
+
+// mustMint reports whether the next write begins a generation: a peer that will
+// not get it is still taken to be in sync. It is false once that peer's slot says
+// at which generation it stayed behind, so that one parting mints one id, and
+// none at all when nothing is written.
+func (m *Machine) mustMint() bool {
+	for _, p := range m.peers {
+		if !p.live && p.slot == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// mint begins a new generation. New writes wait. First every connected peer in
+// sync makes the id durable, then this node, then writes go on: a peer may know a
+// generation that nobody wrote in, but nobody writes in one that a peer in the ack
+// set does not know.
+func (m *Machine) mint() {
+	if m.minting {
+		return
+	}
+	m.minting = true
+	m.frozen++
+	m.mintRound()
+}
+
+func (m *Machine) mintRound() {
+	parent, current := m.current, protocol.Generation(m.cfg.Rand())
+	var weak []string
+	var rotate []*peer
+	for _, p := range m.peers {
+		if !p.live && p.slot == 0 {
+			rotate = append(rotate, p)
+			weak = append(weak, p.name)
+		}
+	}
+	if len(rotate) == 0 {
+		m.minted()
+		return
+	}
+	m.mintWait = 0
+	m.mintDeadline = m.now + m.cfg.WriteTimeout
+	for _, p := range m.peers {
+		if p.live && (p.repl == protocol.Established || p.repl == protocol.VerifySource || p.step == syncWaitAck) {
+			m.mintWait |= 1 << p.id
+			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.NewGeneration{Parent: parent, Current: current, Weak: weak}})
+		}
+	}
+	m.mintNext = func() {
+		m.mintNext = nil
+		for _, p := range rotate {
+			// One that came back meanwhile would not have the id: its slot is
+			// rotated all the same, and its next handshake settles it.
+			p.slot = parent
+		}
+		m.remember(parent)
+		m.event("", "generation", parent.String(), current.String(), "writes go on without "+join(weak))
+		m.current = current
+		m.idSerial++
+		m.persist()
+		m.whenDurable(m.mintRound) // another peer may have been lost meanwhile
+	}
+	m.mintConfirmed(nil)
+}
+
+// mintConfirmed notes that p has the new generation, or is lost.
+func (m *Machine) mintConfirmed(p *peer) {
+	if p != nil {
+		m.mintWait &^= 1 << p.id
+	}
+	if m.mintWait == 0 && m.mintNext != nil {
+		m.mintNext()
+	}
+}
+
+// minted lets writes go on and answers what waited for the generation.
+func (m *Machine) minted() {
+	m.minting = false
+	m.frozen--
+	m.releaseGenWait()
+	m.broadcastState()
+	for _, p := range m.peers {
+		if p.endPending {
+			p.endPending = false
+			m.endSource(p)
+		}
+	}
+	m.pumpHeld()
+}
+
+func (m *Machine) releaseGenWait() {
+	list := m.genWait
+	m.genWait = nil
+	for _, r := range list {
+		r.needGen = false
+		m.finish(r)
+	}
+}
+
+func join(names []string) string {
+	s := ""
+	for i, n := range names {
+		if i > 0 {
+			s += ", "
+		}
+		s += n
+	}
+	return s
+}
+
+// onNewGeneration is the peer's side of mint.
+func (m *Machine) onNewGeneration(p *peer, g *protocol.NewGeneration) {
+	if g.Parent != m.current && g.Current != m.current {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s minted a generation after %s, but here it is %s", p.name, g.Parent, m.current))
+		return
+	}
+	if g.Current != m.current {
+		m.remember(g.Parent)
+		m.event("", "generation", m.current.String(), g.Current.String(), p.name+" goes on without "+join(g.Weak))
+		m.current = g.Current
+		m.idSerial++
+		for _, name := range g.Weak {
+			if q := m.byName(name); q != nil && q != p {
+				if q.slot == 0 {
+					q.slot = g.Parent
+				}
+				m.weaken(q)
+			}
+		}
+		m.persist()
+	}
+	epoch := p.epoch
+	m.whenDurable(func() {
+		if p.epoch == epoch && p.linked {
+			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.GenerationAck{Current: g.Current}})
+		}
+	})
+}
+
+func (m *Machine) onGenerationAck(p *peer, g *protocol.GenerationAck) {
+	m.mintConfirmed(p)
+}
+
+func (m *Machine) byName(name string) *peer {
+	for _, p := range m.peers {
+		if p.name == name {
+			return p
+		}
+	}
+	return nil
+}

@@ -1,0 +1,495 @@
+package replica
+
+import (
+	"fmt"
+
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// Linked reports that the owner has streams to the peer; err refuses them. The
+// machine says hello.
+func (m *Machine) Linked(now Time, id PeerID) error {
+	m.now = now
+	p := m.peers[id]
+	switch {
+	case m.stopping:
+		return refusal(protocol.CodeShutdown, "%s is stopping", m.cfg.Self)
+	case p.alone == aloneHere:
+		return refusal(protocol.CodeOperator, "%s was disconnected by the operator on %s: run there qrbd connect %s", m.cfg.Name, m.cfg.Self, m.cfg.Name)
+	case p.linked:
+		return refusal(protocol.CodeBusy, "%s is connected to %s already", m.cfg.Self, p.name)
+	}
+	p.linked, p.settled, p.alone, p.verified = true, false, aloneNo, false
+	p.epoch++
+	p.heard, p.rxSeq, p.rxApplied, p.rxDurable = nil, 0, 0, 0
+	p.deadline = now + m.cfg.HandshakeTime
+	p.sent = m.hello(p)
+	p.serial = m.idSerial
+	m.emit(Effect{Kind: DoSend, Peer: id, Msg: p.sent})
+	return nil
+}
+
+// hello says what this replica is, to p.
+func (m *Machine) hello(p *peer) *protocol.Hello {
+	h := &protocol.Hello{Volume: m.volume, Size: m.cfg.Size, Block: bitmap.BlockSize, Attempt: m.cfg.Rand(), Instance: m.instance,
+		Role: m.role, Disk: m.disk, Mode: p.mode, Seq: m.seq, Current: m.current,
+		History: append([]protocol.Generation(nil), m.history...), Primary: m.primary()}
+	set := func(on bool, flag uint32) {
+		if on {
+			h.Flags |= flag
+		}
+	}
+	set(m.crashed, protocol.HelloCrashedPrimary)
+	set(p.reconnect, protocol.HelloReconnect)
+	set(p.discard, protocol.HelloDiscard)
+	set(p.overwrite, protocol.HelloFullTarget)
+	set(m.fenced, protocol.HelloPeerFenced)
+	for _, q := range m.peers {
+		h.Slots = append(h.Slots, protocol.PeerSlot{Name: q.name, Bitmap: q.slot, Dirty: uint64(q.dirty.Count())})
+	}
+	return h
+}
+
+// primary returns the primary's name as far as this node is connected to it.
+func (m *Machine) primary() string {
+	if m.role == protocol.Primary {
+		return m.cfg.Self
+	}
+	for _, p := range m.peers {
+		if p.linked && p.settled && p.role == protocol.Primary {
+			return p.name
+		}
+	}
+	return ""
+}
+
+// Lost reports that the connection to the peer is gone. reason is for people; a
+// *Refusal makes the connection stand alone until somebody acts.
+func (m *Machine) Lost(now Time, id PeerID, cause error) {
+	m.now = now
+	p := m.peers[id]
+	if !p.linked {
+		return
+	}
+	wasPrimary := p.settled && p.role == protocol.Primary
+	settled := p.settled
+	p.linked, p.settled = false, false
+	p.epoch++
+	m.endSync(p)
+	m.setRepl(p, protocol.ReplOff, text(cause))
+	if p.alone == aloneNo {
+		m.setConn(p, protocol.Connecting, text(cause))
+	}
+	if settled {
+		p.retryWait = 0
+	}
+	m.scheduleRetry(p)
+	m.forget(p)
+	m.mintConfirmed(p)
+	if wasPrimary {
+		m.setPeerRole(p, protocol.RoleUnknown)
+		if m.role == protocol.Secondary && m.disk == protocol.UpToDate {
+			m.setDisk(protocol.Consistent, "lost the primary "+p.name+": it may have gone on")
+		}
+		m.primaryLost(p)
+	}
+	m.setPeerRole(p, protocol.RoleUnknown)
+	m.setPeerDisk(p, protocol.DiskUnknown)
+	m.promoteLost(p)
+	m.handoverLost(p)
+}
+
+// Unreachable notes why an attempt to connect failed.
+func (m *Machine) Unreachable(now Time, id PeerID, why string) {
+	m.now = now
+	p := m.peers[id]
+	if !p.linked && p.alone == aloneNo {
+		p.reason = why
+	}
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func (m *Machine) scheduleRetry(p *peer) {
+	if p.alone != aloneNo {
+		return
+	}
+	p.retryAt = m.now + p.retryWait
+	p.retryWait = min(max(2*p.retryWait, m.cfg.RetryMin), m.cfg.RetryMax)
+}
+
+func (m *Machine) setConn(p *peer, c protocol.Conn, reason string) {
+	if p.conn != c {
+		m.event(p.name, "connection", p.conn.String(), c.String(), reason)
+	}
+	p.conn, p.reason = c, reason
+}
+
+func (m *Machine) setRepl(p *peer, r protocol.Repl, reason string) {
+	if p.repl != r {
+		m.event(p.name, "replication", p.repl.String(), r.String(), reason)
+	}
+	p.repl = r
+}
+
+func (m *Machine) setPeerRole(p *peer, r protocol.Role) {
+	if p.role != r {
+		m.event(p.name, "peer-role", p.role.String(), r.String(), "")
+	}
+	p.role = r
+}
+
+func (m *Machine) setPeerDisk(p *peer, d protocol.Disk) {
+	if p.disk != d {
+		m.event(p.name, "peer-disk", p.disk.String(), d.String(), "")
+	}
+	p.disk = d
+}
+
+// restart ends the connection to have a new handshake soon.
+func (m *Machine) restart(p *peer, why string) {
+	p.retryWait = 0
+	m.drop(p, fmt.Errorf("%s", why))
+}
+
+// drop ends a connection from here; the peer will try again.
+func (m *Machine) drop(p *peer, cause error) {
+	if !p.linked {
+		return
+	}
+	m.emit(Effect{Kind: DoDrop, Peer: p.id, Err: cause})
+	m.Lost(m.now, p.id, cause)
+}
+
+// dropPeer ends a connection because of what the peer did, telling it why.
+func (m *Machine) dropPeer(p *peer, cause error) {
+	if r, ok := cause.(*Refusal); ok && p.linked {
+		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.Bye{Code: r.Code, Text: r.Text}})
+	}
+	m.drop(p, cause)
+}
+
+// standAlone refuses the peer: neither side tries again until an operator acts or
+// one of them starts anew.
+func (m *Machine) standAlone(p *peer, cause *Refusal) {
+	m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.Refuse{Code: cause.Code, Text: cause.Text}})
+	p.alone = aloneRefused
+	m.setConn(p, protocol.Standalone, cause.Text)
+	m.drop(p, cause)
+}
+
+// Receive takes a message other than Data and Ack from the peer's write stream.
+// The message is the machine's until Receive returns.
+func (m *Machine) Receive(now Time, id PeerID, msg protocol.Message) {
+	m.now = now
+	p := m.peers[id]
+	if !p.linked {
+		return
+	}
+	switch v := msg.(type) {
+	case *protocol.Hello:
+		m.onHello(p, v)
+		return
+	case *protocol.Refuse:
+		p.alone = aloneRefused
+		why := refusal(v.Code, "%s", v.Text)
+		m.setConn(p, protocol.Standalone, why.Text)
+		m.drop(p, why)
+		return
+	case *protocol.Bye:
+		m.onBye(p, v)
+		return
+	case *protocol.Verdict:
+		m.onVerdict(p, v)
+		return
+	}
+	if !p.settled {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent %v before the handshake was over", p.name, msg.Type()))
+		return
+	}
+	switch v := msg.(type) {
+	case *protocol.BitmapPart:
+		m.onBitmapPart(p, v)
+	case *protocol.BitmapDone:
+		m.onBitmapDone(p, v)
+	case *protocol.SyncStart:
+		m.onSyncStart(p, v)
+	case *protocol.SyncReady:
+		m.onSyncReady(p)
+	case *protocol.SyncDone:
+		m.onSyncDone(p, v)
+	case *protocol.SyncDoneAck:
+		m.onSyncDoneAck(p)
+	case *protocol.NewGeneration:
+		m.onNewGeneration(p, v)
+	case *protocol.GenerationAck:
+		m.onGenerationAck(p, v)
+	case *protocol.Stable:
+		m.onStable(p, v)
+	case *protocol.State:
+		m.onState(p, v)
+	case *protocol.PromoteAsk:
+		m.onPromoteAsk(p, v)
+	case *protocol.PromoteAnswer:
+		m.onPromoteAnswer(p, v)
+	case *protocol.Handover:
+		m.onHandover(p, v)
+	case *protocol.HandoverAnswer:
+		m.onHandoverAnswer(p, v)
+	default:
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent %v on the write stream", p.name, msg.Type()))
+	}
+}
+
+// onHello checks what both sides must have in common; then one of them decides:
+// the primary, whose state alone may move while hellos cross, else the smaller
+// name.
+func (m *Machine) onHello(p *peer, h *protocol.Hello) {
+	if p.heard != nil {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s said hello twice", p.name))
+		return
+	}
+	c := *h
+	c.Slots = append([]protocol.PeerSlot(nil), h.Slots...)
+	c.History = append([]protocol.Generation(nil), h.History...)
+	p.heard = &c
+	m.seqSeen(h.Seq)
+	switch {
+	case h.Size != m.cfg.Size:
+		m.standAlone(p, refusal(protocol.CodeSize, "the sizes of %s differ: %d bytes on %s, %d bytes on %s. Correct the configuration",
+			m.cfg.Name, m.cfg.Size, m.cfg.Self, h.Size, p.name))
+		return
+	case h.Block != bitmap.BlockSize:
+		m.standAlone(p, refusal(protocol.CodeVersion, "%s tracks blocks of %d bytes, %s of %d", p.name, h.Block, m.cfg.Self, bitmap.BlockSize))
+		return
+	case h.Mode != p.mode:
+		m.standAlone(p, refusal(protocol.CodeModeMismatch, "the protocols of %s differ: %s on %s, %s on %s. Correct the configuration",
+			m.cfg.Name, p.mode, m.cfg.Self, h.Mode, p.name))
+		return
+	}
+	m.setPeerDisk(p, h.Disk)
+	m.setPeerRole(p, h.Role)
+	if !m.decides(p) {
+		return
+	}
+	if p.serial != m.idSerial {
+		m.verdict(p, Decision{Strategy: protocol.Retry})
+		return
+	}
+	m.verdict(p, Compare(Side{m.cfg.Self, m.hello(p)}, Side{p.name, p.heard}))
+}
+
+func (m *Machine) decides(p *peer) bool {
+	if p.sent.Role != p.heard.Role {
+		return p.sent.Role == protocol.Primary
+	}
+	return m.cfg.Self < p.name
+}
+
+func (m *Machine) seqSeen(s uint64) {
+	if m.role != protocol.Primary {
+		m.seq = max(m.seq, s)
+	}
+}
+
+// verdict tells the peer, from its side, and acts on it.
+func (m *Machine) verdict(p *peer, d Decision) {
+	mirror := d.Mirror()
+	m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.Verdict{
+		Attempt: p.heard.Attempt, Strategy: mirror.Strategy, Rule: string(mirror.Rule), Digest: d.Digest}})
+	m.act(p, d)
+}
+
+func (m *Machine) onVerdict(p *peer, v *protocol.Verdict) {
+	if p.heard == nil || p.settled || m.decides(p) || v.Attempt != p.sent.Attempt {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent a verdict that nobody asked for", p.name))
+		return
+	}
+	if p.serial != m.idSerial {
+		m.restart(p, "the state changed during the handshake")
+		return
+	}
+	// The ids are looked at again for explain and for the code of a refusal;
+	// the strategy is the decider's.
+	d := Compare(Side{m.cfg.Self, p.sent}, Side{p.name, p.heard})
+	if d.Strategy != v.Strategy {
+		d = Decision{Code: d.Code, IDs: d.IDs}
+	}
+	d.Strategy, d.Rule, d.Digest = v.Strategy, Rule(v.Rule), v.Digest
+	m.act(p, d)
+}
+
+// act carries out a decision.
+func (m *Machine) act(p *peer, d Decision) {
+	p.decision, p.lastWhy = d, d.Rule
+	switch d.Strategy {
+	case protocol.Retry:
+		m.restart(p, "the state changed during the handshake")
+		return
+	case protocol.SplitBrain, protocol.Unrelated, protocol.RefusedStrategy:
+		code := d.Code
+		if code == protocol.CodeNone {
+			code = protocol.CodeNotAllowed
+		}
+		// Both sides know: each says it in its own words.
+		p.alone = aloneRefused
+		why := refusal(code, "%s", d.Text(m.cfg.Self, p.name, m.cfg.Name))
+		m.event(p.name, "handshake", "", d.Strategy.String(), why.Text)
+		m.setConn(p, protocol.Standalone, why.Text)
+		m.drop(p, why)
+		return
+	case protocol.NoSync, protocol.SourceBitmap, protocol.SourceFull, protocol.TargetBitmap, protocol.TargetFull:
+	}
+	p.settled = true
+	p.reconnect = true
+	p.retryWait = 0
+	p.deadline = never
+	m.event(p.name, "handshake", "", d.Strategy.String(), "rule "+string(d.Rule))
+	m.setConn(p, protocol.Connected, "")
+	switch d.Strategy {
+	case protocol.NoSync:
+		m.settleEqual(p, d)
+	case protocol.SourceBitmap, protocol.SourceFull:
+		m.startSource(p, d)
+	case protocol.TargetBitmap, protocol.TargetFull:
+		m.startTarget(p, d)
+	default:
+		panic("replica: unhandled strategy " + d.Strategy.String())
+	}
+}
+
+// settleEqual begins replication between replicas that are equal (or brand new,
+// or kept in sync by a third node).
+func (m *Machine) settleEqual(p *peer, d Decision) {
+	dirty := p.dirty.Count()
+	if d.Rule != RuleDefer && d.Rule != RuleBothNew {
+		if dirty != 0 {
+			panic(fmt.Sprintf("replica: no sync by rule %s with %d blocks out of sync toward %s", d.Rule, dirty, p.name))
+		}
+		if p.slot != 0 {
+			m.remember(p.slot)
+			p.slot = 0
+			m.persist()
+		}
+		if m.crashed && m.role == protocol.Secondary {
+			m.crashed = false
+			m.persist()
+		}
+		m.raiseDisk(p)
+	}
+	p.live = p.disk > protocol.Failed && m.current != 0 && p.slot == 0 && dirty == 0
+	p.discard, p.overwrite = false, false
+	m.setRepl(p, protocol.Established, "")
+	m.pumpHeld()
+}
+
+// raiseDisk makes a consistent replica up-to-date once it is known to equal a
+// good one.
+func (m *Machine) raiseDisk(p *peer) {
+	if (m.disk == protocol.Consistent || m.disk == protocol.Outdated) && p.disk >= protocol.Consistent &&
+		!(m.disk == protocol.Outdated && p.disk == protocol.Outdated) {
+		m.setDisk(protocol.UpToDate, "equal to "+p.name)
+		m.broadcastState()
+	}
+}
+
+func (m *Machine) onBye(p *peer, b *protocol.Bye) {
+	if b.Outdate && m.role == protocol.Secondary && m.disk > protocol.Outdated {
+		m.setDisk(protocol.Outdated, p.name+" goes on without this replica")
+	}
+	if b.Code == protocol.CodeOperator {
+		p.alone = aloneThere
+		m.setConn(p, protocol.Standalone, b.Text)
+	}
+	m.drop(p, refusal(b.Code, "%s", b.Text))
+}
+
+// broadcastState tells every connected peer what changed here.
+func (m *Machine) broadcastState() {
+	for _, p := range m.peers {
+		if p.linked && p.settled {
+			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.State{Role: m.role, Disk: m.disk, Current: m.current, Primary: m.primary()}})
+		}
+	}
+}
+
+func (m *Machine) onState(p *peer, s *protocol.State) {
+	wasPrimary := p.role == protocol.Primary
+	m.setPeerRole(p, s.Role)
+	m.setPeerDisk(p, s.Disk)
+	switch {
+	case s.Role == protocol.Primary && m.role == protocol.Primary:
+		m.standAlone(p, refusal(protocol.CodeTwoPrimaries, "%s", Decision{Strategy: protocol.RefusedStrategy, Rule: RuleTwoPrimaries}.Text(m.cfg.Self, p.name, m.cfg.Name)))
+		return
+	case s.Disk <= protocol.Failed && p.live:
+		// It cannot hold what it is sent; the connection stays for its word.
+		m.endSync(p)
+		m.setRepl(p, protocol.ReplOff, "the disk of "+p.name+" is "+s.Disk.String())
+		m.forget(p)
+		m.mintConfirmed(p)
+		return
+	}
+	if s.Role == protocol.Primary && !wasPrimary {
+		m.grantUsed(p)
+		for _, q := range m.peers {
+			q.stable, q.told, q.weak = 0, false, false
+		}
+	}
+	if wasPrimary && s.Role == protocol.Secondary {
+		// It stepped down in order: everything is flushed everywhere.
+		m.recent.list = m.recent.list[:0]
+	}
+	if p.repl == protocol.Established && s.Current == m.current && m.role == protocol.Secondary {
+		m.raiseDisk(p)
+	}
+}
+
+// Connect lifts a standalone connection. discard: this side's data is given up if
+// the two have diverged.
+func (m *Machine) Connect(now Time, id PeerID, discard bool) error {
+	m.now = now
+	p := m.peers[id]
+	if discard && m.role == protocol.Primary {
+		return refusal(protocol.CodeNotAllowed, "%s is primary on %s: demote it before its data is given up (qrbd demote %s)", m.cfg.Name, m.cfg.Self, m.cfg.Name)
+	}
+	if p.linked && p.settled {
+		if discard {
+			return refusal(protocol.CodeNotAllowed, "%s is connected to %s and they have not diverged: nothing to discard", m.cfg.Self, p.name)
+		}
+		return nil
+	}
+	p.discard = discard
+	p.alone = aloneNo
+	p.retryAt, p.retryWait = now, 0
+	if p.linked {
+		m.restart(p, "the operator connects")
+	}
+	m.setConn(p, protocol.Connecting, "")
+	m.tryConnect(p)
+	return nil
+}
+
+func (m *Machine) tryConnect(p *peer) {
+	m.scheduleRetry(p)
+	m.emit(Effect{Kind: DoConnect, Peer: p.id})
+}
+
+// Disconnect ends a connection until Connect. A primary that goes on without the
+// peer tells it that it is outdated from now on.
+func (m *Machine) Disconnect(now Time, id PeerID) {
+	m.now = now
+	p := m.peers[id]
+	p.alone = aloneHere
+	m.setConn(p, protocol.Standalone, "disconnected by the operator")
+	if p.linked {
+		m.emit(Effect{Kind: DoSend, Peer: id, Msg: &protocol.Bye{Code: protocol.CodeOperator, Outdate: m.role == protocol.Primary && p.settled && p.live,
+			Text: fmt.Sprintf("disconnected by the operator on %s: run qrbd connect %s there", m.cfg.Self, m.cfg.Name)}})
+		m.drop(p, nil)
+	}
+}

@@ -1,0 +1,155 @@
+package replica
+
+import (
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/resync"
+)
+
+// aloneCause says why a connection stands alone.
+type aloneCause uint8
+
+const (
+	aloneNo      aloneCause = iota
+	aloneHere               // this node's operator disconnected
+	aloneThere              // the peer's operator disconnected
+	aloneRefused            // the handshake was refused
+)
+
+// syncStep is where a source or target stands.
+type syncStep uint8
+
+const (
+	syncNone      syncStep = iota
+	syncBitmap             // source: waits for the target's bitmap
+	syncPersist            // source: base and bits are being made durable
+	syncWaitReady          // source: SyncStart is sent
+	syncWaitStart          // target: waits for SyncStart
+	syncRunning            // both
+	syncEnding             // source: the cleared slot is being made durable
+	syncWaitAck            // source: SyncDone is sent
+)
+
+// peer is what the machine knows of one other replica.
+type peer struct {
+	id   PeerID
+	name string
+	mode protocol.Mode
+
+	conn   protocol.Conn
+	alone  aloneCause
+	reason string // why not connected, in words
+	repl   protocol.Repl
+	role   protocol.Role
+	disk   protocol.Disk
+
+	// The connection.
+	linked    bool
+	epoch     uint64 // rises with every link and loss
+	settled   bool   // the handshake is over
+	sent      *protocol.Hello
+	heard     *protocol.Hello // of this connection or, when not linked, the last one
+	serial    uint64          // idSerial when the hello was sent
+	decision  Decision
+	deadline  Time // of the handshake step under way
+	retryAt   Time
+	retryWait Time
+	reconnect bool // has been connected since this node started
+	discard   bool // operator: give our data up to this peer
+	overwrite bool // operator: have this peer overwrite us in full
+
+	// Data toward the peer.
+	slot  protocol.Generation // bitmap id; zero: in sync, or as good as
+	dirty *bitmap.Set
+	live  bool // in the ack set of new writes
+	ring  sentRing
+	acked protocol.Ack
+	last  uint64 // last sequence sent
+
+	// Sync and verify.
+	step       syncStep
+	base       protocol.Generation
+	digest     bool
+	plan       *resync.Plan
+	total      int64 // blocks at its start
+	endPending bool  // the end waits for a generation being minted
+	lastWhy    Rule
+
+	lastStats   resync.Stats // of the last sync or verify
+	lastBad     []resync.Run
+	verifyReply func(error)
+	verified    bool // bits were set by verify; they wait for the next connect
+	mendAt      Time // not before: the background check
+
+	// Data from the peer.
+	rxSeq     uint64
+	rxHold    bool
+	rxApplied uint64
+	rxDurable uint64
+
+	// As told by the primary, on a secondary.
+	stable uint64
+	weak   bool
+	told   bool // heard of in Stable since the primary was last found
+	toldIn bool // what we told it last
+}
+
+// sent is one operation on its way to a peer.
+type sent struct {
+	seq uint64
+	off int64
+	n   int64
+	req *Request // whoever waits for it; nil when nobody does (any more)
+	at  Time
+	op  protocol.DataOp
+	fua bool
+}
+
+// sentRing holds, in order, what a peer was sent and has not confirmed as
+// durable. What it holds when the peer is lost is out of sync.
+//
+// Invariant: head <= durable' <= applied <= received <= tail in stream order.
+type sentRing struct {
+	buf      []sent // length is a power of two
+	head     uint64 // absolute index of the oldest entry
+	applied  uint64 // first entry not applied
+	received uint64 // first entry not received
+	tail     uint64 // one past the newest
+	bytes    int64  // not yet applied
+}
+
+func (r *sentRing) at(i uint64) *sent { return &r.buf[i&uint64(len(r.buf)-1)] }
+
+func (r *sentRing) len() int { return int(r.tail - r.head) }
+
+func (r *sentRing) push(s sent) {
+	if int(r.tail-r.head) == len(r.buf) {
+		grown := make([]sent, max(64, 2*len(r.buf)))
+		for i := r.head; i < r.tail; i++ {
+			grown[i&uint64(len(grown)-1)] = *r.at(i)
+		}
+		r.buf = grown
+	}
+	*r.at(r.tail) = s
+	r.tail++
+	r.bytes += s.payload()
+}
+
+func (s *sent) payload() int64 {
+	if s.op == protocol.DataWrite {
+		return s.n
+	}
+	return 0
+}
+
+func (r *sentRing) reset() { *r = sentRing{buf: r.buf} }
+
+// overlapsUnapplied reports whether an operation on the range is on its way.
+func (r *sentRing) overlapsUnapplied(off, n int64) bool {
+	for i := r.applied; i < r.tail; i++ {
+		if s := r.at(i); s.op != protocol.DataFlush && s.off < off+n && off < s.off+s.n {
+			return true
+		}
+	}
+	return false
+}

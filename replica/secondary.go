@@ -1,0 +1,199 @@
+package replica
+
+import (
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// PeerData takes a replicated operation from a peer, in stream order. err: the
+// peer broke the protocol, or nothing may be applied; the connection is being
+// dropped. wait: the operation must not be applied before Held(peer) is false (an
+// extent must become durable on the activity map first); the owner holds the
+// stream until then. Afterwards the owner applies it and calls PeerApplied.
+func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, err error) {
+	m.now = now
+	p := m.peers[id]
+	receiving := p.settled && (p.repl == protocol.SyncTarget && p.step == syncRunning ||
+		p.role == protocol.Primary && (p.repl == protocol.Established || p.repl == protocol.VerifyTarget))
+	switch {
+	case !receiving || m.role == protocol.Primary:
+		err = refusal(protocol.CodeProtocol, "%s sent a write while the connection is %s and it is %s", p.name, p.repl, p.role)
+	case !m.usable():
+		err = refusal(protocol.CodeDiskFailed, "the disk of %s on %s failed", m.cfg.Name, m.cfg.Self)
+	case d.Seq <= p.rxSeq:
+		err = refusal(protocol.CodeProtocol, "%s sent sequence %d after %d", p.name, d.Seq, p.rxSeq)
+	case d.Off > m.cfg.Size || d.Len > m.cfg.Size-d.Off:
+		err = refusal(protocol.CodeProtocol, "%s wrote %d bytes at %d of %d", p.name, d.Len, d.Off, m.cfg.Size)
+	}
+	if err != nil {
+		m.dropPeer(p, err)
+		return false, err
+	}
+	p.rxSeq = d.Seq
+	m.seq = max(m.seq, d.Seq)
+	if d.Op == protocol.DataFlush || len(m.peers) < 2 {
+		return false, nil
+	}
+	// With more than two replicas this node is a witness of what the others
+	// may lack, should the primary be lost.
+	from, to := bitmap.Touched(d.Off, d.Len)
+	for _, q := range m.peers {
+		if q != p && q.weak {
+			q.dirty.Set(from, to)
+		}
+	}
+	m.recent.push(d.Seq, d.Off, d.Len)
+	if m.activity.Touch(d.Off, d.Len, d.Seq, now) {
+		return false, nil
+	}
+	p.rxHold = true
+	m.commit()
+	m.whenDurable(func() {
+		p.rxHold = false
+		m.emit(Effect{Kind: DoResume, Peer: p.id})
+	})
+	return true, nil
+}
+
+// Held reports whether the peer's stream must wait.
+func (m *Machine) Held(id PeerID) bool { return m.peers[id].rxHold }
+
+// PeerApplied reports a peer's operation as written to the local store, or
+// failed. A replica that could not write is failed: it has lost its place.
+func (m *Machine) PeerApplied(now Time, id PeerID, seq uint64, err error) {
+	m.now = now
+	p := m.peers[id]
+	if err != nil {
+		m.failDisk("write from " + p.name + ": " + err.Error())
+		return
+	}
+	p.rxApplied = max(p.rxApplied, seq)
+}
+
+// PeerDurable reports that everything the peer sent up to seq is on stable
+// storage here.
+func (m *Machine) PeerDurable(now Time, id PeerID, seq uint64, err error) {
+	m.now = now
+	p := m.peers[id]
+	if err != nil {
+		m.failDisk("flush for " + p.name + ": " + err.Error())
+		return
+	}
+	p.rxDurable = max(p.rxDurable, seq)
+	m.localDurable = max(m.localDurable, seq)
+}
+
+// recentRing remembers the writes of the primary that some other secondary may
+// not have on stable storage, by sequence.
+type recentRing struct {
+	list []recentWrite
+}
+
+type recentWrite struct {
+	seq uint64
+	off int64
+	n   int64
+}
+
+func (r *recentRing) push(seq uint64, off, n int64) {
+	r.list = append(r.list, recentWrite{seq, off, n})
+}
+
+// prune forgets what everybody has.
+func (r *recentRing) prune(upTo uint64) {
+	i := 0
+	for i < len(r.list) && r.list[i].seq <= upTo {
+		i++
+	}
+	if i > 0 {
+		r.list = append(r.list[:0], r.list[i:]...)
+	}
+}
+
+// markAfter sets in set every write after seq.
+func (r *recentRing) markAfter(seq uint64, set *bitmap.Set) {
+	for _, w := range r.list {
+		if w.seq > seq {
+			set.Set(bitmap.Touched(w.off, w.n))
+		}
+	}
+}
+
+// recentMax bounds the ring; beyond it the writes are marked at once, which
+// costs a comparison later and never a lost block.
+const recentMax = 64 << 10
+
+// weaken notes that, from here on in the primary's stream, q does not get what we
+// get.
+func (m *Machine) weaken(q *peer) {
+	if q.weak {
+		return
+	}
+	m.recent.markAfter(q.stable, q.dirty)
+	q.weak = true
+}
+
+// onStable takes the primary's word on the other secondaries.
+func (m *Machine) onStable(p *peer, s *protocol.Stable) {
+	if p.role != protocol.Primary || m.role == protocol.Primary {
+		return
+	}
+	low := ^uint64(0)
+	for _, e := range s.Peers {
+		q := m.byName(e.Name)
+		if q == nil || q == p {
+			continue
+		}
+		q.stable, q.told = max(q.stable, e.Durable), true
+		switch {
+		case !e.InSync:
+			m.weaken(q)
+		case q.weak || q.slot != 0 || (e.Settled && q.dirty.Count() > 0):
+			// The primary saw q's flush after everything this node could have
+			// marked: the replica there is confirmed.
+			q.weak = false
+			if e.Settled {
+				q.dirty.Clear(0, q.dirty.Blocks())
+				m.remember(q.slot)
+				q.slot = 0
+				m.wantBitmaps = true
+				m.persist()
+			}
+		}
+		if !q.weak {
+			low = min(low, q.stable)
+		}
+	}
+	m.recent.prune(low)
+	if len(m.recent.list) > recentMax {
+		for _, q := range m.peers {
+			if q != p {
+				m.recent.markAfter(q.stable, q.dirty)
+			}
+		}
+		m.recent.list = m.recent.list[:0]
+	}
+}
+
+// primaryLost marks, toward every other secondary, what it may not have, and has
+// the secondaries settle it between themselves.
+func (m *Machine) primaryLost(p *peer) {
+	for _, q := range m.peers {
+		if q == p {
+			continue
+		}
+		if !q.weak {
+			m.recent.markAfter(q.stable, q.dirty)
+		}
+		q.weak, q.told, q.stable = false, false, 0
+	}
+	m.recent.list = m.recent.list[:0]
+	if m.role == protocol.Primary {
+		return
+	}
+	for _, q := range m.peers {
+		if q != p && q.linked && q.settled {
+			m.restart(q, "the primary "+p.name+" is gone: compare again")
+		}
+	}
+}

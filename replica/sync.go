@@ -1,0 +1,371 @@
+package replica
+
+import (
+	"fmt"
+
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/resync"
+)
+
+// Plan returns the sync or verify that runs toward a peer, nil when none does.
+// The owner calls its methods under the same lock as the machine's.
+func (m *Machine) Plan(id PeerID) *resync.Plan { return m.peers[id].plan }
+
+// Free reports whether nothing that is being written, here or on its way to the
+// peer, touches the range: what Plan.Next asks.
+func (m *Machine) Free(id PeerID) func(off, n int64) bool {
+	p := m.peers[id]
+	return func(off, n int64) bool { return !m.overlaps(off, n) && !p.ring.overlapsUnapplied(off, n) }
+}
+
+// startSource prepares to overwrite the peer: the bits of both sides and the
+// generation that they count from are durable before the first block is sent, so
+// that an interruption at any point resumes.
+func (m *Machine) startSource(p *peer, d Decision) {
+	m.setRepl(p, protocol.SyncSource, "rule "+string(d.Rule))
+	p.live = false
+	p.digest = d.Digest
+	p.base = p.heard.Current
+	if d.Rebase || p.base == 0 {
+		p.base = protocol.Generation(m.cfg.Rand())
+	}
+	p.deadline = m.now + m.cfg.HandshakeTime
+	if d.Other != "" {
+		m.mergeSlot(p, m.byName(d.Other))
+	}
+	if d.Strategy == protocol.SourceFull {
+		p.dirty.SetAll()
+		m.persistBase(p)
+		return
+	}
+	p.step = syncBitmap
+}
+
+// mergeSlot adds to p's bits those toward another peer.
+func (m *Machine) mergeSlot(p, other *peer) {
+	if other == nil {
+		p.dirty.SetAll() // its slot is not ours to read: compare everything
+		p.digest = true
+		return
+	}
+	for from := int64(0); ; {
+		start, n := other.dirty.Next(from, other.dirty.Blocks())
+		if n == 0 {
+			return
+		}
+		p.dirty.Set(start, start+n)
+		from = start + n
+	}
+}
+
+func (m *Machine) onBitmapPart(p *peer, b *protocol.BitmapPart) {
+	if p.step != syncBitmap {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent a bitmap that nobody asked for", p.name))
+		return
+	}
+	p.deadline = m.now + m.cfg.HandshakeTime
+	if b.First > uint64(p.dirty.Words()) {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent bits beyond the end of the volume", p.name))
+		return
+	}
+	if _, err := p.dirty.OrWords(int64(b.First), b.Words); err != nil {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s: %v", p.name, err))
+	}
+}
+
+func (m *Machine) onBitmapDone(p *peer, _ *protocol.BitmapDone) {
+	if p.step != syncBitmap {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s ended a bitmap that nobody asked for", p.name))
+		return
+	}
+	m.persistBase(p)
+}
+
+func (m *Machine) persistBase(p *peer) {
+	p.step = syncPersist
+	if p.slot != p.base {
+		m.remember(p.slot)
+		p.slot = p.base
+		m.idSerial++
+	}
+	m.wantBitmaps = true
+	m.persist()
+	epoch := p.epoch
+	m.whenDurable(func() {
+		if p.epoch != epoch || p.step != syncPersist {
+			return
+		}
+		p.step = syncWaitReady
+		p.deadline = m.now + m.cfg.HandshakeTime
+		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.SyncStart{Base: p.base, Volume: m.volume, Blocks: uint64(p.dirty.Count()), Digest: p.digest}})
+		// From this place in the stream on the peer gets every write.
+		p.live = true
+		m.pumpHeld()
+	})
+}
+
+func (m *Machine) onSyncReady(p *peer) {
+	if p.step != syncWaitReady {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s is ready for a sync that was not started", p.name))
+		return
+	}
+	p.step = syncRunning
+	p.deadline = never
+	kind := resync.Copy
+	if p.digest {
+		kind = resync.Digest
+	}
+	m.setPeerDisk(p, protocol.Inconsistent)
+	p.total = p.dirty.Count()
+	p.plan = resync.New(kind, p.dirty, m.cfg.Size, m.cfg.Sync, m.now)
+	m.emit(Effect{Kind: DoSync, Peer: p.id})
+}
+
+// PlanProgressed is called after every answer that a plan took: it lets writes in
+// that waited for a run.
+func (m *Machine) PlanProgressed(now Time, id PeerID) {
+	m.now = now
+	m.pumpOverlapped()
+}
+
+// PlanDone reports that the peer's plan has nothing left to do.
+func (m *Machine) PlanDone(now Time, id PeerID) {
+	m.now = now
+	p := m.peers[id]
+	if p.plan == nil {
+		return
+	}
+	if p.plan.Kind() == resync.Verify {
+		m.verifyDone(p)
+		return
+	}
+	if n := p.dirty.Count(); n != 0 {
+		panic(fmt.Sprintf("replica: sync with %s ends with %d blocks out of sync", p.name, n))
+	}
+	p.lastStats = p.plan.Stats()
+	p.plan = nil
+	m.pumpOverlapped()
+	// The slot is cleared durably before the peer hears that it is in sync: were
+	// it the other way, a crash between would leave a peer that is taken to be
+	// behind at a generation that it has left.
+	p.step = syncEnding
+	m.remember(p.slot)
+	p.slot = 0
+	m.idSerial++
+	m.wantBitmaps = true
+	m.persist()
+	epoch := p.epoch
+	m.whenDurable(func() {
+		if p.epoch != epoch || p.step != syncEnding {
+			return
+		}
+		if m.minting {
+			p.endPending = true // minted goes on
+			return
+		}
+		m.endSource(p)
+	})
+}
+
+// endSource tells the target that it is in sync. A generation that is being minted
+// comes first: the target must not be told an id that is about to be left.
+func (m *Machine) endSource(p *peer) {
+	p.step = syncWaitAck
+	p.deadline = m.now + m.cfg.HandshakeTime
+	done := &protocol.SyncDone{Current: m.current, History: append([]protocol.Generation(nil), m.history...)}
+	for _, q := range m.peers {
+		done.Slots = append(done.Slots, protocol.PeerSlot{Name: q.name, Bitmap: q.slot})
+	}
+	m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: done})
+}
+
+func (m *Machine) onSyncDoneAck(p *peer) {
+	if p.step != syncWaitAck {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s confirmed a sync that has not ended", p.name))
+		return
+	}
+	p.step = syncNone
+	p.deadline = never
+	m.setPeerDisk(p, protocol.UpToDate)
+	m.setRepl(p, protocol.Established, "sync done")
+	if m.role == protocol.Secondary {
+		m.crashed = false
+		m.persist()
+		m.raiseDisk(p)
+	}
+	m.nextTick.stable = 0
+}
+
+// startTarget prepares to be overwritten.
+func (m *Machine) startTarget(p *peer, d Decision) {
+	m.setRepl(p, protocol.SyncTarget, "rule "+string(d.Rule))
+	p.step = syncWaitStart
+	p.live = false
+	p.deadline = m.now + m.cfg.HandshakeTime
+	if m.disk > protocol.Outdated {
+		m.setDisk(protocol.Outdated, p.name+" has newer data")
+	}
+	if d.Strategy != protocol.TargetBitmap {
+		return
+	}
+	sent := uint64(0)
+	for w := p.dirty.NextWord(0); w >= 0 && w < p.dirty.Words(); w = p.dirty.NextWord(w) {
+		n := min(int64(protocol.BitmapWordMax), p.dirty.Words()-w)
+		part := &protocol.BitmapPart{First: uint64(w), Words: p.dirty.AppendWords(nil, w, int(n))}
+		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: part})
+		w += n
+		sent += uint64(n)
+	}
+	m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.BitmapDone{Blocks: uint64(p.dirty.Count())}})
+}
+
+// onSyncStart makes "inconsistent, at this base" durable, and holds the stream
+// until it is.
+func (m *Machine) onSyncStart(p *peer, s *protocol.SyncStart) {
+	if p.step != syncWaitStart || m.role == protocol.Primary {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s starts a sync that was not agreed", p.name))
+		return
+	}
+	if m.volume != s.Volume {
+		m.volume = s.Volume
+	}
+	p.discard, p.overwrite = false, false
+	m.current = s.Base
+	m.crashed = false
+	m.idSerial++
+	m.setDisk(protocol.Inconsistent, "being overwritten by "+p.name)
+	m.persist()
+	p.rxHold = true
+	p.total = int64(s.Blocks)
+	epoch := p.epoch
+	m.whenDurable(func() {
+		if p.epoch != epoch {
+			return
+		}
+		p.rxHold = false
+		p.step = syncRunning
+		p.deadline = never
+		m.emit(Effect{Kind: DoResume, Peer: p.id})
+		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.SyncReady{}})
+	})
+}
+
+// SyncAllowed reports whether the peer may write (verify: compare) through the
+// bulk stream now.
+func (m *Machine) SyncAllowed(id PeerID, compareOnly bool) error {
+	p := m.peers[id]
+	switch {
+	case !p.linked || !p.settled || m.disk <= protocol.Failed:
+	case p.repl == protocol.SyncTarget && p.step == syncRunning:
+		return nil
+	case compareOnly && p.repl == protocol.Established:
+		return nil
+	}
+	return refusal(protocol.CodeProtocol, "%s sent bulk data while the connection is %s", p.name, p.repl)
+}
+
+// SyncedDurable tells the target that the runs are on its stable storage: what it
+// had marked toward the source is equal now.
+func (m *Machine) SyncedDurable(id PeerID, runs []resync.Run) {
+	p := m.peers[id]
+	if p.repl != protocol.SyncTarget {
+		return
+	}
+	for _, r := range runs {
+		p.dirty.Clear(bitmap.Covered(r.Off, r.Len, m.cfg.Size))
+	}
+}
+
+func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
+	if p.repl != protocol.SyncTarget || p.step != syncRunning {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s ends a sync that did not run", p.name))
+		return
+	}
+	m.event("", "generation", m.current.String(), s.Current.String(), "in sync with "+p.name)
+	m.current = s.Current
+	m.history = append([]protocol.Generation(nil), s.History...)
+	for _, q := range m.peers {
+		// What the others lack of the adopted data is not known here: their
+		// next handshake goes by the history, which compares in full.
+		q.slot = 0
+	}
+	p.dirty.Clear(0, p.dirty.Blocks()) // the source confirmed the whole replica
+	m.crashed = false
+	m.idSerial++
+	m.wantBitmaps = true
+	m.setDisk(protocol.UpToDate, "in sync with "+p.name)
+	m.persist()
+	epoch := p.epoch
+	m.whenDurable(func() {
+		if p.epoch != epoch {
+			return
+		}
+		p.step = syncNone
+		m.setRepl(p, protocol.Established, "sync done")
+		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.SyncDoneAck{}})
+		m.broadcastState()
+	})
+}
+
+// endSync forgets a sync or verify whose peer is lost. Bits stay as they are: they
+// were cleared only on proof.
+func (m *Machine) endSync(p *peer) {
+	if p.plan != nil {
+		p.lastStats = p.plan.Stats()
+		done := p.verifyReply
+		p.plan, p.verifyReply = nil, nil
+		m.reply(done, refusal(protocol.CodeShutdown, "the connection to %s was lost while it was verified", p.name))
+		m.pumpOverlapped()
+	}
+	p.step, p.endPending = syncNone, false
+	p.deadline = never
+	if p.rxHold {
+		p.rxHold = false
+		m.emit(Effect{Kind: DoResume, Peer: p.id})
+	}
+}
+
+// Verify starts comparing the whole volume with a peer. done is called at the end;
+// LastVerify then has the report.
+func (m *Machine) Verify(now Time, id PeerID, done func(error)) {
+	m.now = now
+	p := m.peers[id]
+	var err error
+	switch {
+	case p.repl != protocol.Established || p.disk <= protocol.Inconsistent || m.disk <= protocol.Inconsistent:
+		err = refusal(protocol.CodeNotAllowed, "%s cannot be compared with %s now: replication is %s, disks are %s and %s. It must be established with both disks consistent",
+			m.cfg.Self, p.name, p.repl, m.disk, p.disk)
+	case m.primary() != "" && m.primary() != m.cfg.Self:
+		err = refusal(protocol.CodeNotAllowed, "run verify on the primary, %s: only there are writes held off the blocks being compared", m.primary())
+	}
+	if err != nil {
+		m.reply(done, err)
+		return
+	}
+	p.verifyReply = done
+	p.plan = resync.New(resync.Verify, p.dirty, m.cfg.Size, m.cfg.Sync, m.now)
+	m.setRepl(p, protocol.VerifySource, "")
+	m.emit(Effect{Kind: DoSync, Peer: p.id})
+}
+
+func (m *Machine) verifyDone(p *peer) {
+	p.lastStats = p.plan.Stats()
+	p.lastBad = p.plan.Bad()
+	done := p.verifyReply
+	p.plan, p.verifyReply = nil, nil
+	if p.lastStats.Differed > 0 {
+		p.verified = true
+		m.wantBitmaps = true
+		m.commit()
+	}
+	m.setRepl(p, protocol.Established, "verify done")
+	m.reply(done, nil)
+	m.pumpOverlapped()
+}
+
+// LastVerify returns the figures and ranges of the last verify of the peer.
+func (m *Machine) LastVerify(id PeerID) (resync.Stats, []resync.Run) {
+	p := m.peers[id]
+	return p.lastStats, p.lastBad
+}

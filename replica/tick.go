@@ -1,0 +1,249 @@
+package replica
+
+import (
+	"fmt"
+
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/resync"
+)
+
+const (
+	stableEvery  = Time(250e6)
+	coolEvery    = Time(1e9)
+	bitmapsEvery = Time(5e9)
+	coolMax      = 4096 // extents taken off the activity map at once
+	mendEvery    = Time(5e9)
+)
+
+// Tick is called several times a second: everything that time alone causes.
+func (m *Machine) Tick(now Time) {
+	m.now = now
+	for _, p := range m.peers {
+		m.tickPeer(p)
+	}
+	if m.minting && m.mintWait != 0 && now > m.mintDeadline {
+		for _, p := range m.peers {
+			if m.mintWait&(1<<p.id) != 0 {
+				m.dropPeer(p, refusal(protocol.CodeTimeout, "%s did not confirm the new generation", p.name))
+			}
+		}
+	}
+	m.tickFlush()
+	m.tickRoles()
+	if m.role == protocol.Primary && len(m.peers) > 1 && now >= m.nextTick.stable {
+		m.nextTick.stable = now + stableEvery
+		m.sendStable()
+	}
+	if now >= m.nextTick.bitmaps {
+		m.nextTick.bitmaps = now + bitmapsEvery
+		m.flushBitmaps()
+	}
+	if now >= m.nextTick.cool && !m.metaBusy && m.metaDone == m.metaWant {
+		m.nextTick.cool = now + coolEvery
+		m.cool()
+	}
+}
+
+func (m *Machine) tickPeer(p *peer) {
+	now := m.now
+	switch {
+	case !p.linked && p.alone == aloneNo && !m.stopping && m.usable() && now >= p.retryAt:
+		m.setConn(p, protocol.Connecting, p.reason)
+		m.tryConnect(p)
+	case p.linked && !p.settled && now > p.deadline:
+		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s did not finish the handshake in %s", p.name, seconds(m.cfg.HandshakeTime)))
+	case p.linked && p.deadline != never && now > p.deadline:
+		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s did not go on with the sync in %s", p.name, seconds(m.cfg.HandshakeTime)))
+	case p.live && p.ring.head < p.ring.tail && now-m.oldestSent(p) > m.cfg.WriteTimeout:
+		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s has not acknowledged a write for %s", p.name, seconds(m.cfg.WriteTimeout)))
+	case m.needsMending(p):
+		p.mendAt = now + mendEvery
+		m.restart(p, fmt.Sprintf("%d blocks are out of sync and nothing copies them: compare again", p.dirty.Count()))
+	}
+}
+
+// oldestSent returns when the oldest operation was sent that the peer should have
+// answered: applied it, or made it durable if that was asked for.
+func (m *Machine) oldestSent(p *peer) Time {
+	r := &p.ring
+	if r.applied < r.tail {
+		return r.at(r.applied).at
+	}
+	for i := r.head; i < r.tail; i++ {
+		if s := r.at(i); s.fua || s.op == protocol.DataFlush {
+			return s.at
+		}
+	}
+	return m.now
+}
+
+// needsMending reports whether bits are set that no sync will ever clear: the
+// background check that keeps a forgotten block from staying out of sync. Bits of
+// a verify wait for the operator.
+func (m *Machine) needsMending(p *peer) bool {
+	if !p.settled || p.repl != protocol.Established || p.dirty.Count() == 0 || p.verified || m.now < p.mendAt {
+		return false
+	}
+	return m.role == protocol.Primary || m.primary() == "" && p.role == protocol.Secondary
+}
+
+// tickFlush sends a flush of the machine's own when writes have gone without one
+// for long, so that what must be remembered stays bounded and extents can cool.
+func (m *Machine) tickFlush() {
+	due := m.looseAt != 0 && m.now-m.looseAt >= m.cfg.FlushInterval || m.loose >= m.cfg.FlushBytes
+	if !due || m.ownFlush != nil || m.role != protocol.Primary || !m.usable() {
+		return
+	}
+	m.ownFlush = &Request{Op: Flush, Tag: internalTag, span: -1}
+	m.issueFlush(m.ownFlush)
+}
+
+func (m *Machine) tickRoles() {
+	now := m.now
+	if m.promote != nil && now > m.promote.deadline {
+		for _, p := range m.peers {
+			if m.promote != nil && m.promote.waiting&(1<<p.id) != 0 {
+				m.endPromote(refusal(protocol.CodeTimeout, "%s does not answer: is it busy or its disk stuck? Try again", p.name))
+			}
+		}
+	}
+	if h := m.handover; h != nil && h.sent && now > h.deadline {
+		m.handoverLost(m.peers[h.to])
+	}
+	if d := m.drain; d != nil {
+		if m.flights == 0 {
+			m.drained()
+		}
+		if m.drain == d && now > d.deadline {
+			d.next(refusal(protocol.CodeTimeout, "%d requests are still under way after %s; nothing was changed", m.flights, seconds(m.cfg.WriteTimeout)))
+		}
+	}
+}
+
+// sendStable tells every secondary how far the others are.
+func (m *Machine) sendStable() {
+	for _, p := range m.peers {
+		if !p.settled || p.repl == protocol.ReplOff {
+			continue
+		}
+		s := &protocol.Stable{}
+		for _, q := range m.peers {
+			if q == p {
+				continue
+			}
+			s.Peers = append(s.Peers, protocol.PeerStable{Name: q.name, Durable: q.acked.Durable, InSync: q.live,
+				Settled: q.live && q.repl == protocol.Established && q.slot == 0 && q.dirty.Count() == 0})
+		}
+		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: s})
+	}
+}
+
+func (m *Machine) flushBitmaps() {
+	for _, p := range m.peers {
+		if p.dirty.AnyChanged() {
+			m.wantBitmaps = true
+			m.commit()
+			return
+		}
+	}
+}
+
+// cool takes idle extents off the activity map: their writes are durable here and
+// at every connected peer, and the bits of the others are on disk.
+func (m *Machine) cool() {
+	oldest := m.seq + 1
+	for _, s := range m.spans {
+		oldest = min(oldest, s.req.seq)
+	}
+	secondary := m.role != protocol.Primary
+	m.activity.Cool(m.now, m.cfg.ActivityIdle, coolMax, func(extent int64, last uint64) bool {
+		if last >= oldest || last > m.localDurable {
+			return false
+		}
+		page := extent / bitmap.ExtentsPerPage
+		for _, p := range m.peers {
+			switch {
+			case p.dirty.PageChanged(page):
+				return false
+			case secondary && p.told && !p.weak && p.stable < last:
+				return false
+			case !secondary && p.live && p.ring.head < p.ring.tail && p.ring.at(p.ring.head).seq <= last:
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// PeerView is a snapshot of one peer, for people.
+type PeerView struct {
+	Name       string
+	Mode       protocol.Mode
+	Conn       protocol.Conn
+	Repl       protocol.Repl
+	Role       protocol.Role
+	Disk       protocol.Disk
+	Reason     string
+	DirtyBytes int64
+	Slot       protocol.Generation
+	TotalBytes int64 // of the sync under way
+	Unacked    int64
+	Rule       Rule
+	Stats      resync.Stats // of the sync or verify under way, or the last
+	Started    Time         // of the one under way
+	Live       bool
+	Linked     bool
+	Heard      *protocol.Hello
+}
+
+// View is a snapshot of the machine, for people.
+type View struct {
+	Volume     protocol.VolumeID
+	Role       protocol.Role
+	Disk       protocol.Disk
+	DiskReason string
+	Current    protocol.Generation
+	Primary    string
+	InFlight   int
+	Waiting    int
+	Active     int
+	Peers      []PeerView
+}
+
+// View returns the snapshot.
+func (m *Machine) View() View {
+	v := View{Volume: m.volume, Role: m.role, Disk: m.disk, DiskReason: m.diskWhy, Current: m.current, Primary: m.primary(),
+		InFlight: m.flights, Waiting: len(m.held) + len(m.arming) + len(m.overlapped), Active: m.activity.Count()}
+	for _, p := range m.peers {
+		w := PeerView{Name: p.name, Mode: p.mode, Conn: p.conn, Repl: p.repl, Role: p.role, Disk: p.disk, Reason: p.reason,
+			DirtyBytes: min(p.dirty.Count()*bitmap.BlockSize, m.cfg.Size), Slot: p.slot, TotalBytes: min(p.total*bitmap.BlockSize, m.cfg.Size),
+			Unacked: p.ring.bytes, Rule: p.lastWhy, Stats: p.lastStats, Live: p.live, Linked: p.linked, Heard: p.heard}
+		if p.plan != nil {
+			w.Stats, w.Started = p.plan.Stats(), p.plan.Started()
+		}
+		v.Peers = append(v.Peers, w)
+	}
+	return v
+}
+
+// MayPromote says whether a promotion would be tried now; nil: yes.
+func (m *Machine) MayPromote(now Time, opt PromoteOptions) error {
+	m.now = now
+	return m.mayPromote(opt)
+}
+
+// Explain compares with what the peer said last.
+func (m *Machine) Explain(id PeerID) (d Decision, heard bool) {
+	p := m.peers[id]
+	if p.heard == nil {
+		return Decision{}, false
+	}
+	return Compare(Side{m.cfg.Self, m.hello(p)}, Side{p.name, p.heard}), true
+}
+
+// AckFor returns what is to be acknowledged to the peer now.
+func (m *Machine) AckFor(id PeerID) protocol.Ack {
+	p := m.peers[id]
+	return protocol.Ack{Received: p.rxSeq, Applied: p.rxApplied, Durable: p.rxDurable}
+}

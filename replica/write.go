@@ -1,0 +1,370 @@
+package replica
+
+import (
+	"fmt"
+
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// Submit takes a client's request. It ends, now or later, in one DoComplete.
+func (m *Machine) Submit(now Time, r *Request) {
+	m.now = now
+	r.seq, r.local, r.pending, r.needGen, r.covers, r.err, r.span = 0, false, 0, false, 0, nil, -1
+	switch {
+	case m.stopping:
+		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrStopping})
+	case m.role != protocol.Primary:
+		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrNotPrimary})
+	case !m.usable():
+		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrDiskFailed})
+	default:
+		m.admit(r)
+	}
+}
+
+// admit issues r, or parks it until what stands in its way is gone.
+func (m *Machine) admit(r *Request) {
+	switch r.Op {
+	case Read:
+		// A read waits for an overlapping write: it must not return what no
+		// peer may have yet.
+		if m.overlaps(r.Off, r.Len) {
+			m.overlapped = append(m.overlapped, r)
+			return
+		}
+		m.emit(Effect{Kind: DoLocal, Req: r})
+		return
+	case Flush:
+		if m.frozen > 0 {
+			m.held = append(m.held, r)
+			return
+		}
+		m.issueFlush(r)
+		return
+	case Write, Zero, Trim:
+	}
+	if m.frozen > 0 || m.congested() {
+		m.held = append(m.held, r)
+		return
+	}
+	if m.mustMint() {
+		m.held = append(m.held, r)
+		m.mint()
+		return
+	}
+	if m.overlaps(r.Off, r.Len) || m.syncing(r.Off, r.Len) {
+		m.overlapped = append(m.overlapped, r)
+		return
+	}
+	if !m.activity.Touch(r.Off, r.Len, m.seq+1, m.now) {
+		m.arming = append(m.arming, r)
+		m.commit()
+		return
+	}
+	m.issue(r)
+}
+
+// issue gives a write its place in the order of every copy.
+//
+// Invariant: a peer that does not get the write has its blocks marked before the
+// local store can execute it.
+func (m *Machine) issue(r *Request) {
+	m.seq++
+	r.seq = m.seq
+	r.local = true
+	m.flights++
+	d := protocol.Data{Op: dataOp(r.Op), Seq: r.seq, Time: m.now, Off: r.Off, Len: r.Len}
+	if r.FUA {
+		d.Flags |= protocol.DataFUA
+	}
+	if r.NoHole {
+		d.Flags |= protocol.DataNoHole
+	}
+	for _, p := range m.peers {
+		if p.live {
+			m.sendData(p, d, r)
+			continue
+		}
+		p.dirty.Set(bitmap.Touched(r.Off, r.Len))
+	}
+	if m.looseAt == 0 {
+		m.looseAt = m.now
+	}
+	if r.Op == Write {
+		m.loose += r.Len
+	}
+	r.span = len(m.spans)
+	m.spans = append(m.spans, span{r.Off, r.Off + r.Len, r})
+	m.emit(Effect{Kind: DoLocal, Req: r})
+}
+
+func dataOp(o Op) protocol.DataOp {
+	switch o {
+	case Write:
+		return protocol.DataWrite
+	case Zero:
+		return protocol.DataZero
+	case Trim:
+		return protocol.DataTrim
+	case Flush:
+		return protocol.DataFlush
+	case Read:
+	}
+	panic(fmt.Sprintf("replica: no data operation for %d", o))
+}
+
+// sendData queues d to a live peer and, but for protocol A, makes r wait for it.
+func (m *Machine) sendData(p *peer, d protocol.Data, r *Request) {
+	s := sent{seq: d.Seq, off: d.Off, n: d.Len, at: m.now, op: d.Op, fua: d.Flags&protocol.DataFUA != 0}
+	if r != nil && p.mode != protocol.ModeA {
+		s.req = r
+		r.pending |= 1 << p.id
+	}
+	p.ring.push(s)
+	p.last = d.Seq
+	m.emit(Effect{Kind: DoSend, Peer: p.id, Data: d, Req: r})
+}
+
+// issueFlush sends a flush point to every peer and flushes the local store.
+func (m *Machine) issueFlush(r *Request) {
+	m.seq++
+	r.seq = m.seq
+	r.local = true
+	r.covers = m.oldestLocal() - 1
+	m.loose, m.looseAt = 0, 0
+	m.flights++
+	d := protocol.Data{Op: protocol.DataFlush, Seq: r.seq, Time: m.now}
+	for _, p := range m.peers {
+		if p.live {
+			m.sendData(p, d, r)
+		}
+	}
+	m.emit(Effect{Kind: DoLocal, Req: r})
+}
+
+// oldestLocal returns the lowest sequence whose local part is not done, or the
+// next one.
+func (m *Machine) oldestLocal() uint64 {
+	oldest := m.seq
+	if oldest == 0 {
+		oldest = 1
+	}
+	for _, s := range m.spans {
+		if s.req.local && s.req.seq < oldest {
+			oldest = s.req.seq
+		}
+	}
+	return oldest
+}
+
+// overlaps reports whether a write in flight touches the range.
+func (m *Machine) overlaps(off, n int64) bool {
+	end := off + n
+	for i := range m.spans {
+		if s := &m.spans[i]; s.off < end && off < s.end {
+			return true
+		}
+	}
+	return false
+}
+
+// syncing reports whether a sync or verify run of any peer holds the range.
+func (m *Machine) syncing(off, n int64) bool {
+	for _, p := range m.peers {
+		if p.plan != nil && p.plan.Holds(off, n) {
+			return true
+		}
+	}
+	return false
+}
+
+// congested reports whether a peer is so far behind that new writes must wait.
+// A peer that stays there is dropped by Tick, so that the wait has an end.
+func (m *Machine) congested() bool {
+	for _, p := range m.peers {
+		if p.live && (p.ring.bytes > m.cfg.QueueBytes || p.ring.len() > ringMax) {
+			return true
+		}
+	}
+	return false
+}
+
+// ringMax bounds what is remembered of unconfirmed writes per peer: at most
+// FlushInterval's worth in practice, since Tick and the bound itself cause
+// flushes. 64 Ki entries of 64 bytes are 4 MiB.
+const ringMax = 64 << 10
+
+// LocalDone reports the local part of a request as done. fatal: the error says
+// that the store cannot be trusted any more; otherwise (no space) only this
+// request failed, and what the peers applied of it must be overwritten by what is
+// here now.
+func (m *Machine) LocalDone(now Time, r *Request, err error, fatal bool) {
+	m.now = now
+	if r.Op == Read {
+		m.emit(Effect{Kind: DoComplete, Req: r, Err: err})
+		return
+	}
+	r.local = false
+	if err != nil {
+		r.err = err
+		switch {
+		case fatal:
+			m.failDisk(fmt.Sprintf("%s at %d: %v", r.Op, r.Off, err))
+		case r.Op != Flush:
+			for _, p := range m.peers {
+				p.dirty.Set(bitmap.Touched(r.Off, r.Len))
+			}
+		}
+	} else if r.Op == Flush {
+		m.localDurable = max(m.localDurable, r.covers)
+	}
+	m.settle(r)
+}
+
+// settle completes r if nothing is missing any more.
+func (m *Machine) settle(r *Request) {
+	if r.local || r.pending != 0 {
+		return
+	}
+	if r.needGen {
+		m.genWait = append(m.genWait, r)
+		m.mint()
+		return
+	}
+	m.finish(r)
+}
+
+// finish takes r out of flight and answers it.
+func (m *Machine) finish(r *Request) {
+	m.flights--
+	if r.span >= 0 {
+		last := len(m.spans) - 1
+		m.spans[r.span] = m.spans[last]
+		m.spans[r.span].req.span = r.span
+		m.spans[last] = span{}
+		m.spans = m.spans[:last]
+		r.span = -1
+	}
+	m.emit(Effect{Kind: DoComplete, Req: r, Err: r.err})
+	m.pumpOverlapped()
+	if m.flights == 0 && m.drain != nil {
+		m.drained()
+	}
+}
+
+// Acked takes a peer's cumulative acknowledgement.
+func (m *Machine) Acked(now Time, id PeerID, a protocol.Ack) {
+	m.now = now
+	p := m.peers[id]
+	if !p.live && p.ring.len() == 0 {
+		return // of a connection, or a time, before
+	}
+	if a.Received < a.Applied || a.Applied < a.Durable || a.Received > p.last {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s acknowledged %d/%d/%d of %d", p.name, a.Received, a.Applied, a.Durable, p.last))
+		return
+	}
+	r := &p.ring
+	for ; r.received < r.tail && r.at(r.received).seq <= a.Received; r.received++ {
+		if s := r.at(r.received); p.mode == protocol.ModeB {
+			m.answered(p, s)
+		}
+	}
+	for ; r.applied < r.tail && r.at(r.applied).seq <= a.Applied; r.applied++ {
+		s := r.at(r.applied)
+		r.bytes -= s.payload()
+		if !s.fua && s.op != protocol.DataFlush {
+			m.answered(p, s)
+		}
+	}
+	for ; r.head < r.tail && r.at(r.head).seq <= a.Durable; r.head++ {
+		s := r.at(r.head)
+		m.answered(p, s)
+		*s = sent{}
+	}
+	p.acked = a
+	m.pumpHeld()
+}
+
+// answered takes p out of the ack set of the request behind s.
+func (m *Machine) answered(p *peer, s *sent) {
+	r := s.req
+	if r == nil {
+		return
+	}
+	s.req = nil
+	r.pending &^= 1 << p.id
+	m.settle(r)
+}
+
+// forget takes a lost peer out of every ack set. What it had not confirmed as
+// durable is marked; what had to be completed without it waits for a generation
+// that it does not have.
+//
+// Invariant: no request that p was to hold completes before the mark.
+func (m *Machine) forget(p *peer) {
+	p.live = false
+	r := &p.ring
+	for i := r.head; i < r.tail; i++ {
+		if s := r.at(i); s.op != protocol.DataFlush {
+			p.dirty.Set(bitmap.Touched(s.off, s.n))
+		}
+	}
+	for i := r.head; i < r.tail; i++ {
+		s := r.at(i)
+		if q := s.req; q != nil {
+			s.req = nil
+			q.pending &^= 1 << p.id
+			q.needGen = true
+			m.settle(q)
+		}
+	}
+	r.reset()
+	p.acked, p.last = protocol.Ack{}, 0
+	m.pumpHeld()
+}
+
+func (m *Machine) pumpHeld() {
+	if len(m.held) == 0 || m.frozen > 0 || m.congested() {
+		return
+	}
+	list := m.held
+	m.held = nil
+	for _, r := range list {
+		m.readmit(r)
+	}
+}
+
+func (m *Machine) pumpOverlapped() {
+	if len(m.overlapped) == 0 {
+		return
+	}
+	list := m.overlapped
+	m.overlapped = nil
+	for _, r := range list {
+		m.readmit(r)
+	}
+}
+
+func (m *Machine) pumpArming() {
+	if len(m.arming) == 0 {
+		return
+	}
+	list := m.arming
+	m.arming = nil
+	for _, r := range list {
+		m.readmit(r)
+	}
+}
+
+// readmit tries a parked request again; the state may have changed meanwhile.
+func (m *Machine) readmit(r *Request) {
+	switch {
+	case m.role != protocol.Primary:
+		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrNotPrimary})
+	case !m.usable():
+		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrDiskFailed})
+	default:
+		m.admit(r)
+	}
+}

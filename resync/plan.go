@@ -1,0 +1,384 @@
+package resync
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// Kind says how a plan treats a run.
+type Kind uint8
+
+// The kinds.
+const (
+	Copy   Kind = iota // send every run
+	Digest             // compare first, send what differs
+	Verify             // compare only; what differs is marked
+)
+
+// Options tune a plan.
+type Options struct {
+	// WindowBytes bounds the data in flight. Zero: 8 MiB.
+	WindowBytes int64
+	// RateBytes limits data and comparison, bytes/s. Zero: no limit.
+	RateBytes int64
+	// FlushBytes: a flush is asked for after so many copied bytes. Zero: 64 MiB.
+	FlushBytes int64
+}
+
+const (
+	// RunMax is the largest run handed out, bytes. The owner narrows it to what
+	// it found there: one extent of zeroes, or PayloadMax of data.
+	RunMax = 1 << 30
+	// DataMax is the largest run of data, bytes: one frame's payload, and one
+	// frame's digests.
+	DataMax = protocol.PayloadMax
+	// runsMax bounds the runs in flight, whatever their size.
+	runsMax = 64
+	// busyWait is how long a range that is being written is left alone.
+	busyWait = 5 * time.Millisecond
+)
+
+// Run is a range of blocks on its way to the target.
+type Run struct {
+	ID       uint64
+	Off, Len int64 // bytes
+}
+
+type runState struct {
+	Run
+	answered bool // its digests were answered; the rest is a copy
+	differ   []Run
+	left     int // pieces not yet acknowledged
+}
+
+type flushed struct {
+	id   uint64
+	runs []Run
+}
+
+// Plan is one sync or verify of one peer.
+type Plan struct {
+	kind    Kind
+	set     *bitmap.Set
+	size    int64
+	opt     Options
+	started int64
+
+	cursor   int64 // next block of this pass
+	end      int64 // verify: block to stop at
+	nextID   uint64
+	runs     []*runState
+	inFlight int64
+	acked    []Run // acknowledged, not yet covered by a flush
+	ackedB   int64
+	flushes  []flushed
+	allow    int64 // rate: bytes that may be sent now
+	allowAt  int64
+	stats    Stats
+	bad      []Run
+}
+
+// Stats are a plan's figures, bytes.
+type Stats struct {
+	Total    int64 // at the start
+	Done     int64 // confirmed
+	Sent     int64 // payload that crossed the wire
+	Compared int64 // by digest
+	Differed int64 // by digest
+}
+
+// New returns a plan over the blocks of set (Verify: over the whole device).
+func New(kind Kind, set *bitmap.Set, size int64, opt Options, now int64) *Plan {
+	if opt.WindowBytes == 0 {
+		opt.WindowBytes = 8 << 20
+	}
+	if opt.FlushBytes == 0 {
+		opt.FlushBytes = 64 << 20
+	}
+	p := &Plan{kind: kind, set: set, size: size, opt: opt, started: now, allowAt: now}
+	if kind == Verify {
+		p.end = bitmap.Blocks(size)
+		p.stats.Total = size
+	} else {
+		p.stats.Total = set.Count() * bitmap.BlockSize
+	}
+	return p
+}
+
+// Kind returns what the plan does with a run.
+func (p *Plan) Kind() Kind { return p.kind }
+
+// Started returns the time of New.
+func (p *Plan) Started() int64 { return p.started }
+
+// Stats returns the figures so far.
+func (p *Plan) Stats() Stats {
+	s := p.stats
+	if p.kind == Verify {
+		s.Done = min(p.cursor*bitmap.BlockSize, p.size)
+	} else {
+		s.Done = max(0, s.Total-p.set.Count()*bitmap.BlockSize)
+	}
+	return s
+}
+
+// Bad returns the ranges that Verify found different.
+func (p *Plan) Bad() []Run { return p.bad }
+
+// Next hands out the next run and holds it. free reports whether a range is not
+// being written. wait > 0: nothing now, ask again after wait or after the next
+// acknowledgement; done: everything was handed out and confirmed, the set is
+// empty.
+func (p *Plan) Next(now int64, free func(off, n int64) bool) (r Run, wait time.Duration, done bool) {
+	if len(p.runs) >= runsMax || p.inFlight >= p.opt.WindowBytes {
+		return Run{}, time.Second, false
+	}
+	if w := p.throttle(now); w > 0 {
+		return Run{}, w, false
+	}
+	for {
+		from, n := p.ahead()
+		if n == 0 {
+			return Run{}, p.passEnd(), p.finished()
+		}
+		off := from * bitmap.BlockSize
+		length := min(n*bitmap.BlockSize, p.size-off)
+		if !free(off, length) {
+			// Look closer: a block at a time, so that a busy spot does not keep
+			// its surroundings waiting.
+			if n > 1 {
+				n = max(1, n/16)
+				length = min(n*bitmap.BlockSize, p.size-off)
+			}
+			if !free(off, length) {
+				if p.kind == Verify {
+					return Run{}, busyWait, false
+				}
+				p.cursor = from + n
+				continue
+			}
+		}
+		p.cursor = from + n
+		p.nextID++
+		s := &runState{Run: Run{p.nextID, off, length}, left: 1}
+		p.runs = append(p.runs, s)
+		p.inFlight += min(length, DataMax)
+		return s.Run, 0, false
+	}
+}
+
+// ahead returns the next blocks to do.
+func (p *Plan) ahead() (from, n int64) {
+	if p.kind == Verify {
+		return p.cursor, min(p.end-p.cursor, DataMax/bitmap.BlockSize)
+	}
+	limit := int64(RunMax / bitmap.BlockSize)
+	if p.kind == Digest {
+		limit = DataMax / bitmap.BlockSize
+	}
+	return p.set.Next(p.cursor, limit)
+}
+
+// passEnd says how long to wait when the cursor has nothing ahead; a pass that
+// had to leave something out starts over once the rest is confirmed.
+func (p *Plan) passEnd() time.Duration {
+	if len(p.runs) > 0 || len(p.flushes) > 0 || len(p.acked) > 0 {
+		return time.Second
+	}
+	if p.finished() {
+		return 0
+	}
+	p.cursor = 0
+	return busyWait
+}
+
+func (p *Plan) finished() bool {
+	if len(p.runs) > 0 || len(p.flushes) > 0 || len(p.acked) > 0 {
+		return false
+	}
+	if p.kind == Verify {
+		return p.cursor >= p.end
+	}
+	return p.set.Count() == 0
+}
+
+// throttle refills the allowance and returns the time until it is positive.
+func (p *Plan) throttle(now int64) time.Duration {
+	if p.opt.RateBytes <= 0 {
+		return 0
+	}
+	const burst = 100 * time.Millisecond
+	gained := int64(float64(now-p.allowAt) / 1e9 * float64(p.opt.RateBytes))
+	if gained > 0 {
+		p.allow = min(p.allow+gained, int64(burst.Seconds()*float64(p.opt.RateBytes))+DataMax)
+		p.allowAt = now
+	}
+	if p.allow > 0 {
+		return 0
+	}
+	return time.Duration(float64(-p.allow+1)/float64(p.opt.RateBytes)*1e9) + time.Millisecond
+}
+
+func (p *Plan) find(id uint64) (int, *runState) {
+	for i, s := range p.runs {
+		if s.ID == id {
+			return i, s
+		}
+	}
+	return 0, nil
+}
+
+// Narrow shortens a run to its first n bytes, whole blocks or up to the device's
+// end, before anything of it is sent.
+func (p *Plan) Narrow(id uint64, n int64) {
+	_, s := p.find(id)
+	if s == nil || n >= s.Len {
+		return
+	}
+	if n <= 0 || n%bitmap.BlockSize != 0 {
+		panic(fmt.Sprintf("resync: run of %d bytes narrowed to %d", s.Len, n))
+	}
+	p.inFlight -= min(s.Len, DataMax)
+	s.Len = n
+	p.inFlight += min(s.Len, DataMax)
+	p.cursor = min(p.cursor, (s.Off+n)/bitmap.BlockSize)
+}
+
+// Sent counts payload bytes that crossed the wire.
+func (p *Plan) Sent(n int64) { p.stats.Sent += n; p.allow -= n }
+
+// Holds reports whether the range overlaps a run in flight.
+func (p *Plan) Holds(off, n int64) bool {
+	for _, s := range p.runs {
+		if s.Off < off+n && off < s.Off+s.Len {
+			return true
+		}
+	}
+	return false
+}
+
+// Answered takes the target's answer to a run's digests: bit i of differ set when
+// block i differs. It returns the pieces to send (Digest), each a run of its own
+// whose acknowledgement is awaited; none: the run is over. known is false for an
+// id that is not in flight.
+func (p *Plan) Answered(id uint64, differ []uint64) (send []Run, known bool) {
+	i, s := p.find(id)
+	if s == nil || s.answered || p.kind == Copy {
+		return nil, false
+	}
+	s.answered = true
+	blocks := (s.Len + bitmap.BlockSize - 1) / bitmap.BlockSize
+	p.stats.Compared += s.Len
+	p.allow -= s.Len / 8 // digests cost reading, not sending
+	first := s.Off / bitmap.BlockSize
+	at := func(b int64) bool { return differ[b/64]>>(b%64)&1 == 1 }
+	for b := int64(0); b < blocks; {
+		e := b + 1
+		for e < blocks && at(e) == at(b) {
+			e++
+		}
+		piece := Run{Off: s.Off + b*bitmap.BlockSize}
+		piece.Len = min(e*bitmap.BlockSize, s.Len) - b*bitmap.BlockSize
+		switch {
+		case !at(b) && p.kind == Verify:
+		case !at(b):
+			// Equal, but perhaps only in the target's cache: the flush decides.
+			p.acked = append(p.acked, piece)
+		case p.kind == Verify:
+			p.stats.Differed += piece.Len
+			p.set.Set(first+b, first+e)
+			p.note(piece)
+		default:
+			p.stats.Differed += piece.Len
+			p.nextID++
+			piece.ID = p.nextID
+			s.differ = append(s.differ, piece)
+		}
+		b = e
+	}
+	if len(s.differ) == 0 {
+		p.remove(i)
+		return nil, true
+	}
+	s.left = len(s.differ)
+	return s.differ, true
+}
+
+func (p *Plan) note(r Run) {
+	if l := len(p.bad); l > 0 && p.bad[l-1].Off+p.bad[l-1].Len == r.Off {
+		p.bad[l-1].Len += r.Len
+		return
+	}
+	if len(p.bad) < 1000 {
+		p.bad = append(p.bad, r)
+	}
+}
+
+func (p *Plan) remove(i int) {
+	p.inFlight -= min(p.runs[i].Len, DataMax)
+	p.runs = append(p.runs[:i], p.runs[i+1:]...)
+}
+
+// Acked takes the target's word that a run, or a piece of one, is written. known
+// is false for an id that is not in flight.
+func (p *Plan) Acked(id uint64) (known bool) {
+	for i, s := range p.runs {
+		piece := s.Run
+		if s.answered {
+			ok := false
+			for _, d := range s.differ {
+				if d.ID == id {
+					piece, ok = d, true
+				}
+			}
+			if !ok {
+				continue
+			}
+		} else if s.ID != id || p.kind != Copy {
+			continue
+		}
+		p.acked = append(p.acked, piece)
+		p.ackedB += min(piece.Len, DataMax)
+		if s.left--; s.left == 0 {
+			p.remove(i)
+		}
+		return true
+	}
+	return false
+}
+
+// WantFlush says that a flush should be sent to the target now, and its id:
+// enough is acknowledged, or there is nothing else to do.
+func (p *Plan) WantFlush() (id uint64, want bool) {
+	if len(p.acked) == 0 {
+		return 0, false
+	}
+	idle := len(p.runs) == 0
+	if idle {
+		_, n := p.ahead()
+		idle = n == 0
+	}
+	if p.ackedB < p.opt.FlushBytes && !idle {
+		return 0, false
+	}
+	p.nextID++
+	p.flushes = append(p.flushes, flushed{p.nextID, p.acked})
+	p.acked, p.ackedB = nil, 0
+	return p.nextID, true
+}
+
+// Flushed takes the target's word that everything before that flush is durable;
+// the bits are cleared. known is false for an id that was not asked for.
+func (p *Plan) Flushed(id uint64) (known bool) {
+	if len(p.flushes) == 0 || p.flushes[0].id != id {
+		return false
+	}
+	for _, r := range p.flushes[0].runs {
+		p.set.Clear(bitmap.Covered(r.Off, r.Len, p.size))
+	}
+	p.flushes = p.flushes[1:]
+	return true
+}
