@@ -3,14 +3,14 @@ package blockdevtest
 import (
 	"bytes"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"github.com/qrbd/qrbd/blockdev"
 )
 
-// checkExtents asks for [off, off+n) and checks the answer against the contract
-// and against what the device reads as.
-func checkExtents(t *testing.T, dev blockdev.Device, off, n int64, limit int) []blockdev.Extent {
+// checkShape asks for [off, off+n) and checks the answer against the contract.
+func checkShape(t *testing.T, dev blockdev.Device, off, n int64, limit int) []blockdev.Extent {
 	t.Helper()
 	list, err := dev.Extents(off, n, limit)
 	must(t, err)
@@ -28,10 +28,19 @@ func checkExtents(t *testing.T, dev blockdev.Device, off, n int64, limit int) []
 		if e.Hole && !e.Zero {
 			t.Fatalf("extent %+v is a hole that is not zero", e)
 		}
+		pos = e.End()
+	}
+	return list
+}
+
+// checkExtents is checkShape, and compares with what the device reads as.
+func checkExtents(t *testing.T, dev blockdev.Device, off, n int64, limit int) []blockdev.Extent {
+	t.Helper()
+	list := checkShape(t, dev, off, n, limit)
+	for _, e := range list {
 		if e.Zero && !bytes.Equal(read(t, dev, e.Off, e.Len), make([]byte, e.Len)) {
 			t.Fatalf("extent %+v does not read as zeroes", e)
 		}
-		pos = e.End()
 	}
 	return list
 }
@@ -85,6 +94,38 @@ func testExtentsLimit(t *testing.T, dev blockdev.Device) {
 	}
 }
 
+// testExtentsConcurrent: what changes meanwhile may be described as before or as
+// after, but never in a broken answer.
+func testExtentsConcurrent(t *testing.T, dev blockdev.Device) {
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		r := rand.New(rand.NewPCG(13, 0))
+		p := pattern(13, 8192)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			off := r.Int64N(32) * 8192
+			err := dev.WriteAt(p, off, 0)
+			if err == nil && r.IntN(2) == 0 {
+				err = dev.Trim(off, 8192, 0)
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	defer wg.Wait()
+	defer close(stop)
+	for i := range 300 {
+		checkShape(t, dev, 0, 32*8192, 1+i%40)
+	}
+}
+
 // testRandom compares a seeded run of every operation with a slice of bytes.
 func testRandom(t *testing.T, dev blockdev.Device) {
 	size := dev.Size()
@@ -118,8 +159,24 @@ func testRandom(t *testing.T, dev blockdev.Device) {
 			must(t, dev.Flush())
 		default:
 			expect(t, dev, off, model[off:off+n])
+			expectNowait(t, dev, off, model[off:off+n])
 			checkExtents(t, dev, off, n, 1+r.IntN(8))
 		}
 	}
 	expect(t, dev, 0, model)
+}
+
+// expectNowait reads without waiting, if the device can.
+func expectNowait(t *testing.T, dev blockdev.Device, off int64, want []byte) {
+	t.Helper()
+	fast, ok := dev.(blockdev.NowaitReader)
+	if !ok {
+		return
+	}
+	p := make([]byte, len(want))
+	done, err := fast.ReadNowait(p, off)
+	must(t, err)
+	if done && !bytes.Equal(p, want) {
+		t.Fatalf("ReadNowait of %d bytes at %d differs", len(p), off)
+	}
 }
