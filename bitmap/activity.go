@@ -1,7 +1,9 @@
 package bitmap
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math"
 	"math/bits"
 )
 
@@ -34,8 +36,9 @@ type extentInfo struct {
 
 type chunk struct {
 	extents [chunkExtents]extentInfo
-	active  int   // extents that are not cold
-	oldest  int64 // no active extent was last touched before; makes Cool skip chunks
+	marks   [chunkExtents / 64]uint64 // a bit per extent that is not cold
+	active  int                       // how many they are
+	oldest  int64                     // no active extent was last touched before; makes Cool skip chunks
 }
 
 // Activity is the write-intent map: an extent's bit is durable before its first
@@ -54,6 +57,8 @@ type Activity struct {
 	outPages   []int64 // its pages
 	outExtents []int64 // its writing extents
 	toArm      []int64 // arming extents, in the order they were touched
+
+	spare *chunk // one kept, so that a lone extent that comes and goes costs no allocation
 }
 
 // NewActivity returns an empty map for a volume of size bytes.
@@ -82,8 +87,7 @@ func (a *Activity) Touch(off, n int64, seq uint64, now int64) (durable bool) {
 	for e := first; e < end; e++ {
 		c := a.chunks[e/chunkExtents]
 		if c == nil {
-			c = &chunk{oldest: now}
-			a.chunks[e/chunkExtents] = c
+			c = a.addChunk(e / chunkExtents)
 		}
 		x := &c.extents[e%chunkExtents]
 		x.seq = max(x.seq, seq)
@@ -102,19 +106,31 @@ func (a *Activity) touchSlow(c *chunk, x *extentInfo, e, now int64) {
 		x.last = max(x.last, now)
 		return
 	}
-	a.enter(c, x, now)
+	a.enter(c, e, now)
 	x.phase = arming
 	a.arming++
 	a.toArm = append(a.toArm, e)
 	a.mark(e / ExtentsPerActivityPage)
 }
 
-// enter accounts for a cold extent that comes onto the map.
-func (a *Activity) enter(c *chunk, x *extentInfo, now int64) {
+func (a *Activity) addChunk(k int64) *chunk {
+	c := a.spare
+	if c == nil {
+		c = new(chunk)
+	}
+	a.spare = nil
+	a.chunks[k] = c
+	return c
+}
+
+// enter accounts for a cold extent of c that comes onto the map.
+func (a *Activity) enter(c *chunk, e, now int64) {
 	if c.active == 0 || now < c.oldest {
 		c.oldest = now
 	}
-	x.last = now
+	i := e % chunkExtents
+	c.extents[i].last = now
+	c.marks[i/64] |= 1 << (uint(i) % 64)
 	c.active++
 	a.count++
 }
@@ -182,23 +198,21 @@ func (a *Activity) appendPage(dst []ActivityPage, p int64) []ActivityPage {
 	if cap(buf) < PageBytes {
 		buf = make([]byte, PageBytes)
 	}
-	buf = buf[:PageBytes]
-	clear(buf)
-	first := p * ExtentsPerActivityPage // a multiple of chunkExtents: 31,744 = 31 * 1,024
-	for k := first / chunkExtents; k < min((first+ExtentsPerActivityPage)/chunkExtents, int64(len(a.chunks))); k++ {
-		c := a.chunks[k]
-		if c == nil || c.active == 0 {
-			continue
+	buf = buf[:0]
+	first := p * ExtentsPerActivityPage / chunkExtents // 31 chunks a page
+	for k := first; k < first+ExtentsPerActivityPage/chunkExtents; k++ {
+		c := &noChunk
+		if k < int64(len(a.chunks)) && a.chunks[k] != nil {
+			c = a.chunks[k]
 		}
-		bytes := buf[(k*chunkExtents-first)/8:]
-		for i := range c.extents {
-			if c.extents[i].phase != cold {
-				bytes[i/8] |= 1 << (i % 8)
-			}
+		for _, w := range c.marks {
+			buf = binary.LittleEndian.AppendUint64(buf, w)
 		}
 	}
 	return append(dst, ActivityPage{Index: p, Data: buf})
 }
+
+var noChunk chunk
 
 // Written says that the pages of the last Snapshot are durable: its writing
 // extents are hot.
@@ -255,41 +269,44 @@ func (a *Activity) Cool(now, idle int64, max int, may func(extent int64, lastSeq
 
 func (a *Activity) coolChunk(cooled []int64, k, before int64, max int, may func(int64, uint64) bool) []int64 {
 	c := a.chunks[k]
-	oldest := int64(1<<63 - 1)
-	for i := range c.extents {
+	oldest := int64(math.MaxInt64)
+	c.each(func(i int64) {
 		x := &c.extents[i]
-		if x.phase == cold {
-			continue
+		e := k*chunkExtents + i
+		if x.phase != hot || x.last > before || len(cooled) >= max || may != nil && !may(e, x.seq) {
+			oldest = min(oldest, x.last)
+			return
 		}
-		e := k*chunkExtents + int64(i)
-		if x.phase == hot && x.last <= before && len(cooled) < max && (may == nil || may(e, x.seq)) {
-			*x = extentInfo{}
-			c.active--
-			a.count--
-			a.mark(e / ExtentsPerActivityPage)
-			cooled = append(cooled, e)
-			continue
-		}
-		oldest = min(oldest, x.last)
-	}
+		*x = extentInfo{}
+		c.marks[i/64] &^= 1 << (uint(i) % 64)
+		c.active--
+		a.count--
+		a.mark(e / ExtentsPerActivityPage)
+		cooled = append(cooled, e)
+	})
 	c.oldest = oldest
 	if c.active == 0 {
-		a.chunks[k] = nil
+		a.chunks[k], a.spare = nil, c
 	}
 	return cooled
+}
+
+// each calls yield for every extent of the chunk that is not cold, ascending.
+// yield may make that extent cold.
+func (c *chunk) each(yield func(i int64)) {
+	for k, w := range c.marks {
+		for ; w != 0; w &= w - 1 {
+			yield(int64(k)*64 + int64(bits.TrailingZeros64(w)))
+		}
+	}
 }
 
 // Active calls yield for every extent on the map, ascending. yield must not
 // change the map.
 func (a *Activity) Active(yield func(extent int64)) {
 	for k, c := range a.chunks {
-		if c == nil || c.active == 0 {
-			continue
-		}
-		for i := range c.extents {
-			if c.extents[i].phase != cold {
-				yield(int64(k)*chunkExtents + int64(i))
-			}
+		if c != nil {
+			c.each(func(i int64) { yield(int64(k)*chunkExtents + i) })
 		}
 	}
 }
@@ -302,11 +319,10 @@ func (a *Activity) Load(extent int64) {
 	}
 	c := a.chunks[extent/chunkExtents]
 	if c == nil {
-		c = &chunk{}
-		a.chunks[extent/chunkExtents] = c
+		c = a.addChunk(extent / chunkExtents)
 	}
 	if x := &c.extents[extent%chunkExtents]; x.phase == cold {
-		a.enter(c, x, 0)
+		a.enter(c, extent, 0)
 		x.phase = hot
 	}
 }

@@ -105,6 +105,16 @@ func (s *Set) ChangedPages(dst []int64) []int64 {
 	return dst
 }
 
+// AnyChanged reports whether ChangedPages would return a page.
+func (s *Set) AnyChanged() bool {
+	for _, w := range s.changed {
+		if w != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // PageChanged reports whether the page has changes that were not yet taken. A
 // page that was taken and is still being written is not changed.
 func (s *Set) PageChanged(page int64) bool {
