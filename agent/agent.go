@@ -1,0 +1,268 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/qrbd/qrbd/agent/config"
+	"github.com/qrbd/qrbd/agent/control"
+	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/volume"
+	"github.com/qrbd/qrbd/volume/meta"
+)
+
+// DrainTimeout bounds stopping: what is in flight then is dropped, as a crash
+// would.
+const DrainTimeout = 30 * time.Second
+
+// Buffer bounds, bytes. Together with the bitmaps and what the session layer
+// keeps they are most of an agent's memory.
+const (
+	clientPoolBytes = 64 << 20 // payloads of NBD requests
+	peerPoolBytes   = 64 << 20 // payloads from peers
+)
+
+// Options are what an agent runs with.
+type Options struct {
+	Config  *config.Config // required
+	Log     *slog.Logger   // required
+	Version string         // shown in status
+
+	// OpenStore opens a backing store; nil: blockdev.Open. Tests put a store
+	// under the agent that forgets what was not flushed.
+	OpenStore func(path string) (blockdev.Device, error)
+	// OpenMeta opens the storage of a metadata file; nil: meta.OpenStorage.
+	OpenMeta func(path string) (meta.Storage, error)
+
+	// OnEvent is called, besides what the agent does itself, for every state
+	// change, in order. It must not block. nil: ignored.
+	OnEvent func(volume.Event)
+
+	// Tests replace the real thing; nil: openVolume, startNetwork.
+	openVolume func(*Agent, *slot) (running, error)
+	network    func(*Agent) (network, error)
+}
+
+// Agent is a running node.
+type Agent struct {
+	cfg    *config.Config
+	opt    Options
+	log    *slog.Logger
+	events *control.Ring
+
+	lock       *stateLock
+	slots      []*slot // by configuration, never changed
+	doors      []*door
+	clientPool *blockdev.Pool
+	peerPool   *blockdev.Pool
+	links      *links
+	net        network
+	control    *control.Server
+
+	// ctx ends when the agent stops; spawned counts what spawn started.
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	spawnMu sync.Mutex
+	// Guarded by spawnMu.
+	stopping bool
+	spawned  sync.WaitGroup
+}
+
+// Start runs a node until Close. A volume that cannot be opened does not keep it
+// from starting; a lock that is held, an address that is taken or an identity
+// that cannot be read does.
+func Start(o Options) (*Agent, error) {
+	o = o.withDefaults()
+	a := &Agent{
+		cfg:        o.Config,
+		opt:        o,
+		log:        o.Log,
+		events:     control.NewRing(0),
+		clientPool: blockdev.NewPool(clientPoolBytes),
+		peerPool:   blockdev.NewPool(peerPoolBytes),
+	}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	a.links = newLinks(a)
+	if err := a.start(); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), DrainTimeout)
+		defer cancel()
+		return nil, errors.Join(err, a.Close(ctx))
+	}
+	return a, nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.Config == nil || o.Log == nil {
+		panic("agent: Options.Config and Options.Log are required")
+	}
+	if o.OpenStore == nil {
+		o.OpenStore = func(path string) (blockdev.Device, error) { return blockdev.Open(path) }
+	}
+	if o.OpenMeta == nil {
+		o.OpenMeta = meta.OpenStorage
+	}
+	if o.openVolume == nil {
+		o.openVolume = openVolume
+	}
+	if o.network == nil {
+		o.network = startNetwork
+	}
+	return o
+}
+
+// start opens everything, outward last: nobody is answered before the volumes
+// are open.
+func (a *Agent) start() (err error) {
+	if a.lock, err = lockState(a.cfg.Node.State); err != nil {
+		return err
+	}
+	for _, v := range a.cfg.Volumes {
+		a.slots = append(a.slots, &slot{cfg: v})
+	}
+	a.openAll()
+	if a.doors, err = openDoors(a.slots, a.clientPool, a.log); err != nil {
+		return err
+	}
+	if a.net, err = a.opt.network(a); err != nil {
+		return err
+	}
+	a.control, err = control.Listen(a.cfg.Node.Control, a, a.events, a.log)
+	return err
+}
+
+// openAll opens the volumes side by side: each reads its own files.
+func (a *Agent) openAll() {
+	var wg sync.WaitGroup
+	for _, s := range a.slots {
+		wg.Go(func() { a.open(s) })
+	}
+	wg.Wait()
+}
+
+// open opens a slot's volume. A failure is the slot's reason.
+func (a *Agent) open(s *slot) {
+	vol, err := a.opt.openVolume(a, s)
+	switch {
+	case errors.Is(err, errNotCreated):
+		a.log.Info("the volume is not created yet", "volume", s.cfg.Name)
+	case err != nil:
+		a.log.Error("the volume cannot be opened", "volume", s.cfg.Name, "err", err)
+	default:
+		a.log.Info("volume opened", "volume", s.cfg.Name, "disk", vol.Status().Disk)
+	}
+	s.set(vol, err)
+}
+
+// slot returns the slot of that name, or nil.
+func (a *Agent) slot(name string) *slot {
+	for _, s := range a.slots {
+		if s.cfg.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// spawn runs f in a goroutine that Close waits for; its ctx ends when the agent
+// stops. An agent that is stopping starts nothing.
+func (a *Agent) spawn(f func(ctx context.Context)) { a.spawnOr(f, func() {}) }
+
+// spawnOr is spawn, with what to do instead when the agent is stopping.
+func (a *Agent) spawnOr(f func(ctx context.Context), instead func()) {
+	a.spawnMu.Lock()
+	stopping := a.stopping
+	if !stopping {
+		a.spawned.Go(func() { f(a.ctx) })
+	}
+	a.spawnMu.Unlock()
+	if stopping {
+		instead()
+	}
+}
+
+func (a *Agent) isStopping() bool {
+	a.spawnMu.Lock()
+	defer a.spawnMu.Unlock()
+	return a.stopping
+}
+
+// Close stops the node: clients' requests in flight are answered, volumes drain,
+// flush and say goodbye to their peers. When ctx ends first the rest is dropped,
+// as in a crash. It returns when every goroutine has ended.
+func (a *Agent) Close(ctx context.Context) error {
+	a.spawnMu.Lock()
+	a.stopping = true
+	a.spawnMu.Unlock()
+	var errs []error
+	each(len(a.doors), func(i int) error { return a.doors[i].close(ctx) }, &errs)
+	each(len(a.slots), func(i int) error { return a.slots[i].close(ctx) }, &errs)
+	a.cancel()
+	if a.net != nil {
+		errs = append(errs, a.net.Close())
+	}
+	a.links.close()
+	if a.control != nil {
+		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		errs = append(errs, a.control.Close(short))
+		cancel()
+	}
+	a.spawned.Wait()
+	if a.lock != nil {
+		errs = append(errs, a.lock.release())
+	}
+	return errors.Join(errs...)
+}
+
+// each runs f for 0 to n-1 side by side and collects the errors.
+func each(n int, f func(i int) error, errs *[]error) {
+	all := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { all[i] = f(i) })
+	}
+	wg.Wait()
+	*errs = append(*errs, all...)
+}
+
+func (s *slot) close(ctx context.Context) error {
+	s.mu.Lock()
+	vol := s.vol
+	s.mu.Unlock()
+	if vol == nil {
+		return nil
+	}
+	if err := vol.Close(ctx); err != nil {
+		return fmt.Errorf("closing volume %s: %w", s.cfg.Name, err)
+	}
+	return nil
+}
+
+// event is every volume's OnEvent. It does not block.
+func (a *Agent) event(s *slot, e volume.Event) {
+	a.log.Info("state change", "volume", e.Volume, "peer", e.Peer, "field", e.Field, "old", e.Old, "new", e.New, "reason", e.Reason)
+	a.events.Add(e)
+	if e.Peer == "" && e.Field == "role" && e.New != "primary" {
+		a.expel(s)
+	}
+	if a.opt.OnEvent != nil {
+		a.opt.OnEvent(e)
+	}
+}
+
+// random returns a random number that is not zero.
+func random() uint64 {
+	var b [8]byte
+	for {
+		rand.Read(b[:]) // never fails
+		if n := binary.LittleEndian.Uint64(b[:]); n != 0 {
+			return n
+		}
+	}
+}

@@ -1,0 +1,164 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// DefaultPath is where the configuration is looked for when neither --config
+// nor QRBD_CONFIG names another place.
+const DefaultPath = "/etc/qrbd/qrbd.toml"
+
+// Defaults of the [node] section.
+const (
+	DefaultState       = "/var/lib/qrbd"
+	DefaultControl     = "/run/qrbd/control.sock"
+	DefaultHeartbeat   = time.Second
+	DefaultPeerTimeout = 3 * time.Second
+)
+
+// Config is a node's whole configuration, checked.
+type Config struct {
+	File    string // where it was read from
+	Node    Node
+	Peers   []Peer   // in the file's order
+	Volumes []Volume // in the file's order
+
+	lines map[string]int // line of each key, for checks that come later
+}
+
+// Node is the [node] section.
+type Node struct {
+	Name        string
+	Listen      string // UDP host:port for peers
+	State       string // directory of identity key, metadata and archives
+	Control     string // path of the control socket
+	Metrics     string // host:port for metrics; "": none
+	Heartbeat   time.Duration
+	PeerTimeout time.Duration // silence after which a peer counts as lost
+}
+
+// Peer is a [[peer]] section.
+type Peer struct {
+	Name    string
+	Address string   // UDP host:port
+	Keys    []string // public keys that are accepted, key first, then keys; at least one
+}
+
+// Volume is a [[volume]] section.
+type Volume struct {
+	Name    string
+	Size    int64 // bytes, a multiple of 512
+	Backing string
+	Export  Export
+	Peers   []VolumePeer
+
+	// Zero: the default of the volume package.
+	SyncRate      int64 // bytes/s
+	SyncWindow    int64 // bytes
+	FlushBytes    int64
+	WriteTimeout  time.Duration
+	FlushInterval time.Duration
+	ActivityIdle  time.Duration
+}
+
+// VolumePeer is a peer of a volume.
+type VolumePeer struct {
+	Name string
+	Mode protocol.Mode
+}
+
+// Export is where a volume's NBD export listens. The zero Export is none.
+type Export struct {
+	Network string // "unix" or "tcp"
+	Address string // path, or host:port on loopback
+}
+
+// String returns the export as it stands in a configuration.
+func (e Export) String() string {
+	if e.Network == "" {
+		return ""
+	}
+	return e.Network + ":" + e.Address
+}
+
+// MetaPath returns the path of a volume's metadata file.
+func (c *Config) MetaPath(volume string) string {
+	return filepath.Join(c.Node.State, volume+".meta")
+}
+
+// Volume returns the volume of that name, or nil.
+func (c *Config) Volume(name string) *Volume {
+	for i := range c.Volumes {
+		if c.Volumes[i].Name == name {
+			return &c.Volumes[i]
+		}
+	}
+	return nil
+}
+
+// VolumeNames lists the volumes for an error text.
+func (c *Config) VolumeNames() string {
+	if len(c.Volumes) == 0 {
+		return "none is configured"
+	}
+	names := make([]string, len(c.Volumes))
+	for i, v := range c.Volumes {
+		names[i] = v.Name
+	}
+	return strings.Join(names, ", ")
+}
+
+// CheckIdentity returns an *Error when a peer is configured with this node's
+// own public key, which would let the node connect to itself.
+func (c *Config) CheckIdentity(own string) error {
+	e := &Error{File: c.File}
+	for i, p := range c.Peers {
+		for _, k := range p.Keys {
+			if k == own {
+				key := fmt.Sprintf("peer[%d].key", i)
+				if c.lines[key] == 0 {
+					key = fmt.Sprintf("peer[%d].keys", i)
+				}
+				e.add(c.lines[key], shown(key), "peer %s has this node's own public key: put there what `qrbd identity` prints on %s", p.Name, p.Name)
+			}
+		}
+	}
+	return e.orNil()
+}
+
+// Load reads and checks the file at path. It returns an *Error, with every
+// fault found, when the content is wrong.
+func Load(path string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no configuration at %s: write one with `qrbd init`, or name another with --config or QRBD_CONFIG: %w", path, fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	return Parse(path, data)
+}
+
+// Parse checks the content of a configuration; file is used in errors only.
+func Parse(file string, data []byte) (*Config, error) {
+	e := &Error{File: file}
+	doc := parseDocument(data, e)
+	if doc == nil {
+		return nil, e
+	}
+	c := &Config{File: file, lines: doc.lines}
+	decode(c, doc, e)
+	check(c, e)
+	if err := e.orNil(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}

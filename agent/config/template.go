@@ -1,0 +1,82 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Template returns the text of a first configuration: the [node] section as
+// given, and the other sections as comments that show every key.
+func Template(n Node) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `# qrbd: configuration of node %s. Check it with: qrbd config check
+
+[node]
+name    = %s
+listen  = %s # UDP; peers connect here
+state   = %s # identity key, metadata, archives
+control = %s # socket of the control API
+`, n.Name, quote(n.Name), column(n.Listen), column(n.State), column(n.Control))
+	b.WriteString(templateRest)
+	return b.String()
+}
+
+// Stanza returns the [[peer]] section that the other nodes need for this one.
+func Stanza(name, address, key string) string {
+	return fmt.Sprintf("[[peer]]\nname    = %s\naddress = %s\nkey     = %s\n", quote(name), quote(address), quote(key))
+}
+
+// column is quote, padded so that the comments behind it line up.
+func column(s string) string { return fmt.Sprintf("%-27s", quote(s)) }
+
+// quote writes s as a TOML basic string.
+func quote(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r < 0x20 || r == 0x7f:
+			fmt.Fprintf(&b, `\u%04X`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+const templateRest = `#heartbeat    = "1s"                   # how often a peer is asked whether it is there
+#peer_timeout = "3s"                   # a peer that was silent for so long is lost
+
+# One section for each other node. "qrbd init" prints it there, and
+# "qrbd identity" prints the key again.
+#
+#[[peer]]
+#name    = "beta"
+#address = "10.0.0.2:7790"
+#key     = "qk1..."
+#keys    = ["qk1..."]   # further keys that are accepted, while a key is replaced
+
+# One section for each volume, the same name and size on every node.
+#
+#[[volume]]
+#name     = "crm"
+#size     = "10GiB"                     # B, KiB, MiB, GiB or TiB
+#backing  = "/var/lib/qrbd/crm.img"     # a file (created sparse) or a block device
+#export   = "unix:/run/qrbd/crm.sock"   # or "tcp:127.0.0.1:10809"
+#peers    = ["beta"]                    # default: every peer
+#protocol = "C"                         # C: a write is done when the peer has applied it
+#                                       # B: ... has received it; A: ... is queued to it
+#sync_rate      = "100MiB"              # limit of a resync, per second; default: none
+#sync_window    = "8MiB"                # resync data in flight
+#write_timeout  = "10s"                 # a peer that does not answer a write is dropped
+#flush_interval = "1s"                  # a peer is flushed at least so often,
+#flush_bytes    = "64MiB"               # or after so much
+#activity_idle  = "30s"                 # an extent not written for so long is idle
+#
+#[volume.protocols]                     # where a peer differs from protocol
+#gamma = "A"
+`

@@ -1,0 +1,122 @@
+package control
+
+import (
+	"context"
+	"time"
+
+	"github.com/qrbd/qrbd/volume"
+)
+
+// NodeStatus is what `qrbd status --json` prints.
+type NodeStatus struct {
+	Node    string          `json:"node"`
+	Version string          `json:"version"`
+	Volumes []volume.Status `json:"volumes"`
+}
+
+// CreateRequest asks for a volume's backing store and metadata.
+type CreateRequest struct {
+	Force bool `json:"force"` // overwrite what is there
+}
+
+// PromoteRequest carries volume.PromoteOptions.
+type PromoteRequest struct {
+	Force      bool `json:"force"`
+	PeerFenced bool `json:"peer_fenced"`
+}
+
+// DemoteRequest asks for the secondary role.
+type DemoteRequest struct {
+	Force bool `json:"force"` // disconnect the clients first
+}
+
+// SwitchoverRequest asks for a planned hand-over.
+type SwitchoverRequest struct {
+	To    string `json:"to"`
+	Force bool   `json:"force"` // disconnect the clients first
+}
+
+// ConnectRequest asks to connect to a peer, or to all for "".
+type ConnectRequest struct {
+	Peer          string `json:"peer,omitempty"`
+	DiscardMyData bool   `json:"discard_my_data"`
+}
+
+// DisconnectRequest asks to leave a peer, or all for "".
+type DisconnectRequest struct {
+	Peer string `json:"peer,omitempty"`
+}
+
+// VerifyRequest asks for a comparison with a peer, or with all for "".
+type VerifyRequest struct {
+	Peer string `json:"peer,omitempty"`
+}
+
+// WaitFor is a state that `qrbd wait` waits for.
+type WaitFor string
+
+// The states that can be waited for.
+const (
+	WaitConnected WaitFor = "connected"  // every peer is connected
+	WaitUpToDate  WaitFor = "up-to-date" // this disk and every peer's are up-to-date
+	WaitPrimary   WaitFor = "primary"    // the volume is primary here
+)
+
+// WaitRequest asks to be told when a state is reached.
+type WaitRequest struct {
+	For            WaitFor `json:"for"`
+	TimeoutSeconds float64 `json:"timeout_seconds"` // 0: no limit
+}
+
+// Progress is one line of a long operation's answer. The last line has Done or
+// Error.
+type Progress struct {
+	DoneBytes  int64                 `json:"done_bytes,omitempty"`
+	TotalBytes int64                 `json:"total_bytes,omitempty"`
+	Waiting    string                `json:"waiting,omitempty"` // what is still missing, in words
+	Reports    []volume.VerifyReport `json:"reports,omitempty"`
+	Done       bool                  `json:"done,omitempty"`
+	Error      *ErrorBody            `json:"error,omitempty"`
+}
+
+// ErrorBody is a refusal.
+type ErrorBody struct {
+	Code string `json:"code"`
+	Text string `json:"text"`
+}
+
+// EventLine is one line of the event stream: an event with its number, or a gap
+// (Missed events were dropped before Seq).
+type EventLine struct {
+	Seq    uint64 `json:"seq"`
+	Missed uint64 `json:"missed,omitempty"`
+	*volume.Event
+}
+
+// Node is the agent as the control API sees it. Volumes are named; an unknown
+// name is a *volume.Error with CodeUnknownVolume. Methods block until done,
+// refused or ctx ends. Safe for concurrent use.
+type Node interface {
+	Status() NodeStatus
+	Explain(name string) (volume.Explanation, error)
+	Create(ctx context.Context, name string, r CreateRequest) error
+	Promote(ctx context.Context, name string, r PromoteRequest) error
+	Demote(ctx context.Context, name string, r DemoteRequest) error
+	Switchover(ctx context.Context, name string, r SwitchoverRequest) error
+	Connect(ctx context.Context, name string, r ConnectRequest) error
+	Disconnect(ctx context.Context, name string, r DisconnectRequest) error
+	Invalidate(ctx context.Context, name string) error
+	Verify(ctx context.Context, name string, r VerifyRequest, progress func(done, total int64)) ([]volume.VerifyReport, error)
+}
+
+// Limits of the API.
+const (
+	bodyMax = 64 << 10
+	ringMax = 4096
+	// callMax is the end of a call that has no end of its own. A switchover
+	// drains, flushes and waits for the other side, each bounded by the volume's
+	// write timeout of some 10 s.
+	callMax = 60 * time.Second
+	// clientSlack is how much longer the client waits than the server works.
+	clientSlack = 5 * time.Second
+)

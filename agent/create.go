@@ -1,0 +1,130 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/qrbd/qrbd/agent/config"
+	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/volume"
+	"github.com/qrbd/qrbd/volume/meta"
+)
+
+// CreateOffline makes a volume's backing store and metadata when no agent runs;
+// it holds the node's lock meanwhile (ErrLocked).
+func CreateOffline(c *config.Config, name string, force bool) error {
+	v := c.Volume(name)
+	if v == nil {
+		return unknownVolume(name, c.VolumeNames())
+	}
+	lock, err := lockState(c.Node.State)
+	if err != nil {
+		return err
+	}
+	return errors.Join(createFiles(c, v, force), lock.release())
+}
+
+func unknownVolume(name, names string) error {
+	return &volume.Error{Code: protocol.CodeUnknownVolume, Text: fmt.Sprintf("volume %q is not configured on this node; there is: %s", name, names)}
+}
+
+// createFiles makes backing store and metadata, or changes nothing. Without
+// force whatever is there already is a refusal. REQUIRES: the node's lock.
+func createFiles(c *config.Config, v *config.Volume, force bool) error {
+	metaPath := c.MetaPath(v.Name)
+	if !force {
+		if err := absent(metaPath); err != nil {
+			return fmt.Errorf("volume %s is created already: %w; its data stay as they are (--force starts anew and loses them)", v.Name, err)
+		}
+	}
+	made, err := createBacking(v, force)
+	if err != nil {
+		return err
+	}
+	if err := meta.Create(metaPath, newSuper(c, v), force); err != nil {
+		if made {
+			os.Remove(v.Backing)
+		}
+		return fmt.Errorf("metadata of volume %s in %s: %w", v.Name, metaPath, err)
+	}
+	return nil
+}
+
+// newSuper describes a volume that holds nothing yet.
+func newSuper(c *config.Config, v *config.Volume) meta.Super {
+	s := meta.Super{Size: v.Size, Node: c.Node.Name, Name: v.Name, Disk: protocol.Inconsistent, Clean: true}
+	for _, p := range v.Peers {
+		s.Peers = append(s.Peers, meta.PeerSlot{Name: p.Name})
+	}
+	return s
+}
+
+func absent(path string) error {
+	_, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("%s exists: %w", path, fs.ErrExist)
+}
+
+// createBacking makes a sparse file, or checks that a block device will do. made
+// says that the file was not there before.
+func createBacking(v *config.Volume, force bool) (made bool, err error) {
+	fi, err := os.Stat(v.Backing)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		made = true
+	case err != nil:
+		return false, fmt.Errorf("backing store of volume %s: %w", v.Name, err)
+	case fi.Mode()&os.ModeDevice != 0:
+		return false, checkBlockDevice(v, force)
+	case !fi.Mode().IsRegular():
+		return false, fmt.Errorf("backing store of volume %s: %s is neither a file nor a block device", v.Name, v.Backing)
+	case !force:
+		return false, fmt.Errorf("backing store of volume %s: %s exists and may hold data: use --force to overwrite it", v.Name, v.Backing)
+	}
+	store, err := blockdev.CreateFile(v.Backing, v.Size, force)
+	if err != nil {
+		return false, fmt.Errorf("backing store of volume %s: %w", v.Name, err)
+	}
+	if err := store.Close(); err != nil {
+		return made, fmt.Errorf("backing store of volume %s: %w", v.Name, err)
+	}
+	return made, nil
+}
+
+// signatureBytes is the start of a device that is looked at for data: file
+// systems, partition tables, LVM and LUKS all have their mark there.
+const signatureBytes = 1 << 20
+
+// checkBlockDevice opens the device, which claims it from mounts and others.
+func checkBlockDevice(v *config.Volume, force bool) error {
+	store, err := blockdev.OpenBlock(v.Backing)
+	if err != nil {
+		return fmt.Errorf("backing store of volume %s: %w", v.Name, err)
+	}
+	defer store.Close()
+	if store.Size() < v.Size {
+		return fmt.Errorf("backing store of volume %s: %s has %d bytes, the volume needs %d: use a larger device or a smaller size",
+			v.Name, v.Backing, store.Size(), v.Size)
+	}
+	if force {
+		return nil
+	}
+	head := make([]byte, min(signatureBytes, store.Size()))
+	if err := store.ReadAt(head, 0); err != nil {
+		return fmt.Errorf("backing store of volume %s: %w", v.Name, err)
+	}
+	for _, b := range head {
+		if b != 0 {
+			return fmt.Errorf("backing store of volume %s: the first MiB of %s is not empty, so it may hold data: use --force to take it", v.Name, v.Backing)
+		}
+	}
+	return nil
+}

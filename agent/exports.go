@@ -1,0 +1,172 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/qrbd/qrbd/agent/config"
+	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/blockdev/nbd"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/volume"
+)
+
+// door is one export address: an NBD server and the volumes behind it.
+type door struct {
+	export config.Export
+	slots  []*slot
+	server *nbd.Server
+	ended  chan struct{} // closed when Serve has returned
+}
+
+// openDoors listens on every export address of the slots.
+func openDoors(slots []*slot, pool *blockdev.Pool, log *slog.Logger) ([]*door, error) {
+	var doors []*door
+	byAddress := map[config.Export]*door{}
+	for _, s := range slots {
+		d := byAddress[s.cfg.Export]
+		if d == nil {
+			d = &door{export: s.cfg.Export, ended: make(chan struct{})}
+			byAddress[s.cfg.Export] = d
+			doors = append(doors, d)
+		}
+		d.slots = append(d.slots, s)
+	}
+	for i, d := range doors {
+		l, err := nbd.Listen(d.export.String())
+		if err != nil {
+			for _, open := range doors[:i] {
+				open.close(context.Background())
+			}
+			return nil, fmt.Errorf("export of volume %s: %w", d.slots[0].cfg.Name, err)
+		}
+		d.server = nbd.NewServer(nbd.Options{Exports: d, Log: log, Pool: pool})
+		go func() {
+			defer close(d.ended)
+			if err := d.server.Serve(l); err != nil {
+				log.Error("export ended", "export", d.export.String(), "err", err)
+			}
+		}()
+	}
+	return doors, nil
+}
+
+func (d *door) close(ctx context.Context) error {
+	err := d.server.Shutdown(ctx)
+	<-d.ended
+	return err
+}
+
+// List implements nbd.Exports.
+func (d *door) List() []string {
+	names := make([]string, len(d.slots))
+	for i, s := range d.slots {
+		names[i] = s.cfg.Name
+	}
+	return names
+}
+
+// Open implements nbd.Exports: a volume is exported while it is primary.
+func (d *door) Open(name string) (*nbd.Export, error) {
+	s := d.find(name)
+	if s == nil {
+		return nil, nbd.ErrUnknownExport
+	}
+	vol, err := s.opened()
+	if err != nil {
+		return nil, &nbd.PolicyError{Text: err.Error()}
+	}
+	s.mu.Lock()
+	leaving := s.leave > 0
+	s.mu.Unlock()
+	if leaving {
+		return nil, &nbd.PolicyError{Text: fmt.Sprintf("volume %s is giving up the primary role here", s.cfg.Name)}
+	}
+	st := vol.Status()
+	if st.Role != protocol.Primary.String() {
+		return nil, &nbd.PolicyError{Text: notPrimary(st)}
+	}
+	return &nbd.Export{Name: s.cfg.Name, Device: vol, MinBlock: 1, PreferredBlock: blockdev.BlockSize}, nil
+}
+
+// find returns the slot of that name; "" means the only one.
+func (d *door) find(name string) *slot {
+	if name == "" && len(d.slots) == 1 {
+		return d.slots[0]
+	}
+	for _, s := range d.slots {
+		if s.cfg.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// notPrimary says who is, for a client that came to the wrong node.
+func notPrimary(st volume.Status) string {
+	for _, p := range st.Peers {
+		if p.Role == protocol.Primary.String() {
+			return fmt.Sprintf("volume %s is secondary here; its primary is %s", st.Name, p.Name)
+		}
+	}
+	return fmt.Sprintf("volume %s is secondary here and no primary is known; promote one with: qrbd promote %s", st.Name, st.Name)
+}
+
+// clients counts the connections that use a volume.
+func (a *Agent) clients(s *slot) int {
+	if d := a.doorOf(s); d != nil {
+		return d.server.Clients(s.cfg.Name)
+	}
+	return 0
+}
+
+func (a *Agent) doorOf(s *slot) *door {
+	for _, d := range a.doors {
+		if d.export == s.cfg.Export {
+			return d
+		}
+	}
+	return nil
+}
+
+// clear empties a volume of clients before it gives the role up. REQUIRES: the
+// door is closed. Without force a volume in use is refused.
+func (a *Agent) clear(ctx context.Context, s *slot, force bool) error {
+	d := a.doorOf(s)
+	if d == nil {
+		return nil
+	}
+	if n := d.server.Clients(s.cfg.Name); n > 0 && !force {
+		return &volume.Error{Code: protocol.CodeBusy, Text: fmt.Sprintf(
+			"volume %s is in use by %s: unmount and disconnect, or use --force to disconnect them", s.cfg.Name, count(n, "client"))}
+	}
+	// Also without clients: one may be between Open and its first request.
+	if err := d.server.Disconnect(ctx, s.cfg.Name); err != nil {
+		return fmt.Errorf("disconnecting the clients of volume %s: %w", s.cfg.Name, err)
+	}
+	return nil
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// expel disconnects the clients of a volume that has lost the primary role other
+// than by an operation here. The door needs no closing: Open looks at the role.
+func (a *Agent) expel(s *slot) {
+	a.spawn(func(ctx context.Context) {
+		d := a.doorOf(s)
+		if d == nil || d.server.Clients(s.cfg.Name) == 0 {
+			return
+		}
+		a.log.Warn("the volume is no longer primary: disconnecting its clients", "volume", s.cfg.Name, "clients", d.server.Clients(s.cfg.Name))
+		if err := d.server.Disconnect(ctx, s.cfg.Name); err != nil && !errors.Is(err, context.Canceled) {
+			a.log.Error("disconnecting clients", "volume", s.cfg.Name, "err", err)
+		}
+	})
+}

@@ -1,0 +1,420 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/volume"
+)
+
+// session is one authenticated connection to a peer's agent.
+type session interface {
+	// Peer returns the peer's configured name.
+	Peer() string
+	// Dialer says that this side dialled, and therefore opens volumes' streams.
+	Dialer() bool
+	// Open opens a stream and sends o on it. It blocks until the peer's stream
+	// limit allows one, or ctx ends.
+	Open(ctx context.Context, o protocol.StreamOpen) (volume.Stream, error)
+	// Send sends a message on the control stream. It blocks for a bounded time.
+	Send(m protocol.Message) error
+	// RTT returns the smoothed round trip; zero when unknown.
+	RTT() time.Duration
+}
+
+// network keeps sessions with the peers and tells links of them.
+type network interface {
+	// Close ends every session and returns when the goroutines have ended.
+	Close() error
+}
+
+const (
+	// pairTimeout: a stream whose twin does not come is dropped, and opening a
+	// pair is given up.
+	pairTimeout = 10 * time.Second
+	// pairsMax bounds the streams of one peer that wait for their twins. A peer
+	// that keeps to the protocol has at most one for each volume.
+	pairsMax = 64
+	// refusalsMax bounds the refusals under way to one peer.
+	refusalsMax = 16
+)
+
+// links connects sessions and volumes.
+type links struct {
+	a *Agent
+
+	mu sync.Mutex
+	// Guarded by mu.
+	sessions map[string]session // by peer
+	opening  map[link]bool      // pairs that are being opened
+	waiting  map[pairKey]*half
+	refusals map[string]int // under way, by peer
+	closed   bool
+}
+
+// link is a (volume, peer).
+type link struct{ volume, peer string }
+
+// pairKey names the two streams of one attempt. The session is part of it: an
+// attempt of an earlier session can never be completed by a later one.
+type pairKey struct {
+	s       session
+	volume  string
+	attempt uint64
+}
+
+// half is a stream that waits for its twin.
+type half struct {
+	kind   protocol.StreamKind
+	stream volume.Stream
+	timer  *time.Timer
+}
+
+func newLinks(a *Agent) *links {
+	return &links{
+		a:        a,
+		sessions: map[string]session{},
+		opening:  map[link]bool{},
+		waiting:  map[pairKey]*half{},
+		refusals: map[string]int{},
+	}
+}
+
+// sessionUp makes s the session with its peer. The dialler connects every
+// volume that they have in common; the other side waits to be connected.
+func (l *links) sessionUp(s session) {
+	l.mu.Lock()
+	l.sessions[s.Peer()] = s
+	l.mu.Unlock()
+	l.a.log.Info("session up", "peer", s.Peer(), "dialled", s.Dialer(), "rtt", s.RTT())
+	if !s.Dialer() {
+		return
+	}
+	for _, sl := range l.a.slots {
+		if _, err := sl.opened(); err == nil && sl.hasPeer(s.Peer()) {
+			l.connect(s, sl)
+		}
+	}
+}
+
+// sessionDown forgets s; what it carried has ended with it.
+func (l *links) sessionDown(s session, cause error) {
+	var orphans []*half
+	l.mu.Lock()
+	if l.sessions[s.Peer()] == s {
+		delete(l.sessions, s.Peer())
+	}
+	for k, h := range l.waiting {
+		if k.s == s {
+			orphans = append(orphans, h)
+			delete(l.waiting, k)
+		}
+	}
+	l.mu.Unlock()
+	for _, h := range orphans {
+		h.drop()
+	}
+	l.a.log.Info("session down", "peer", s.Peer(), "err", cause)
+}
+
+// unreachable tells every volume with that peer why a session did not come up.
+func (l *links) unreachable(peer string, cause error) {
+	for _, sl := range l.a.slots {
+		if vol, err := sl.opened(); err == nil && sl.hasPeer(peer) {
+			vol.PeerUnreachable(peer, cause)
+		}
+	}
+}
+
+// message handles what a peer's agent says on the control stream.
+func (l *links) message(s session, m protocol.Message) {
+	ask, ok := m.(*protocol.ConnectAsk)
+	if !ok {
+		l.a.log.Warn("unexpected message on the control stream", "peer", s.Peer(), "type", m.Type())
+		return
+	}
+	if !s.Dialer() {
+		l.a.log.Warn("asked to connect by the side that opens the streams", "peer", s.Peer(), "volume", ask.Volume)
+		return
+	}
+	sl, err := l.common(ask.Volume, s.Peer())
+	if err != nil {
+		l.refuseAsk(s, ask.Volume, err)
+		return
+	}
+	l.connect(s, sl)
+}
+
+// ask is a volume's AskConnect: connect soon, if there is a session. Without one
+// the next sessionUp does it.
+func (l *links) ask(sl *slot, peer string) {
+	l.mu.Lock()
+	s := l.sessions[peer]
+	l.mu.Unlock()
+	if s == nil {
+		return
+	}
+	if s.Dialer() {
+		l.connect(s, sl)
+		return
+	}
+	l.a.spawn(func(context.Context) {
+		if err := s.Send(&protocol.ConnectAsk{Volume: sl.cfg.Name}); err != nil {
+			l.a.log.Debug("asking to be connected", "volume", sl.cfg.Name, "peer", peer, "err", err)
+		}
+	})
+}
+
+// volumeOpened connects a volume that was opened after its peers' sessions came
+// up.
+func (l *links) volumeOpened(sl *slot) {
+	for _, p := range sl.cfg.Peers {
+		l.ask(sl, p.Name)
+	}
+}
+
+// common returns the volume of that name if it runs here and has that peer;
+// otherwise the refusal to send.
+func (l *links) common(name, peer string) (*slot, error) {
+	self := l.a.cfg.Node.Name
+	sl := l.a.slot(name)
+	if sl == nil {
+		return nil, &volume.Error{Code: protocol.CodeUnknownVolume, Text: fmt.Sprintf("volume %s is not configured on %s", name, self)}
+	}
+	if !sl.hasPeer(peer) {
+		return nil, &volume.Error{Code: protocol.CodeUnknownVolume, Text: fmt.Sprintf("volume %s on %s does not have %s among its peers", name, self, peer)}
+	}
+	if _, err := sl.opened(); err != nil {
+		code, _ := errorText(err)
+		return nil, &volume.Error{Code: code, Text: fmt.Sprintf("on %s %v", self, err)}
+	}
+	return sl, nil
+}
+
+// connect opens a volume's pair of streams and hands it over. A pair that is
+// being opened already serves this call too.
+func (l *links) connect(s session, sl *slot) {
+	key := link{sl.cfg.Name, s.Peer()}
+	l.mu.Lock()
+	busy := l.opening[key]
+	l.opening[key] = true
+	l.mu.Unlock()
+	if busy {
+		return
+	}
+	l.a.spawn(func(ctx context.Context) {
+		conn, err := l.openPair(ctx, s, sl.cfg.Name)
+		l.mu.Lock()
+		delete(l.opening, key)
+		l.mu.Unlock()
+		if err != nil {
+			// The session ends soon, or the volume asks again.
+			l.a.log.Debug("opening streams", "volume", key.volume, "peer", key.peer, "err", err)
+			return
+		}
+		l.attach(sl, key.peer, conn)
+	})
+}
+
+// openPair opens the write stream, then the bulk stream, of a new attempt.
+func (l *links) openPair(ctx context.Context, s session, name string) (volume.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, pairTimeout)
+	defer cancel()
+	attempt := random()
+	w, err := s.Open(ctx, protocol.StreamOpen{Kind: protocol.StreamWrite, Volume: name, Attempt: attempt})
+	if err != nil {
+		return volume.Conn{}, fmt.Errorf("write stream: %w", err)
+	}
+	b, err := s.Open(ctx, protocol.StreamOpen{Kind: protocol.StreamBulk, Volume: name, Attempt: attempt})
+	if err != nil {
+		w.Abort()
+		return volume.Conn{}, fmt.Errorf("bulk stream: %w", err)
+	}
+	return volume.Conn{Write: w, Bulk: b, RTT: s.RTT}, nil
+}
+
+// attach gives a connection to a volume, which owns it from then on.
+func (l *links) attach(sl *slot, peer string, c volume.Conn) {
+	vol, err := sl.opened()
+	if err != nil {
+		c.Write.Abort()
+		c.Bulk.Abort()
+		return
+	}
+	if err := vol.AttachPeer(peer, c); err != nil {
+		l.a.log.Debug("the volume did not take the connection", "volume", sl.cfg.Name, "peer", peer, "err", err)
+	}
+}
+
+// streamOpened takes a stream that the peer opened.
+func (l *links) streamOpened(s session, o protocol.StreamOpen, st volume.Stream) {
+	mine, twin, err := l.pair(s, o, st)
+	switch {
+	case err != nil:
+		l.a.log.Warn("stream refused", "peer", s.Peer(), "volume", o.Volume, "err", err)
+		st.Abort()
+		return
+	case twin == nil:
+		return // waits
+	}
+	c := volume.Conn{Write: st, Bulk: twin.stream, RTT: s.RTT}
+	if mine.kind == protocol.StreamBulk {
+		c.Write, c.Bulk = twin.stream, st
+	}
+	sl, err := l.common(o.Volume, s.Peer())
+	if err != nil {
+		l.refuse(s.Peer(), c, err)
+		return
+	}
+	l.attach(sl, s.Peer(), c)
+}
+
+// pair finds the twin of a stream, or lets the stream wait for it.
+func (l *links) pair(s session, o protocol.StreamOpen, st volume.Stream) (mine, twin *half, err error) {
+	switch o.Kind {
+	case protocol.StreamWrite, protocol.StreamBulk:
+	default:
+		return nil, nil, fmt.Errorf("stream of kind %d", o.Kind)
+	}
+	key := pairKey{s, o.Volume, o.Attempt}
+	mine = &half{kind: o.Kind, stream: st}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, nil, errStopping
+	}
+	if twin = l.waiting[key]; twin != nil {
+		if twin.kind == o.Kind {
+			return nil, nil, fmt.Errorf("two %v streams of one attempt", o.Kind)
+		}
+		delete(l.waiting, key)
+		twin.timer.Stop()
+		return mine, twin, nil
+	}
+	n := 0
+	for k := range l.waiting {
+		if k.s == s {
+			n++
+		}
+	}
+	if n >= pairsMax {
+		return nil, nil, fmt.Errorf("%d streams wait for their twins", n)
+	}
+	mine.timer = time.AfterFunc(pairTimeout, func() { l.lonely(key, mine) })
+	l.waiting[key] = mine
+	return mine, nil, nil
+}
+
+var errStopping = fmt.Errorf("the node is stopping")
+
+// lonely drops a stream whose twin did not come.
+func (l *links) lonely(key pairKey, h *half) {
+	l.mu.Lock()
+	mine := l.waiting[key] == h
+	if mine {
+		delete(l.waiting, key)
+	}
+	l.mu.Unlock()
+	if mine {
+		l.a.log.Warn("a volume's second stream did not come", "volume", key.volume, "peer", key.s.Peer())
+		h.stream.Abort()
+	}
+}
+
+// drop ends a half that nobody can find any more.
+func (h *half) drop() {
+	h.timer.Stop()
+	h.stream.Abort()
+}
+
+// refuse answers a pair of streams with the reason, then ends them. REQUIRES:
+// the caller owns c.
+func (l *links) refuse(peer string, c volume.Conn, why error) {
+	c.Bulk.Abort()
+	if !l.mayRefuse(peer) {
+		c.Write.Abort()
+		return
+	}
+	l.a.spawnOr(func(ctx context.Context) {
+		defer l.refused(peer)
+		sendRefusal(ctx, c.Write, why)
+	}, func() {
+		l.refused(peer)
+		c.Write.Abort()
+	})
+}
+
+// refuseAsk answers a ConnectAsk for a volume that cannot be connected: with a
+// pair of streams, so that the reason reaches the volume that asked.
+func (l *links) refuseAsk(s session, name string, why error) {
+	peer := s.Peer()
+	if !l.mayRefuse(peer) {
+		return
+	}
+	l.a.spawnOr(func(ctx context.Context) {
+		defer l.refused(peer)
+		c, err := l.openPair(ctx, s, name)
+		if err != nil {
+			l.a.log.Debug("refusing to connect", "volume", name, "peer", peer, "err", err)
+			return
+		}
+		sendRefusal(ctx, c.Write, why)
+		c.Bulk.Abort()
+	}, func() { l.refused(peer) })
+}
+
+// mayRefuse counts a refusal that begins; false: too many are under way.
+func (l *links) mayRefuse(peer string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.refusals[peer] >= refusalsMax {
+		return false
+	}
+	l.refusals[peer]++
+	return true
+}
+
+func (l *links) refused(peer string) {
+	l.mu.Lock()
+	if l.refusals[peer]--; l.refusals[peer] == 0 {
+		delete(l.refusals, peer)
+	}
+	l.mu.Unlock()
+}
+
+// sendRefusal writes a Refuse frame, ends the sending direction, and waits until
+// the peer has ended its own (so that the frame is not lost with the stream) or
+// pairTimeout has passed.
+func sendRefusal(ctx context.Context, w volume.Stream, why error) {
+	ctx, cancel := context.WithTimeout(ctx, pairTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, w.Abort)
+	defer stop()
+	defer w.Abort()
+	code, text := errorText(why)
+	if _, err := w.Write(protocol.AppendFrame(nil, &protocol.Refuse{Code: code, Text: text}, nil)); err != nil {
+		return
+	}
+	if w.Close() != nil {
+		return
+	}
+	// What the peer said before it read the refusal is of no interest.
+	_, _ = io.Copy(io.Discard, w)
+}
+
+// close drops what waits. REQUIRES: the network is closed, nothing comes any
+// more.
+func (l *links) close() {
+	l.mu.Lock()
+	l.closed = true
+	rest := l.waiting
+	l.waiting = map[pairKey]*half{}
+	l.mu.Unlock()
+	for _, h := range rest {
+		h.drop()
+	}
+}

@@ -1,0 +1,219 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/qrbd/qrbd/agent/control"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/volume"
+)
+
+// Agent implements control.Node.
+var _ control.Node = (*Agent)(nil)
+
+// Status implements control.Node.
+func (a *Agent) Status() control.NodeStatus {
+	st := control.NodeStatus{Node: a.cfg.Node.Name, Version: a.opt.Version, Volumes: []volume.Status{}}
+	for _, s := range a.slots {
+		v := s.status()
+		v.Clients = a.clients(s)
+		st.Volumes = append(st.Volumes, v)
+	}
+	return st
+}
+
+// find returns the slot of a name that a request gave.
+func (a *Agent) find(name string) (*slot, error) {
+	if a.isStopping() {
+		return nil, &volume.Error{Code: protocol.CodeShutdown, Text: "the agent is stopping: try again when it runs"}
+	}
+	if s := a.slot(name); s != nil {
+		return s, nil
+	}
+	return nil, unknownVolume(name, a.cfg.VolumeNames())
+}
+
+// findOpen returns the slot and its volume.
+func (a *Agent) findOpen(name string) (*slot, running, error) {
+	s, err := a.find(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	vol, err := s.opened()
+	return s, vol, err
+}
+
+// begin starts an operation that changes a role or files; end is nil when it is
+// refused.
+func (s *slot) begin() (end func(), err error) {
+	if !s.operation.TryLock() {
+		return nil, &volume.Error{Code: protocol.CodeBusy, Text: fmt.Sprintf("another operation on volume %s is under way: look at qrbd status and try again", s.cfg.Name)}
+	}
+	return s.operation.Unlock, nil
+}
+
+// Explain implements control.Node.
+func (a *Agent) Explain(name string) (volume.Explanation, error) {
+	_, vol, err := a.findOpen(name)
+	if err != nil {
+		return volume.Explanation{}, err
+	}
+	return vol.Explain(), nil
+}
+
+// Create implements control.Node: the running agent makes the files, so that
+// nobody else touches them, and opens the volume.
+func (a *Agent) Create(ctx context.Context, name string, r control.CreateRequest) error {
+	s, err := a.find(name)
+	if err != nil {
+		return err
+	}
+	end, err := s.begin()
+	if err != nil {
+		return err
+	}
+	defer end()
+	if _, err := s.opened(); err == nil {
+		if !r.Force {
+			return &volume.Error{Code: protocol.CodeNotAllowed, Text: fmt.Sprintf("volume %s is created already and running", name)}
+		}
+		return &volume.Error{Code: protocol.CodeBusy, Text: fmt.Sprintf("volume %s is running: stop the agent, then run qrbd create %s --force", name, name)}
+	}
+	if err := createFiles(a.cfg, &s.cfg, r.Force); err != nil {
+		return &volume.Error{Code: protocol.CodeNotAllowed, Text: err.Error()}
+	}
+	a.log.Info("volume created", "volume", name, "backing", s.cfg.Backing, "bytes", s.cfg.Size)
+	a.open(s)
+	if _, err := s.opened(); err != nil {
+		return err
+	}
+	a.links.volumeOpened(s)
+	return nil
+}
+
+// Promote implements control.Node.
+func (a *Agent) Promote(ctx context.Context, name string, r control.PromoteRequest) error {
+	s, vol, err := a.findOpen(name)
+	if err != nil {
+		return err
+	}
+	end, err := s.begin()
+	if err != nil {
+		return err
+	}
+	defer end()
+	return vol.Promote(ctx, volume.PromoteOptions{Force: r.Force, PeerFenced: r.PeerFenced})
+}
+
+// Demote implements control.Node.
+func (a *Agent) Demote(ctx context.Context, name string, r control.DemoteRequest) error {
+	return a.leaveRole(ctx, name, r.Force, func(vol running) error { return vol.Demote(ctx) })
+}
+
+// Switchover implements control.Node.
+func (a *Agent) Switchover(ctx context.Context, name string, r control.SwitchoverRequest) error {
+	if err := a.checkPeer(name, r.To, false); err != nil {
+		return err
+	}
+	return a.leaveRole(ctx, name, r.Force, func(vol running) error { return vol.Switchover(ctx, r.To) })
+}
+
+// leaveRole empties the volume of clients, keeps new ones out, and does what
+// gives the primary role up.
+func (a *Agent) leaveRole(ctx context.Context, name string, force bool, op func(running) error) error {
+	s, vol, err := a.findOpen(name)
+	if err != nil {
+		return err
+	}
+	end, err := s.begin()
+	if err != nil {
+		return err
+	}
+	defer end()
+	s.closeDoor()
+	defer s.openDoor()
+	if err := a.clear(ctx, s, force); err != nil {
+		return err
+	}
+	return op(vol)
+}
+
+// Connect implements control.Node.
+func (a *Agent) Connect(ctx context.Context, name string, r control.ConnectRequest) error {
+	if err := a.checkPeer(name, r.Peer, true); err != nil {
+		return err
+	}
+	_, vol, err := a.findOpen(name)
+	if err != nil {
+		return err
+	}
+	return vol.Connect(ctx, r.Peer, r.DiscardMyData)
+}
+
+// Disconnect implements control.Node.
+func (a *Agent) Disconnect(ctx context.Context, name string, r control.DisconnectRequest) error {
+	if err := a.checkPeer(name, r.Peer, true); err != nil {
+		return err
+	}
+	_, vol, err := a.findOpen(name)
+	if err != nil {
+		return err
+	}
+	return vol.Disconnect(ctx, r.Peer)
+}
+
+// Invalidate implements control.Node.
+func (a *Agent) Invalidate(ctx context.Context, name string) error {
+	_, vol, err := a.findOpen(name)
+	if err != nil {
+		return err
+	}
+	return vol.Invalidate(ctx)
+}
+
+// Verify implements control.Node.
+func (a *Agent) Verify(ctx context.Context, name string, r control.VerifyRequest, progress func(done, total int64)) ([]volume.VerifyReport, error) {
+	if err := a.checkPeer(name, r.Peer, true); err != nil {
+		return nil, err
+	}
+	_, vol, err := a.findOpen(name)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(a.ctx, cancel)
+	defer stop()
+	return vol.Verify(ctx, r.Peer, progress)
+}
+
+// checkPeer refuses a peer that the volume does not have. empty: "" means all.
+func (a *Agent) checkPeer(name, peer string, empty bool) error {
+	s, err := a.find(name)
+	if err != nil {
+		return err
+	}
+	if s.hasPeer(peer) || peer == "" && empty {
+		return nil
+	}
+	names := make([]string, len(s.cfg.Peers))
+	for i, p := range s.cfg.Peers {
+		names[i] = p.Name
+	}
+	if len(names) == 0 {
+		names = []string{"none"}
+	}
+	return &volume.Error{Code: protocol.CodeNotAllowed, Text: fmt.Sprintf("volume %s has no peer %q; its peers: %s", name, peer, strings.Join(names, ", "))}
+}
+
+// errorText is the text of a refusal, for the other side.
+func errorText(err error) (protocol.Code, string) {
+	var ve *volume.Error
+	if errors.As(err, &ve) {
+		return ve.Code, ve.Text
+	}
+	return protocol.CodeInternal, err.Error()
+}

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/qrbd/qrbd/agent"
+	"github.com/qrbd/qrbd/agent/config"
+	"github.com/qrbd/qrbd/agent/control"
+)
+
+// call is one run of a command: its flags and arguments, and where it talks to.
+type call struct {
+	*cli.Context
+	t *terminal
+}
+
+// command defines a command. args describes its arguments for help; least and
+// most bound their number.
+func command(t *terminal, name, args, does string, least, most int, flags []cli.Flag, do func(c call) error) *cli.Command {
+	return &cli.Command{
+		Name:            name,
+		Usage:           does,
+		ArgsUsage:       args,
+		Flags:           append(flags, configFlag()),
+		HideHelpCommand: true,
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
+			return usage("%s: %v; see qrbd %s --help", name, err, name)
+		},
+		Action: func(c *cli.Context) error {
+			switch n := c.NArg(); {
+			case n < least:
+				return usage("%s: an argument is missing: qrbd %s %s", name, name, args)
+			case n > most:
+				return usage("%s: too many arguments: qrbd %s %s", name, name, args)
+			}
+			return do(call{Context: c, t: t})
+		},
+	}
+}
+
+// Flags are made anew for each command: urfave/cli keeps state in them.
+
+func configFlag() cli.Flag {
+	return &cli.StringFlag{Name: "config", Usage: "configuration `FILE`", Value: config.DefaultPath, EnvVars: []string{"QRBD_CONFIG"}}
+}
+
+func boolFlag(name, does string) cli.Flag { return &cli.BoolFlag{Name: name, Usage: does} }
+
+func textFlag(name, does string) cli.Flag { return &cli.StringFlag{Name: name, Usage: does} }
+
+func jsonFlag() cli.Flag { return boolFlag("json", "print JSON") }
+
+func controlFlag() cli.Flag {
+	return textFlag("control", "control `SOCKET` of the agent (default: the one in the configuration)")
+}
+
+// remote are the flags of a command that speaks with the agent.
+func remote(flags ...cli.Flag) []cli.Flag { return append(flags, controlFlag()) }
+
+func commands(t *terminal) []*cli.Command {
+	return []*cli.Command{
+		command(t, "init", "", "write a configuration and an identity for this node", 0, 0, []cli.Flag{
+			textFlag("name", "this node's `NAME`"),
+			textFlag("listen", "UDP `ADDRESS` for peers, like 10.0.0.1:7790"),
+			&cli.StringFlag{Name: "state", Usage: "`DIR` for key, metadata and archives", Value: config.DefaultState},
+			&cli.StringFlag{Name: "control", Usage: "control `SOCKET`", Value: config.DefaultControl},
+			jsonFlag(),
+		}, runInit),
+		command(t, "identity", "", "print this node's name and public key", 0, 0, []cli.Flag{jsonFlag()}, runIdentity),
+		command(t, "config", "check", "check the configuration", 1, 1, []cli.Flag{jsonFlag()}, runConfig),
+		command(t, "agent", "", "run the node in the foreground", 0, 0, []cli.Flag{
+			&cli.StringFlag{Name: "log-level", Usage: "`LEVEL`: debug, info, warn or error", Value: "info"},
+			&cli.StringFlag{Name: "log-format", Usage: "`FORMAT`: text or json", Value: "text"},
+		}, runAgent),
+		command(t, "create", "VOLUME", "make a volume's backing store and metadata", 1, 1, remote(
+			boolFlag("force", "overwrite what is there: its data are lost"),
+		), runCreate),
+		command(t, "status", "[VOLUME]", "show roles, states, and what is out of sync", 0, 1, remote(
+			jsonFlag(),
+			boolFlag("watch", "keep showing it, until q or Ctrl-C"),
+			&cli.DurationFlag{Name: "interval", Usage: "how often --watch looks", Value: defaultInterval},
+		), runStatus),
+		command(t, "promote", "VOLUME", "become primary", 1, 1, remote(
+			boolFlag("force", "accept inconsistent or outdated data, or start a brand-new volume"),
+			boolFlag("peer-fenced", "vouch that peers that cannot be reached are dead"),
+		), runPromote),
+		command(t, "demote", "VOLUME", "drain, flush and become secondary", 1, 1, remote(
+			boolFlag("force", "disconnect clients first"),
+		), runDemote),
+		command(t, "switchover", "VOLUME --to PEER", "hand the primary role to a peer", 1, 1, remote(
+			textFlag("to", "the `PEER` that becomes primary"),
+			boolFlag("force", "disconnect clients first"),
+		), runSwitchover),
+		command(t, "connect", "VOLUME [PEER]", "connect to a peer, or to all", 1, 2, remote(
+			boolFlag("discard-my-data", "after a split brain: give up what was written on this side"),
+		), runConnect),
+		command(t, "disconnect", "VOLUME [PEER]", "leave a peer, or all, until told to connect", 1, 2, remote(), runDisconnect),
+		command(t, "invalidate", "VOLUME", "give this side's data up and copy a peer's in full", 1, 1, remote(), runInvalidate),
+		command(t, "verify", "VOLUME [PEER]", "compare replicas while they are in use", 1, 2, remote(jsonFlag()), runVerify),
+		command(t, "explain", "VOLUME", "what would happen on connect or promote now, and by which rule", 1, 1, remote(jsonFlag()), runExplain),
+		command(t, "wait", "VOLUME --for STATE", "wait until a volume is connected, up-to-date or primary", 1, 1, remote(
+			textFlag("for", "`STATE`: connected, up-to-date or primary"),
+			&cli.DurationFlag{Name: "timeout", Usage: "give up after `DURATION` (default: never)"},
+			jsonFlag(),
+		), runWait),
+		command(t, "events", "", "print a line for each state change", 0, 0, remote(
+			jsonFlag(),
+			&cli.Uint64Flag{Name: "since", Usage: "begin after event `N` (0: the oldest that is kept; default: from now on)"},
+			boolFlag("once", "end after the last event instead of waiting for more"),
+		), runEvents),
+		command(t, "version", "", "print the version", 0, 0, []cli.Flag{jsonFlag()}, runVersion),
+	}
+}
+
+// volume is the command's first argument.
+func (c call) volume() string { return c.Args().First() }
+
+// config loads the configuration.
+func (c call) config() (*config.Config, error) { return config.Load(c.String("config")) }
+
+// client returns a client of the agent. With --control the configuration is not
+// needed, so that a fault in it does not blind the operator.
+func (c call) client() (*control.Client, error) {
+	if path := c.String("control"); path != "" {
+		return control.NewClient(path), nil
+	}
+	cfg, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	return control.NewClient(cfg.Node.Control), nil
+}
+
+// operate calls op and says done in a line.
+func (c call) operate(done string, op func(context.Context, *control.Client, string) error) error {
+	client, err := c.client()
+	if err != nil {
+		return err
+	}
+	if err := op(c.Context.Context, client, c.volume()); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.t.out, done)
+	return nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		return fmt.Errorf("printing: %w", err)
+	}
+	return nil
+}
+
+func runCreate(c call) error {
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	socket := cfg.Node.Control
+	if p := c.String("control"); p != "" {
+		socket = p
+	}
+	name, force := c.volume(), c.Bool("force")
+	err = control.NewClient(socket).Create(c.Context.Context, name, control.CreateRequest{Force: force})
+	if errors.Is(err, control.ErrNotRunning) {
+		err = agent.CreateOffline(cfg, name, force)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.t.out, "volume %s is created; once it is on its peers too, start it on one node with: qrbd promote %s --force\n", name, name)
+	return nil
+}
+
+func runPromote(c call) error {
+	return c.operate(fmt.Sprintf("volume %s is primary here", c.volume()), func(ctx context.Context, cl *control.Client, name string) error {
+		return cl.Promote(ctx, name, control.PromoteRequest{Force: c.Bool("force"), PeerFenced: c.Bool("peer-fenced")})
+	})
+}
+
+func runDemote(c call) error {
+	return c.operate(fmt.Sprintf("volume %s is secondary here", c.volume()), func(ctx context.Context, cl *control.Client, name string) error {
+		return cl.Demote(ctx, name, control.DemoteRequest{Force: c.Bool("force")})
+	})
+}
+
+func runSwitchover(c call) error {
+	to := c.String("to")
+	if to == "" {
+		return usage("switchover: say which peer becomes primary: qrbd switchover %s --to PEER", c.volume())
+	}
+	return c.operate(fmt.Sprintf("volume %s is primary on %s", c.volume(), to), func(ctx context.Context, cl *control.Client, name string) error {
+		return cl.Switchover(ctx, name, control.SwitchoverRequest{To: to, Force: c.Bool("force")})
+	})
+}
+
+func runConnect(c call) error {
+	return c.operate(fmt.Sprintf("volume %s is connecting", c.volume()), func(ctx context.Context, cl *control.Client, name string) error {
+		return cl.Connect(ctx, name, control.ConnectRequest{Peer: c.Args().Get(1), DiscardMyData: c.Bool("discard-my-data")})
+	})
+}
+
+func runDisconnect(c call) error {
+	return c.operate(fmt.Sprintf("volume %s is disconnected", c.volume()), func(ctx context.Context, cl *control.Client, name string) error {
+		return cl.Disconnect(ctx, name, control.DisconnectRequest{Peer: c.Args().Get(1)})
+	})
+}
+
+func runInvalidate(c call) error {
+	return c.operate(fmt.Sprintf("volume %s will be copied in full from a peer", c.volume()), func(ctx context.Context, cl *control.Client, name string) error {
+		return cl.Invalidate(ctx, name)
+	})
+}
+
+func runExplain(c call) error {
+	client, err := c.client()
+	if err != nil {
+		return err
+	}
+	e, err := client.Explain(c.Context.Context, c.volume())
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printJSON(c.t.out, e)
+	}
+	width, _ := c.t.size()
+	writeLines(c.t.out, explainLines(e, palette{c.t.colour}, width))
+	return nil
+}
