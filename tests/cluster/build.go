@@ -1,0 +1,89 @@
+package cluster
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// Program is what runs as a node's agent. The command line is always qrbd's.
+type Program struct {
+	pkg string
+	arg string // its first argument
+}
+
+// The agents.
+var (
+	Qrbd       = Program{"./cmd/qrbd", "agent"}
+	CrashAgent = Program{"./tests/e2e/storeagent", "volatile"} // what is not flushed lives in its memory only
+	FaultAgent = Program{"./tests/e2e/storeagent", "fault"}    // a store obeys the script beside it, Node.Faults
+)
+
+var built struct {
+	sync.Mutex
+	dir  string
+	path map[string]string // by package
+}
+
+// binary returns the path of a main package's program, built on first use.
+func binary(t testing.TB, pkg string) string {
+	t.Helper()
+	built.Lock()
+	defer built.Unlock()
+	if path := built.path[pkg]; path != "" {
+		return path
+	}
+	if built.dir == "" {
+		dir, err := os.MkdirTemp("", "qrbd-e2e-bin-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		built.dir, built.path = dir, map[string]string{}
+	}
+	path := filepath.Join(built.dir, filepath.Base(pkg))
+	args := []string{"build", "-o", path}
+	if os.Getenv("QRBD_E2E_RACE") != "" {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, pkg)...)
+	cmd.Dir = moduleRoot(t)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
+	}
+	built.path[pkg] = path
+	return path
+}
+
+func moduleRoot(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		if dir == "/" {
+			t.Fatal("no go.mod above the test")
+		}
+	}
+}
+
+// Main runs m's tests and removes what the package made for all of them. It
+// returns the exit code.
+func Main(m *testing.M) int {
+	sweepNamespaces()
+	code := m.Run()
+	built.Lock()
+	defer built.Unlock()
+	if built.dir != "" {
+		if err := os.RemoveAll(built.dir); err != nil {
+			fmt.Fprintln(os.Stderr, "remove binaries:", err)
+		}
+	}
+	return code
+}

@@ -1,0 +1,122 @@
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"github.com/qrbd/qrbd/tests/cluster"
+	"github.com/qrbd/qrbd/tests/cluster/ledger"
+)
+
+// TestSecondaryDiskFails: a write or a flush that fails on the secondary fails
+// that disk for good; the primary goes on and knows what the peer lacks.
+func TestSecondaryDiskFails(t *testing.T) {
+	t.Parallel()
+	for _, script := range []string{"write error", "flush error", "write nospace"} {
+		t.Run(script, func(t *testing.T) {
+			t.Parallel()
+			c := cluster.New(t, cluster.Options{Program: cluster.FaultAgent, Configure: quick})
+			alpha, beta := c.Up(), c.Nodes[1]
+			l := newLedger()
+			r := startLoad(t, alpha, l)
+			r.runFor(500 * time.Millisecond)
+			beta.Faults("crm", script+"\n")
+			beta.Wait("crm", "failed", lostWithin, func(v cluster.Volume) bool { return v.Disk == "failed" })
+			r.progress(lostWithin)
+			p := alpha.WaitPeer("crm", "beta", "known to have a failed disk", lostWithin, func(p cluster.Peer) bool {
+				return p.Disk == "failed" && p.OutOfSync > 0
+			})
+			if p.Replication == "established" {
+				t.Errorf("alpha still replicates to a failed disk: %+v", p)
+			}
+			r.progress(cluster.Timeout)
+			r.stop()
+			judge(t, alpha, l, ledger.Acked)
+			beta.Refused([]string{}, "promote", "crm", "--peer-fenced")
+			if !mentions(beta.Log(), "failed", "error") {
+				t.Error("the secondary's log does not mention it")
+			}
+
+			t.Log("the disk works again, and the agent is started anew")
+			beta.Kill()
+			beta.Faults("crm", "")
+			beta.Start()
+			c.WaitInSync("crm", syncWithin)
+			c.Equal("crm")
+		})
+	}
+}
+
+// TestPrimaryDiskFails: clients of a primary whose disk failed get errors or
+// are served by the peer, and are never told of a write that is nowhere; the
+// peer can be promoted and has everything.
+func TestPrimaryDiskFails(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t, cluster.Options{Program: cluster.FaultAgent, Configure: quick})
+	alpha, beta := c.Up(), c.Nodes[1]
+	l := newLedger()
+	r := startLoad(t, alpha, l)
+	r.runFor(700 * time.Millisecond)
+	alpha.Faults("crm", "write error\n")
+	alpha.Wait("crm", "failed", lostWithin, func(v cluster.Volume) bool { return v.Disk == "failed" || v.Disk == "diskless" })
+	select {
+	case <-r.done:
+	case <-time.After(2 * time.Second):
+		r.cancel() // served by the peer
+	}
+	r.join()
+	if v := beta.Volume("crm"); v.Disk != "up-to-date" {
+		t.Fatalf("the good copy: %v", v)
+	}
+	alpha.Must("demote", "crm", "--force")
+	beta.Must("promote", "crm", "--peer-fenced")
+	settle(t, beta, l, ledger.Acked)
+	drive(t, beta, l, 500*time.Millisecond)
+	alpha.Kill()
+	alpha.Faults("crm", "")
+	alpha.Start()
+	c.WaitInSync("crm", syncWithin)
+	judge(t, beta, l, ledger.Acked)
+	c.Equal("crm")
+}
+
+// TestSlowSecondaryDisk: slow is not failed; nothing is lost or cut off.
+func TestSlowSecondaryDisk(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t, cluster.Options{Program: cluster.FaultAgent})
+	alpha, beta := c.Up(), c.Nodes[1]
+	beta.Faults("crm", "write delay 20ms p=0.2\nflush delay 300ms\n")
+	l := newLedger()
+	drive(t, alpha, l, 2*time.Second)
+	if p := alpha.Volume("crm").Peer("beta"); p.Connection != "connected" || p.OutOfSync != 0 {
+		t.Errorf("a slow peer was lost: %+v", p)
+	}
+	beta.Faults("crm", "")
+	c.Equal("crm")
+}
+
+// TestHangingSecondaryDisk: a disk that never answers is a lost peer, within a
+// bounded time.
+func TestHangingSecondaryDisk(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t, cluster.Options{Program: cluster.FaultAgent, Configure: func(c *cluster.Config) {
+		quick(c)
+		c.Volume("crm").Extra = "write_timeout = \"3s\"\n"
+	}})
+	alpha, beta := c.Up(), c.Nodes[1]
+	l := newLedger()
+	r := startLoad(t, alpha, l)
+	r.runFor(500 * time.Millisecond)
+	beta.Faults("crm", "write hang\n")
+	alpha.WaitLost("crm", "beta", 20*time.Second)
+	r.progress(20 * time.Second)
+	beta.Kill()
+	beta.Faults("crm", "")
+	beta.Start()
+	c.WaitInSync("crm", syncWithin)
+	r.progress(cluster.Timeout)
+	r.stop()
+	judge(t, alpha, l, ledger.Acked)
+	c.WaitInSync("crm", syncWithin)
+	c.Equal("crm")
+}
