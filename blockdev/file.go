@@ -64,7 +64,9 @@ type File struct {
 	flushFD int      // fdatasync only
 	lanes   chan int // idle descriptors for FUA writes
 
-	fdatasync func(fd int) error // unix.Fdatasync, replaced in tests
+	// The calls that wait for stable storage, replaced in tests.
+	fdatasync   func(fd int) error
+	writeStable func(fd int, p []byte, off int64) (int, error)
 
 	refs    atomic.Int64 // operations in flight, plus closedBit after Close
 	release sync.Once
@@ -214,7 +216,7 @@ func newRegular(fd int, path string) (*File, error) {
 
 // start opens the descriptors for syncing. It owns f.fd, also on error.
 func (f *File) start() (*File, error) {
-	f.fdatasync = unix.Fdatasync
+	f.fdatasync, f.writeStable = unix.Fdatasync, pwriteDsync
 	f.flushFD = -1
 	f.lanes = make(chan int, syncLanes)
 	again := "/proc/self/fd/" + strconv.Itoa(f.fd) // the same inode, whatever path names by now

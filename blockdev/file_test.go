@@ -171,6 +171,83 @@ func TestFailedFlushIsNeverRetried(t *testing.T) {
 	}
 }
 
+// TestFailedFlushFailsThoseWhoWait: nor by those who already waited for the next.
+func TestFailedFlushFailsThoseWhoWait(t *testing.T) {
+	f := newFile(t, 1<<20)
+	synctest.Test(t, func(t *testing.T) {
+		calls, hang := 0, make(chan struct{})
+		f.fdatasync = func(int) error {
+			calls++
+			if calls == 1 {
+				<-hang
+				return unix.EIO
+			}
+			return nil
+		}
+		results := make(chan error, 3)
+		for range 3 {
+			go func() { results <- f.Flush() }()
+			synctest.Wait()
+		}
+		close(hang)
+		for range 3 {
+			if err := <-results; !errors.Is(err, ErrFailed) {
+				t.Errorf("flush: %v", err)
+			}
+		}
+		if calls != 1 {
+			t.Errorf("fdatasync called %d times", calls)
+		}
+	})
+}
+
+// TestDurableWriteErrors: what a durable write may answer, by what the kernel
+// answered it.
+func TestDurableWriteErrors(t *testing.T) {
+	tests := []struct {
+		name   string
+		answer error // of the first call
+		n      int   // bytes it wrote
+		want   error
+		failed bool
+	}{
+		{"in two parts", nil, 2048, nil, false},
+		{"nothing", nil, 0, ErrFailed, true},
+		{"interrupted", unix.EINTR, -1, nil, false},
+		{"unknown to the file system", unix.EOPNOTSUPP, -1, nil, false},
+		{"lost", unix.EIO, -1, ErrFailed, true},
+		// The write itself finds room when it is tried: so it was the sync that
+		// found none, and what it had to write is lost.
+		{"no space for the sync", unix.ENOSPC, -1, ErrFailed, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFile(t, 1<<20)
+			calls := 0
+			f.writeStable = func(fd int, p []byte, off int64) (int, error) {
+				if calls++; calls > 1 || tt.answer == nil && tt.n > 0 {
+					return pwriteDsync(fd, p[:min(len(p), 2048)], off)
+				}
+				return tt.n, tt.answer
+			}
+			p := bytes.Repeat([]byte{3}, 4096)
+			if err := f.WriteAt(p, 100, FUA); !errors.Is(err, tt.want) {
+				t.Errorf("%v, want %v", err, tt.want)
+			}
+			if failed := f.Failed() != nil; failed != tt.failed {
+				t.Errorf("failed: %v, want %v", failed, tt.failed)
+			}
+			if tt.want == nil {
+				q := make([]byte, 4096)
+				must(t, f.ReadAt(q, 100))
+				if !bytes.Equal(p, q) {
+					t.Error("not all of it was written")
+				}
+			}
+		})
+	}
+}
+
 // TestFlushesShare: those who ask while one runs share the next one, and nobody
 // is served by a flush that began before they asked.
 func TestFlushesShare(t *testing.T) {

@@ -124,7 +124,7 @@ func (f *File) writeDurable(p []byte, off int64) error {
 	fd := <-f.lanes
 	defer func() { f.lanes <- fd }()
 	for len(p) > 0 {
-		n, err := unix.Pwritev2(fd, [][]byte{p}, off, unix.RWF_DSYNC)
+		n, err := f.writeStable(fd, p, off)
 		switch {
 		case err == unix.EINTR:
 			continue
@@ -150,6 +150,11 @@ func (f *File) writeDurable(p []byte, off int64) error {
 		p, off = p[n:], off+int64(n)
 	}
 	return nil
+}
+
+// pwriteDsync is pwrite(2) followed by the sync of what was written.
+func pwriteDsync(fd int, p []byte, off int64) (int, error) {
+	return unix.Pwritev2(fd, [][]byte{p}, off, unix.RWF_DSYNC)
 }
 
 // writeError classifies an error of an operation that changes the store.
