@@ -8,13 +8,11 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"github.com/pojntfx/go-nbd/pkg/protocol"
-
 	"github.com/qrbd/qrbd/blockdev"
 )
 
 // header is a request's header as it came.
-type header = protocol.TransmissionRequestHeader
+type header = RequestHeader
 
 // terms are what a request is checked against.
 type terms struct {

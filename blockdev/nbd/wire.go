@@ -177,9 +177,12 @@ const (
 	defaultPrefer = 4096
 )
 
+// RequestHeader is the header of a request; Handle is its cookie.
+type RequestHeader = protocol.TransmissionRequestHeader
+
 // DecodeRequest reads a request header from its 28 bytes.
-func DecodeRequest(b *[requestLen]byte) protocol.TransmissionRequestHeader {
-	return protocol.TransmissionRequestHeader{
+func DecodeRequest(b *[requestLen]byte) RequestHeader {
+	return RequestHeader{
 		RequestMagic: binary.BigEndian.Uint32(b[0:]),
 		CommandFlags: binary.BigEndian.Uint16(b[4:]),
 		Type:         binary.BigEndian.Uint16(b[6:]),
@@ -190,7 +193,7 @@ func DecodeRequest(b *[requestLen]byte) protocol.TransmissionRequestHeader {
 }
 
 // AppendRequest appends the 28 bytes of a request header.
-func AppendRequest(b []byte, h protocol.TransmissionRequestHeader) []byte {
+func AppendRequest(b []byte, h RequestHeader) []byte {
 	b = binary.BigEndian.AppendUint32(b, h.RequestMagic)
 	b = binary.BigEndian.AppendUint16(b, h.CommandFlags)
 	b = binary.BigEndian.AppendUint16(b, h.Type)
