@@ -25,6 +25,9 @@ var codeTexts = [...]string{
 	CodeModeMismatch:    "protocols A, B, C differ",
 	CodeCorrupt:         "data corrupted on the way",
 	CodeProtocol:        "protocol violated",
+	CodeName:            "node has another name",
+	CodeCertificate:     "certificate expired",
+	CodeDuplicate:       "session replaced",
 }
 
 // String returns the code's text; a code of a later version prints as its

@@ -364,7 +364,7 @@ func TestDecoderReuse(t *testing.T) {
 }
 
 func TestCodesSurvive(t *testing.T) {
-	for c := CodeNone; c <= CodeProtocol+2; c++ {
+	for c := CodeNone; c <= CodeDuplicate+2; c++ {
 		back, ok := ParseCode(c.String())
 		if !ok || back != c || c.String() == "" {
 			t.Errorf("code %d prints as %q, parsed as %d %v", c, c, back, ok)

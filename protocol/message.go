@@ -144,6 +144,9 @@ const (
 	CodeModeMismatch         // protocols A, B, C differ
 	CodeCorrupt              // a digest did not match
 	CodeProtocol             // the peer broke the protocol
+	CodeName                 // a node's name is not the one configured for its key
+	CodeCertificate          // a node's certificate has expired
+	CodeDuplicate            // another session of the same two nodes goes on
 )
 
 // Refuse ends a handshake with a reason; the connection stands alone on both

@@ -25,7 +25,7 @@ func putBool(b []byte, v bool) []byte {
 
 func putName(b []byte, s string) []byte { return append(putU16(b, uint16(len(s))), s...) }
 
-func putText(b []byte, s string) []byte { return putName(b, cleanText(s)) }
+func putText(b []byte, s string) []byte { return putName(b, CleanText(s)) }
 
 func putGenerations(b []byte, gs []Generation) []byte {
 	b = putU16(b, uint16(len(gs)))
@@ -35,9 +35,9 @@ func putGenerations(b []byte, gs []Generation) []byte {
 	return b
 }
 
-// cleanText makes any string fit for the wire: valid UTF-8, no control
+// CleanText makes any string fit for the wire: valid UTF-8, no control
 // characters but newline and tab, at most TextMax bytes.
-func cleanText(s string) string {
+func CleanText(s string) string {
 	if checkText(s) == nil {
 		return s
 	}

@@ -1,0 +1,476 @@
+package quicnet
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// Handler is told what happens. Its methods must return soon and must not call
+// Node.Close or Node.RemovePeer; they may call any method of the session.
+type Handler interface {
+	// SessionUp and SessionDown alternate for a peer, from one goroutine. The
+	// cause is a *CloseError or wraps one of this package's errors.
+	SessionUp(s *Session)
+	SessionDown(s *Session, cause error)
+	// StreamOpened hands over a stream that the peer opened, between SessionUp
+	// and SessionDown; the handler owns it. Streams of a session may be handed
+	// over concurrently.
+	StreamOpened(s *Session, open protocol.StreamOpen, st *Stream)
+	// ConnectFailed tells why there is no session: err is a *ConnectError. It was
+	// logged. The same reason is told again once a minute. peer is "" when the
+	// other side did not prove a configured key. Concurrent calls are possible.
+	ConnectFailed(peer string, err error)
+	// Message delivers a message of the control stream, in order, between
+	// SessionUp and SessionDown. m is valid during the call.
+	Message(s *Session, m protocol.Message)
+}
+
+// Options configure a Node.
+type Options struct {
+	Identity *Identity // required
+	Name     string    // this node's; required
+	Listen   string    // host:port, UDP; port 0: any. Required
+	Peers    []Peer
+	Handler  Handler      // required
+	Log      *slog.Logger // required
+	Instance uint64       // random, new each time the agent starts
+
+	// Heartbeat: time between pings. Zero: 500 ms.
+	Heartbeat time.Duration
+	// PeerTimeout: a peer that nothing was heard of for so long is given up, at
+	// the next heartbeat. Zero: 3 s.
+	PeerTimeout time.Duration
+	// DialTimeout bounds an attempt to connect, the hello of an accepted
+	// connection, and the opening of a stream. Zero: 3 s.
+	DialTimeout time.Duration
+	// BackoffMin, BackoffMax: time between attempts to connect, doubling. Zero:
+	// 100 ms, 2 s.
+	BackoffMin, BackoffMax time.Duration
+
+	// Major, Minor, Features: what this node says it speaks. Major zero:
+	// protocol's own, all three. Others are for tests.
+	Major, Minor uint16
+	Features     uint64
+
+	// socket replaces the UDP socket in tests. The node closes it.
+	socket net.PacketConn
+	// withoutCertificate presents none, as a stranger would. For tests.
+	withoutCertificate bool
+}
+
+func (o *Options) hello() protocol.NodeHello {
+	return protocol.NodeHello{Major: o.Major, Minor: o.Minor, Features: o.Features, Name: o.Name, Instance: o.Instance}
+}
+
+// complete fills in defaults and returns all faults together.
+func (o *Options) complete() error {
+	setDefault(&o.Heartbeat, defaultHeartbeat)
+	setDefault(&o.PeerTimeout, defaultPeerTimeout)
+	setDefault(&o.DialTimeout, defaultDialTimeout)
+	setDefault(&o.BackoffMin, defaultBackoffMin)
+	setDefault(&o.BackoffMax, defaultBackoffMax)
+	if o.Major == 0 {
+		o.Major, o.Minor, o.Features = protocol.Major, protocol.Minor, protocol.Features
+	}
+	var faults []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			faults = append(faults, fmt.Errorf(format, args...))
+		}
+	}
+	check(o.Identity != nil, "no identity")
+	check(o.Name != "" && len(o.Name) <= protocol.NameMax, "node name %q: want 1 to %d bytes", o.Name, protocol.NameMax)
+	check(o.Handler != nil, "no handler")
+	check(o.Log != nil, "no logger")
+	for what, d := range map[string]time.Duration{"heartbeat": o.Heartbeat, "peer timeout": o.PeerTimeout,
+		"dial timeout": o.DialTimeout, "back-off": o.BackoffMin} {
+		check(d > 0, "%s %v: want more than zero", what, d)
+	}
+	check(o.BackoffMax >= o.BackoffMin, "back-off from %v to %v", o.BackoffMin, o.BackoffMax)
+	check(o.PeerTimeout >= 2*o.Heartbeat, "peer timeout %v: want at least two heartbeats of %v", o.PeerTimeout, o.Heartbeat)
+	return errors.Join(faults...)
+}
+
+func setDefault(d *time.Duration, v time.Duration) {
+	if *d == 0 {
+		*d = v
+	}
+}
+
+// Node is a running end of the replication network. Safe for concurrent use.
+type Node struct {
+	options    Options
+	log        *slog.Logger
+	public     ed25519.PublicKey
+	cert       tls.Certificate
+	quicConfig *quic.Config
+	socket     net.PacketConn
+	transport  *quic.Transport
+	listener   *quic.EarlyListener
+	reports    reporter
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // accept, welcomes
+	// handshakes is a semaphore of accepted connections without a session.
+	handshakes chan struct{}
+	accepted   atomic.Int64 // connections accepted and not ended
+
+	mu sync.Mutex
+	// Guarded by mu.
+	peers  map[string]*peer
+	byKey  map[[ed25519.PublicKeySize]byte]*peer
+	closed bool
+}
+
+// Start opens the socket, accepts connections and dials the peers.
+func Start(o Options) (*Node, error) {
+	if err := o.complete(); err != nil {
+		return nil, fmt.Errorf("replication network: %w", err)
+	}
+	cert, err := o.Identity.certificate(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	if o.withoutCertificate {
+		cert = tls.Certificate{}
+	}
+	n := &Node{
+		options:    o,
+		log:        o.Log,
+		public:     o.Identity.Public(),
+		cert:       cert,
+		socket:     o.socket,
+		handshakes: make(chan struct{}, handshakesMax),
+		peers:      map[string]*peer{},
+		byKey:      map[[ed25519.PublicKeySize]byte]*peer{},
+	}
+	n.quicConfig = &quic.Config{
+		HandshakeIdleTimeout:           o.DialTimeout,
+		MaxIdleTimeout:                 max(idleMin, 2*o.PeerTimeout),
+		InitialStreamReceiveWindow:     streamWindowInitial,
+		MaxStreamReceiveWindow:         streamWindowMax,
+		InitialConnectionReceiveWindow: connWindowInitial,
+		MaxConnectionReceiveWindow:     connWindowMax,
+		MaxIncomingStreams:             streamsMax,
+		MaxIncomingUniStreams:          -1,
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	var faults []error
+	for _, p := range o.Peers {
+		if _, err := n.addPeer(p); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		n.cancel()
+		return nil, fmt.Errorf("replication network: %w", err)
+	}
+	if err := n.listen(); err != nil {
+		n.cancel()
+		return nil, fmt.Errorf("replication network: listening on %s: %w", o.Listen, err)
+	}
+	n.wg.Go(n.accept)
+	for _, p := range n.peers {
+		go p.run()
+	}
+	return n, nil
+}
+
+func (n *Node) listen() error {
+	if n.socket == nil {
+		socket, err := listenUDP(n.options.Listen)
+		if err != nil {
+			return err
+		}
+		n.socket = socket
+	}
+	resetKey := quic.StatelessResetKey(n.options.Identity.derive("quic stateless reset"))
+	n.transport = &quic.Transport{
+		Conn: n.socket,
+		// A key that survives a restart lets a restarted node tell its peers at
+		// once that their connections are gone.
+		StatelessResetKey:   &resetKey,
+		VerifySourceAddress: func(net.Addr) bool { return n.accepted.Load() >= retryAbove },
+		ConnContext:         n.admit,
+	}
+	listener, err := n.transport.ListenEarly(serverTLS(n.cert, n.allows), n.quicConfig)
+	if err != nil {
+		n.socket.Close()
+		return err
+	}
+	n.listener = listener
+	return nil
+}
+
+func listenUDP(listen string) (*net.UDPConn, error) {
+	addr, err := net.ResolveUDPAddr("udp", listen)
+	if err != nil {
+		return nil, err
+	}
+	// The plain socket, not a wrapper: quic-go finds GSO and ECN by its type. It
+	// also sets the buffers, by force where it may.
+	return net.ListenUDP("udp", addr)
+}
+
+// admit bounds the number of accepted connections by their first packet.
+func (n *Node) admit(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
+	n.mu.Lock()
+	most := int64(connsSpare + 2*len(n.peers))
+	n.mu.Unlock()
+	if n.accepted.Add(1) > most {
+		n.accepted.Add(-1)
+		return nil, errors.New("too many connections")
+	}
+	context.AfterFunc(ctx, func() { n.accepted.Add(-1) })
+	return ctx, nil
+}
+
+func (n *Node) allows(key ed25519.PublicKey) bool { return n.peerOf(key) != nil }
+
+func (n *Node) peerOf(key ed25519.PublicKey) *peer {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.byKey[[ed25519.PublicKeySize]byte(key)]
+}
+
+// Addr returns the socket's address.
+func (n *Node) Addr() net.Addr { return n.socket.LocalAddr() }
+
+// AddPeer adds a peer and begins to connect to it.
+func (n *Node) AddPeer(p Peer) error {
+	added, err := n.addPeer(p)
+	if err == nil {
+		go added.run()
+	}
+	return err
+}
+
+func (n *Node) addPeer(p Peer) (*peer, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case n.closed:
+		return nil, fmt.Errorf("peer %q: %w", p.Name, ErrClosed)
+	case p.Name == "" || len(p.Name) > protocol.NameMax:
+		return nil, fmt.Errorf("peer name %q: want 1 to %d bytes", p.Name, protocol.NameMax)
+	case p.Name == n.options.Name:
+		return nil, fmt.Errorf("peer %q has this node's own name", p.Name)
+	case n.peers[p.Name] != nil:
+		return nil, fmt.Errorf("peer %q is there already", p.Name)
+	case len(p.Keys) < 1 || len(p.Keys) > 2:
+		return nil, fmt.Errorf("peer %q has %d keys, want one or two", p.Name, len(p.Keys))
+	}
+	for _, k := range p.Keys {
+		if len(k) != ed25519.PublicKeySize {
+			return nil, fmt.Errorf("peer %q: key of %d bytes", p.Name, len(k))
+		}
+		if k.Equal(n.public) {
+			return nil, fmt.Errorf("peer %q has this node's own key", p.Name)
+		}
+		if other := n.byKey[[ed25519.PublicKeySize]byte(k)]; other != nil {
+			return nil, fmt.Errorf("peers %q and %q have the same key", other.Name, p.Name)
+		}
+	}
+	added := newPeer(n, p)
+	n.peers[p.Name] = added
+	for _, k := range p.Keys {
+		n.byKey[[ed25519.PublicKeySize]byte(k)] = added
+	}
+	return added, nil
+}
+
+var errRemoved = errors.New("peer removed")
+
+// RemovePeer ends the session with a peer and forgets its keys. It returns
+// after SessionDown; false: there is no such peer.
+func (n *Node) RemovePeer(name string) bool {
+	n.mu.Lock()
+	p := n.peers[name]
+	if p != nil {
+		delete(n.peers, name)
+		for _, k := range p.Keys {
+			delete(n.byKey, [ed25519.PublicKeySize]byte(k))
+		}
+	}
+	n.mu.Unlock()
+	if p == nil {
+		return false
+	}
+	p.stop(errRemoved)
+	<-p.done
+	return true
+}
+
+// Close ends all sessions, telling the peers, and returns when every goroutine
+// has ended; or when ctx ends, then with its error and the socket closed.
+func (n *Node) Close(ctx context.Context) error {
+	n.mu.Lock()
+	n.closed = true
+	peers := make([]*peer, 0, len(n.peers))
+	for _, p := range n.peers {
+		peers = append(peers, p)
+	}
+	n.mu.Unlock()
+	n.cancel()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for _, p := range peers {
+			p.stop(errStopped)
+		}
+		for _, p := range peers {
+			<-p.done
+		}
+		n.wg.Wait()
+	}()
+	var err error
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		err = fmt.Errorf("closing the replication network: %w", ctx.Err())
+	}
+	n.listener.Close()
+	n.transport.Close()
+	n.socket.Close()
+	return err
+}
+
+// accept takes connections whose TLS handshake has begun.
+func (n *Node) accept() {
+	for {
+		conn, err := n.listener.Accept(n.ctx)
+		if err != nil {
+			return
+		}
+		select {
+		case n.handshakes <- struct{}{}:
+			n.wg.Go(func() {
+				defer func() { <-n.handshakes }()
+				n.welcome(conn)
+			})
+		default:
+			conn.CloseWithError(quic.ApplicationErrorCode(protocol.CodeBusy), "")
+		}
+	}
+}
+
+// welcome brings an accepted connection to its peer, or ends it and reports.
+func (n *Node) welcome(conn *quic.Conn) {
+	ctx, cancel := context.WithTimeout(n.ctx, n.options.DialTimeout)
+	defer cancel()
+	addr := conn.RemoteAddr().String()
+	p, err := n.authenticate(ctx, conn)
+	if err != nil {
+		refuse(conn, err)
+		name := ""
+		if reason, _ := classify(err); reason != Unreachable {
+			name = n.peerAt(conn.RemoteAddr())
+		}
+		n.report(name, addr, false, err)
+		return
+	}
+	c, err := n.hear(ctx, conn, p)
+	if err == nil {
+		select {
+		case p.inbound <- c:
+			return
+		case <-p.done:
+			err = &refusal{protocol.CodeShutdown, Refused, "stopping"}
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	refuse(conn, err)
+	n.report(p.Name, addr, false, err)
+}
+
+// authenticate waits for TLS to succeed and returns whose key was proved.
+func (n *Node) authenticate(ctx context.Context, conn *quic.Conn) (*peer, error) {
+	select {
+	case <-conn.HandshakeComplete():
+	case <-conn.Context().Done():
+		return nil, context.Cause(conn.Context())
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	key, err := presentedKey(conn.ConnectionState().TLS)
+	if err != nil {
+		return nil, err
+	}
+	if p := n.peerOf(key); p != nil {
+		return p, nil
+	}
+	return nil, &refusal{protocol.CodeNotAllowed, WrongKey, "the peer was removed"}
+}
+
+// hear is the accepting side's part of the session handshake, up to the answer
+// that peer.offer gives.
+func (n *Node) hear(ctx context.Context, conn *quic.Conn, p *peer) (*candidate, error) {
+	defer context.AfterFunc(ctx, func() { refuse(conn, ctx.Err()) })()
+	if err := checkExpiry(conn.ConnectionState().TLS, p.Name, time.Now()); err != nil {
+		return nil, err
+	}
+	ctl, err := conn.AcceptStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctl.SetPriority(urgencyControl, false)
+	c := &candidate{peer: p, conn: conn, ctl: ctl, frames: &frameReader{r: ctl}}
+	if err := c.readHello(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// peerAt returns the name of the peer configured with this very address; nodes
+// dial from the socket that they listen on.
+func (n *Node) peerAt(addr net.Addr) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.peers {
+		if p.Address == addr.String() {
+			return p.Name
+		}
+	}
+	return ""
+}
+
+func (n *Node) sendHello(ctl *quic.Stream) error {
+	hello := n.options.hello()
+	_, err := ctl.Write(protocol.AppendFrame(nil, &hello, nil))
+	return err
+}
+
+// resolve looks an address up; a literal one needs no resolver.
+func resolve(ctx context.Context, address string) (*net.UDPAddr, error) {
+	if ap, err := netip.ParseAddrPort(address); err == nil {
+		return net.UDPAddrFromAddrPort(ap), nil
+	}
+	host, service, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	port, err := net.DefaultResolver.LookupPort(ctx, "udp", service)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, err
+	}
+	return net.UDPAddrFromAddrPort(netip.AddrPortFrom(addrs[0].Unmap(), uint16(port))), nil
+}

@@ -1,0 +1,305 @@
+package quicnet
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// Peer is a node that sessions are kept with.
+type Peer struct {
+	Name    string
+	Address string // host:port, UDP
+	// Keys are the public keys that the peer may prove: one, or two while it is
+	// given a new one.
+	Keys []ed25519.PublicKey
+}
+
+// peer keeps the session with one Peer. Owner of all fields below ctx: run.
+type peer struct {
+	Peer
+	node    *Node
+	inbound chan *candidate // from welcome; answered before the next is taken
+	done    chan struct{}   // closed when run has ended
+	ctx     context.Context // ends with stop
+	stop    context.CancelCauseFunc
+
+	live    *Session
+	since   time.Time // when live started
+	dialing bool
+	dialed  chan dialResult
+	timer   *time.Timer
+	backoff time.Duration
+}
+
+// candidate is a connection of a peer that has proved key, name and version.
+type candidate struct {
+	peer   *peer
+	conn   *quic.Conn
+	key    ed25519.PublicKey
+	ctl    *quic.Stream
+	frames *frameReader
+	hello  protocol.NodeHello
+	dialed bool // by this node
+}
+
+type dialResult struct {
+	c   *candidate
+	err error
+}
+
+func newPeer(n *Node, p Peer) *peer {
+	ctx, stop := context.WithCancelCause(context.Background())
+	return &peer{Peer: p, node: n, inbound: make(chan *candidate), done: make(chan struct{}), ctx: ctx, stop: stop,
+		dialed: make(chan dialResult, 1)}
+}
+
+// run is the peer's goroutine: it dials, chooses between connections and calls
+// SessionUp and SessionDown, until stop.
+func (p *peer) run() {
+	defer close(p.done)
+	p.timer = time.NewTimer(p.firstDelay())
+	defer p.timer.Stop()
+	for {
+		var ended <-chan struct{}
+		if p.live != nil {
+			ended = p.live.done
+		}
+		select {
+		case <-p.ctx.Done():
+			p.shutdown()
+			return
+		case <-ended:
+			p.down()
+			p.timer.Reset(p.nextDelay())
+		case <-p.timer.C:
+			if p.live == nil && !p.dialing {
+				p.dialing = true
+				go func() {
+					c, err := p.dial()
+					p.dialed <- dialResult{c, err}
+				}()
+			}
+		case r := <-p.dialed:
+			p.dialing = false
+			if r.err != nil {
+				p.node.report(p.Name, p.Address, true, r.err)
+				p.timer.Reset(p.nextDelay())
+			} else {
+				p.offer(r.c)
+			}
+		case c := <-p.inbound:
+			p.offer(c)
+		}
+	}
+}
+
+// shutdown ends session and dial.
+func (p *peer) shutdown() {
+	if p.live != nil {
+		code, text := protocol.CodeShutdown, p.node.options.Name+" is stopping"
+		if cause := context.Cause(p.ctx); errors.Is(cause, errRemoved) {
+			code, text = protocol.CodeOperator, p.node.options.Name+" no longer has this peer configured"
+		}
+		p.live.end(code, text, ErrClosed)
+		<-p.live.done
+		p.down()
+	}
+	if p.dialing {
+		if r := <-p.dialed; r.c != nil {
+			r.c.conn.CloseWithError(quic.ApplicationErrorCode(protocol.CodeShutdown), "stopping")
+		}
+	}
+}
+
+// offer makes c the peer's session, unless the one it has is to stay.
+func (p *peer) offer(c *candidate) {
+	if !p.prefers(c) {
+		c.conn.CloseWithError(quic.ApplicationErrorCode(protocol.CodeDuplicate), "another session goes on")
+		return
+	}
+	if p.live != nil {
+		p.live.end(protocol.CodeDuplicate, "another connection took over", ErrReplaced)
+		<-p.live.done
+		p.down()
+	}
+	if !c.dialed {
+		// The answer says that the session exists from now on.
+		c.ctl.SetWriteDeadline(time.Now().Add(p.node.options.DialTimeout))
+		if err := p.node.sendHello(c.ctl); err != nil {
+			c.conn.CloseWithError(quic.ApplicationErrorCode(protocol.CodeTimeout), "cannot answer")
+			p.node.report(p.Name, c.conn.RemoteAddr().String(), false, err)
+			p.timer.Reset(p.nextDelay())
+			return
+		}
+	}
+	p.up(newSession(c))
+}
+
+// prefers says whether c replaces the live session. Both sides come to the same
+// answer from the two connections alone, in whatever order they see them.
+func (p *peer) prefers(c *candidate) bool {
+	switch {
+	case p.live == nil:
+		return true
+	case c.hello.Instance != p.live.hello.Instance:
+		return true // the peer has restarted: the old connection is dead
+	case c.dialed == p.live.dialed:
+		return true // who dials again knows that the old connection is dead
+	default:
+		smaller := bytes.Compare(p.node.public, c.key) < 0
+		return c.dialed == smaller
+	}
+}
+
+func (p *peer) up(s *Session) {
+	p.live, p.since = s, time.Now()
+	p.node.reports.clear(p.Name)
+	p.node.log.Info("session up", "peer", p.Name, "address", s.conn.RemoteAddr().String(), "dialed", s.dialed,
+		"instance", s.hello.Instance, "version", fmt.Sprintf("%d.%d", s.hello.Major, s.hello.Minor),
+		"gso", s.conn.ConnectionState().GSO)
+	p.node.options.Handler.SessionUp(s)
+	s.start()
+}
+
+// down tells of the end of live. REQUIRES live.done closed.
+func (p *peer) down() {
+	s := p.live
+	p.live = nil
+	p.node.log.Info("session down", "peer", p.Name, "cause", s.cause.Error())
+	p.node.options.Handler.SessionDown(s, s.cause)
+	if time.Since(p.since) > p.node.options.BackoffMax {
+		p.backoff = 0
+	}
+}
+
+// dials says whether this node is the one to dial at once. While the peer's
+// keys are being rotated both may be.
+func (p *peer) dials() bool {
+	for _, k := range p.Keys {
+		if bytes.Compare(p.node.public, k) < 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *peer) firstDelay() time.Duration {
+	if p.dials() {
+		return 0
+	}
+	return p.nextDelay()
+}
+
+// nextDelay returns how long to wait before the next dial: exponential for the
+// one who dials, long for the other, and random by a quarter so that two nodes
+// do not keep meeting half-way.
+func (p *peer) nextDelay() time.Duration {
+	o := &p.node.options
+	d := max(o.PeerTimeout, o.BackoffMax)
+	if p.dials() {
+		p.backoff = min(max(2*p.backoff, o.BackoffMin), o.BackoffMax)
+		d = p.backoff
+	}
+	return d - time.Duration(rand.Int64N(int64(d)/4+1))
+}
+
+// dial opens a connection and says hello.
+func (p *peer) dial() (*candidate, error) {
+	ctx, cancel := context.WithTimeout(p.ctx, p.node.options.DialTimeout)
+	defer cancel()
+	addr, err := resolve(ctx, p.Address)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := p.node.transport.Dial(ctx, addr, clientTLS(p.node.cert, p.Keys), p.node.quicConfig)
+	if err != nil {
+		return nil, err
+	}
+	c, err := p.introduce(ctx, conn)
+	if err != nil {
+		refuse(conn, err)
+		return nil, err
+	}
+	return c, nil
+}
+
+// introduce is the dialing side's part of the session handshake. It judges the
+// peer only after the peer has answered: before that the peer may not have
+// finished TLS, and could not read a reason.
+func (p *peer) introduce(ctx context.Context, conn *quic.Conn) (*candidate, error) {
+	defer context.AfterFunc(ctx, func() { refuse(conn, ctx.Err()) })()
+	ctl, err := conn.OpenStreamSync(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctl.SetPriority(urgencyControl, false)
+	if err := p.node.sendHello(ctl); err != nil {
+		return nil, err
+	}
+	c := &candidate{peer: p, conn: conn, ctl: ctl, frames: &frameReader{r: ctl}, dialed: true}
+	if err := c.readHello(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// readHello reads and judges the other side's hello.
+func (c *candidate) readHello() error {
+	m, err := c.frames.next()
+	if err != nil {
+		return err
+	}
+	hello, ok := m.(*protocol.NodeHello)
+	if !ok {
+		return unexpected(m, "instead of NodeHello")
+	}
+	c.hello = *hello
+	tls := c.conn.ConnectionState().TLS
+	if c.key, err = presentedKey(tls); err != nil {
+		return err
+	}
+	if err := checkExpiry(tls, c.peer.Name, time.Now()); err != nil {
+		return err
+	}
+	return c.judge()
+}
+
+// judge returns the refusal that c's hello deserves, if any.
+func (c *candidate) judge() error {
+	o, name := &c.peer.node.options, c.peer.Name
+	switch {
+	case !protocol.Compatible(c.hello, o.hello()):
+		return &refusal{protocol.CodeVersion, VersionDiffers,
+			fmt.Sprintf("%s speaks protocol %d.%d, %s speaks %d.%d", o.Name, o.Major, o.Minor, c.hello.Name, c.hello.Major, c.hello.Minor)}
+	case c.hello.Name != name:
+		return &refusal{protocol.CodeName, NameDiffers,
+			fmt.Sprintf("%s has this key configured as %q, but the node calls itself %q", o.Name, name, c.hello.Name)}
+	}
+	return nil
+}
+
+// refuse closes a connection that did not become a session and tells why.
+func refuse(conn *quic.Conn, err error) {
+	code, text := protocol.CodeInternal, ""
+	var r *refusal
+	switch {
+	case errors.As(err, &r):
+		code, text = r.code, r.text
+	case isViolation(err):
+		code, text = protocol.CodeProtocol, err.Error()
+	case errors.Is(err, context.DeadlineExceeded):
+		code, text = protocol.CodeTimeout, "no hello in time"
+	case errors.Is(err, context.Canceled):
+		code, text = protocol.CodeShutdown, "stopping"
+	}
+	conn.CloseWithError(quic.ApplicationErrorCode(code), protocol.CleanText(text))
+}

@@ -1,0 +1,287 @@
+package quicnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// Session is a live connection with a peer, from SessionUp to SessionDown. All
+// methods are safe for concurrent use; after its end they return the cause.
+type Session struct {
+	node   *Node
+	peer   *peer
+	conn   *quic.Conn
+	ctl    *quic.Stream
+	frames *frameReader // of ctl. Owner: control
+	dialed bool
+	hello  protocol.NodeHello // the peer's
+
+	epoch time.Time    // when the session started; heard counts from here
+	heard atomic.Int64 // ns after epoch at which bytes last came
+
+	endOnce sync.Once
+	cause   error // valid after ending is closed
+	ending  chan struct{}
+	done    chan struct{} // closed when all goroutines have ended
+	opening chan struct{} // semaphore of streams whose first frame is awaited
+
+	sendMu sync.Mutex
+	// Guarded by sendMu.
+	sendBuf []byte
+}
+
+func newSession(c *candidate) *Session {
+	s := &Session{
+		node: c.peer.node, peer: c.peer, conn: c.conn, ctl: c.ctl, frames: c.frames, dialed: c.dialed, hello: c.hello,
+		epoch:   time.Now(),
+		ending:  make(chan struct{}),
+		done:    make(chan struct{}),
+		opening: make(chan struct{}, openingMax),
+	}
+	return s
+}
+
+// Peer returns the peer's configured name.
+func (s *Session) Peer() string { return s.peer.Name }
+
+// PeerInstance returns the random number that the peer's agent drew when it
+// started.
+func (s *Session) PeerInstance() uint64 { return s.hello.Instance }
+
+// Dialer says whether this side opened the connection; it is then the one that
+// opens volumes' streams.
+func (s *Session) Dialer() bool { return s.dialed }
+
+// Features returns the feature bits that both sides have.
+func (s *Session) Features() uint64 { return s.hello.Features & s.node.options.Features }
+
+// PeerVersion returns the peer's protocol version.
+func (s *Session) PeerVersion() (major, minor uint16) { return s.hello.Major, s.hello.Minor }
+
+// RTT returns the link's smoothed round trip; zero when unknown.
+func (s *Session) RTT() time.Duration { return s.conn.ConnectionStats().SmoothedRTT }
+
+// Stats are figures of a session's connection.
+type Stats struct {
+	RTT              time.Duration
+	BytesSent        uint64 // in packets, with retransmissions
+	BytesReceived    uint64
+	PacketsSent      uint64
+	PacketsLost      uint64
+	CongestionWindow uint64 // bytes
+	// GSO: the kernel splits large buffers into packets. Off, sending costs a
+	// system call per packet.
+	GSO bool
+}
+
+// Stats returns the connection's figures.
+func (s *Session) Stats() Stats {
+	c := s.conn.ConnectionStats()
+	return Stats{
+		RTT: c.SmoothedRTT, BytesSent: c.BytesSent, BytesReceived: c.BytesReceived, PacketsSent: c.PacketsSent,
+		PacketsLost: c.PacketsLost, CongestionWindow: c.CongestionWindow, GSO: s.conn.ConnectionState().GSO,
+	}
+}
+
+// Open opens a stream and sends open as its first frame. It waits for the
+// peer's stream limit until ctx ends, at most Options.DialTimeout.
+func (s *Session) Open(ctx context.Context, open protocol.StreamOpen) (*Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.node.options.DialTimeout)
+	defer cancel()
+	q, err := s.conn.OpenStreamSync(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("opening the %v stream of %s to %s: %w", open.Kind, open.Volume, s.Peer(), s.callError(ctx, err))
+	}
+	setUrgency(q, open.Kind)
+	deadline, _ := ctx.Deadline()
+	q.SetWriteDeadline(deadline)
+	if _, err := q.Write(protocol.AppendFrame(nil, &open, nil)); err != nil {
+		abort(q, protocol.CodeTimeout)
+		return nil, fmt.Errorf("opening the %v stream of %s to %s: %w", open.Kind, open.Volume, s.Peer(), s.callError(ctx, err))
+	}
+	q.SetWriteDeadline(time.Time{})
+	return &Stream{session: s, q: q, kind: open.Kind}, nil
+}
+
+func (s *Session) callError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return sessionCause(err)
+}
+
+// Send sends a message on the control stream. It waits for flow control, at
+// most Options.PeerTimeout.
+func (s *Session) Send(m protocol.Message) error {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	s.sendBuf = protocol.AppendFrame(s.sendBuf[:0], m, nil)
+	s.ctl.SetWriteDeadline(time.Now().Add(s.node.options.PeerTimeout))
+	if _, err := s.ctl.Write(s.sendBuf); err != nil {
+		// A part of the frame may be gone: the stream cannot go on.
+		err = sessionCause(err)
+		go s.end(protocol.CodeTimeout, "the control stream is stuck", fmt.Errorf("sending %v: %w", m.Type(), err))
+		return fmt.Errorf("sending %v to %s: %w", m.Type(), s.Peer(), err)
+	}
+	return nil
+}
+
+// trySend sends a heartbeat unless that would mean waiting: then there is
+// something before it that tells the peer as much.
+func (s *Session) trySend(m protocol.Message) {
+	if !s.sendMu.TryLock() {
+		return
+	}
+	defer s.sendMu.Unlock()
+	s.sendBuf = protocol.AppendFrame(s.sendBuf[:0], m, nil)
+	// ErrWouldBlock queues nothing; any other error ends the session elsewhere.
+	_ = s.ctl.TryWriteAll(s.sendBuf)
+}
+
+// Close ends the session; the peer learns code and text. The peer goroutine
+// will make a new one: use Node.RemovePeer to stay apart.
+func (s *Session) Close(code protocol.Code, text string) {
+	s.end(code, text, fmt.Errorf("%w: %s", ErrClosed, text))
+}
+
+// end closes the connection once, with what to tell the peer and what to tell
+// SessionDown. It returns when the connection has ended.
+func (s *Session) end(code protocol.Code, text string, cause error) {
+	s.endOnce.Do(func() {
+		s.cause = cause
+		close(s.ending)
+	})
+	s.conn.CloseWithError(quic.ApplicationErrorCode(code), protocol.CleanText(text))
+}
+
+// noteHeard notes that bytes came from the peer.
+func (s *Session) noteHeard() { s.heard.Store(int64(time.Since(s.epoch))) }
+
+// start runs the session's goroutines. done is closed when they have ended,
+// which the end of the connection brings about.
+func (s *Session) start() {
+	s.noteHeard()
+	var wg sync.WaitGroup
+	wg.Go(s.heartbeat)
+	wg.Go(s.control)
+	wg.Go(func() { s.accept(&wg) })
+	go func() {
+		<-s.conn.Context().Done()
+		s.end(protocol.CodeNone, "", sessionCause(context.Cause(s.conn.Context())))
+		wg.Wait()
+		close(s.done)
+	}()
+}
+
+// heartbeat sends pings and ends the session when the peer is silent: a peer
+// that dies is noticed within PeerTimeout + Heartbeat.
+func (s *Session) heartbeat() {
+	every, timeout := s.node.options.Heartbeat, s.node.options.PeerTimeout
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	last := time.Duration(0)
+	var ping protocol.Ping
+	for {
+		select {
+		case <-s.ending:
+			return
+		case <-ticker.C:
+		}
+		now := time.Since(s.epoch)
+		silent := now - time.Duration(s.heard.Load())
+		// This process may itself have been stopped: what the peer sent meanwhile
+		// has not been read yet, so it gets one more beat.
+		paused := now-last > 2*every
+		last = now
+		if silent >= timeout && !paused {
+			s.end(protocol.CodeTimeout, fmt.Sprintf("%s heard nothing for %v", s.node.options.Name, silent.Round(time.Millisecond)),
+				fmt.Errorf("nothing heard for %v: %w", silent.Round(time.Millisecond), ErrSilent))
+			return
+		}
+		ping.ID++
+		ping.Time = int64(now)
+		s.trySend(&ping)
+	}
+}
+
+// control reads the control stream.
+func (s *Session) control() {
+	for {
+		m, err := s.frames.next()
+		if err != nil {
+			s.endOn(fmt.Errorf("control stream: %w", err))
+			return
+		}
+		s.noteHeard()
+		switch m := m.(type) {
+		case *protocol.Ping:
+			s.trySend(&protocol.Pong{ID: m.ID, Time: m.Time})
+		case *protocol.Pong:
+		case *protocol.ConnectAsk:
+			s.node.options.Handler.Message(s, m)
+		default:
+			s.endOn(unexpected(m, "on the control stream"))
+			return
+		}
+	}
+}
+
+// endOn ends the session for what was read; a connection's own end is left to
+// start, which knows the cause.
+func (s *Session) endOn(err error) {
+	if s.conn.Context().Err() == nil {
+		s.end(protocol.CodeProtocol, err.Error(), err)
+	}
+}
+
+// accept takes the streams that the peer opens.
+func (s *Session) accept(wg *sync.WaitGroup) {
+	for {
+		select {
+		case s.opening <- struct{}{}:
+		case <-s.ending:
+			return
+		}
+		q, err := s.conn.AcceptStream(s.conn.Context())
+		if err != nil {
+			return
+		}
+		wg.Go(func() {
+			defer func() { <-s.opening }()
+			s.opened(q)
+		})
+	}
+}
+
+// opened reads a stream's first frame and hands the stream over.
+func (s *Session) opened(q *quic.Stream) {
+	q.SetReadDeadline(time.Now().Add(s.node.options.DialTimeout))
+	frames := frameReader{r: q}
+	m, err := frames.next()
+	if err != nil {
+		abort(q, protocol.CodeProtocol)
+		if isViolation(err) {
+			s.endOn(fmt.Errorf("first frame of a stream: %w", err))
+		}
+		return
+	}
+	open, ok := m.(*protocol.StreamOpen)
+	if !ok {
+		s.endOn(unexpected(m, "as the first frame of a stream"))
+		return
+	}
+	s.noteHeard()
+	q.SetReadDeadline(time.Time{})
+	setUrgency(q, open.Kind)
+	s.node.options.Handler.StreamOpened(s, *open, &Stream{session: s, q: q, kind: open.Kind})
+}
+
+var errStopped = errors.New("stopped")
