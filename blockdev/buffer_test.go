@@ -147,6 +147,38 @@ func TestPoolStop(t *testing.T) {
 	})
 }
 
+// TestPoolStopWhileGranted: a Get that is stopped and served before it runs
+// again takes the buffer or leaves it, but does not lose it.
+func TestPoolStopWhileGranted(t *testing.T) {
+	for _, stopFirst := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := NewPool(MaxBuffer)
+			whole := p.Get(MaxBuffer, nil)
+			stop, got := make(chan struct{}), make(chan *Buffer, 1)
+			go func() { got <- p.Get(4096, stop) }()
+			synctest.Wait()
+			p.mu.Lock() // holds the waiter in abandon until it is granted
+			if stopFirst {
+				close(stop)
+			}
+			p.outBytes -= MaxBuffer
+			p.grant()
+			if !stopFirst {
+				close(stop)
+			}
+			p.outBytes += MaxBuffer
+			p.mu.Unlock()
+			whole.Release()
+			if b := <-got; b != nil {
+				b.Release()
+			}
+			if p.Out() != 0 {
+				t.Errorf("stop first %v: %d bytes out at the end", stopFirst, p.Out())
+			}
+		})
+	}
+}
+
 // TestPoolStress: stops race with grants; nothing leaks, the bound holds.
 func TestPoolStress(t *testing.T) {
 	p := NewPool(MaxBuffer)

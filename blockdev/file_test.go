@@ -409,6 +409,42 @@ func TestReadNowait(t *testing.T) {
 	}
 }
 
+// TestReadNowaitHalfCached: half an answer is none.
+func TestReadNowaitHalfCached(t *testing.T) {
+	f := newFile(t, 1<<20)
+	data := bytes.Repeat([]byte{5}, 1<<20)
+	must(t, f.WriteAt(data, 0, FUA))
+	must(t, unix.Fadvise(f.fd, 512<<10, 512<<10, unix.FADV_DONTNEED))
+	p := make([]byte, 1<<20)
+	done, err := f.ReadNowait(p, 0)
+	must(t, err)
+	if done && !bytes.Equal(p, data) {
+		t.Error("done, but not all of it is there")
+	}
+}
+
+// TestFastZeroInPlaceOnBlockDevice: there the kernel writes zeroes by itself
+// rather than say that the device cannot, so File must know.
+func TestFastZeroInPlaceOnBlockDevice(t *testing.T) {
+	for _, offload := range []bool{false, true} {
+		f := newFile(t, 1<<20)
+		f.kind, f.logical, f.fastZero = kindBlock, 512, offload
+		must(t, f.WriteAt([]byte{1}, 5000, 0))
+		err := f.Zero(100, 8192, FastZero|NoHole) // t.TempDir may be a tmpfs, which cannot
+		if offload && errors.Is(err, ErrNotFast) {
+			continue
+		}
+		p := make([]byte, 1)
+		must(t, f.ReadAt(p, 5000))
+		if offload && (err != nil || p[0] != 0) || !offload && (!errors.Is(err, ErrNotFast) || p[0] != 1) {
+			t.Errorf("offload %v: %v, byte %d", offload, err, p[0])
+		}
+	}
+	if offloadsZero(0, 0) {
+		t.Error("a device that does not exist zeroes fast")
+	}
+}
+
 func TestShrunkFile(t *testing.T) {
 	f := newFile(t, 1<<20)
 	must(t, os.Truncate(f.Path(), 4096))
