@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +15,12 @@ import (
 
 // volumeName names the volume and with it the NBD export of every column that has names.
 const volumeName = "crm"
+
+// compareBytes is the step in which copies are compared.
+const compareBytes = 1 << 20
+
+// errCopiesDiffer says that a column's copies are not equal after the measurement.
+var errCopiesDiffer = errors.New("the copies differ")
 
 // site is where a column is built: its own directory on tmpfs and what all columns have in common.
 type site struct {
@@ -45,9 +54,10 @@ func unixURI(export, socket string) string {
 // column is a running subject of the measurement.
 type column struct {
 	name    string
-	uri     string     // what fio connects to
-	servers []*process // in the order in which they are to be stopped
-	check   func() error
+	uri     string       // what fio connects to
+	servers []*process   // in the order in which they are to be stopped
+	check   func() error // whether it is still in the state to be measured; nil: nothing to ask
+	copies  [2]string    // backing files that are equal once the servers have ended; empty without replication
 }
 
 // close ends the column's servers. It is safe on a column that was only half built.
@@ -68,6 +78,48 @@ func (c *column) alive() error {
 		return c.check()
 	}
 	return nil
+}
+
+// verify compares the copies of a column that has been closed: one that did not replicate everything measured less work
+// than it claims.
+func (c *column) verify() error {
+	if c.copies == [2]string{} {
+		return nil
+	}
+	if err := equalFiles(c.copies[0], c.copies[1]); err != nil {
+		return fmt.Errorf("column %s: %w", c.name, err)
+	}
+	return nil
+}
+
+// equalFiles returns an error that wraps errCopiesDiffer and names the first offset, rounded down to compareBytes, at which two files differ.
+func equalFiles(a, b string) error {
+	fa, err := os.Open(a)
+	if err != nil {
+		return fmt.Errorf("comparing copies: %w", err)
+	}
+	defer fa.Close()
+	fb, err := os.Open(b)
+	if err != nil {
+		return fmt.Errorf("comparing copies: %w", err)
+	}
+	defer fb.Close()
+	bufA, bufB := make([]byte, compareBytes), make([]byte, compareBytes)
+	for off := int64(0); ; off += compareBytes {
+		na, errA := io.ReadFull(fa, bufA)
+		nb, errB := io.ReadFull(fb, bufB)
+		if !bytes.Equal(bufA[:na], bufB[:nb]) {
+			return fmt.Errorf("%w: %s and %s, from offset %d on", errCopiesDiffer, a, b, off)
+		}
+		for _, err := range []error{errA, errB} {
+			if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+				return fmt.Errorf("comparing copies: %w", err)
+			}
+		}
+		if errA != nil || errB != nil {
+			return nil // both ended: equal bytes were read from both
+		}
+	}
 }
 
 // columnKind says how to build a column. build returns what it started also with an error, so that it can be closed.

@@ -21,6 +21,9 @@
 // Invariant: a sample says how much CPU time other processes (foreign) and the hypervisor (stolen) took while it ran.
 // A sample above the limit is measured again while the time budget lasts, and the quietest attempt is kept.
 //
+// Invariant: a column that replicates has done so. Before the rounds the mirror's remote side must have seen every flush; the
+// pair of agents is asked for its state before every sample; afterwards the copies of each are compared byte for byte.
+//
 // Invariant: every process started is ended by its id and every directory made is removed, also after an error or a signal.
 //
 // Goroutines: one per child process, in process.go, waits for its end; everything else runs in main's goroutine.

@@ -11,8 +11,10 @@ import (
 	"time"
 )
 
-// attemptsMax bounds how often one sample is taken because of foreign load.
-const attemptsMax = 4
+const (
+	attemptsMax    = 4                      // bounds how often one sample is taken because of foreign load
+	sampleOverhead = 400 * time.Millisecond // what a sample takes beside its runtime: fio's start and end
+)
 
 // bench is one run over a set of columns. Owner: main's goroutine.
 type bench struct {
@@ -20,9 +22,10 @@ type bench struct {
 	progress io.Writer
 	started  time.Time
 	columns  []*column
+	left     int // samples still to be taken
 }
 
-// measure builds the columns, runs the rounds and ends the columns. It returns the samples taken so far also with an error.
+// measure builds the columns, runs the rounds, ends the columns and compares their copies. It returns the samples taken so far also with an error.
 func (b *bench) measure(ctx context.Context, dir string) (samples []sample, err error) {
 	defer b.close()
 	if err := b.build(ctx, dir); err != nil {
@@ -31,6 +34,7 @@ func (b *bench) measure(ctx context.Context, dir string) (samples []sample, err 
 	if err := b.prepare(ctx); err != nil {
 		return nil, err
 	}
+	b.left = b.opts.rounds * len(b.opts.items) * len(b.columns)
 	for round := 1; round <= b.opts.rounds; round++ {
 		for _, it := range b.opts.items {
 			for _, c := range b.columns {
@@ -39,13 +43,20 @@ func (b *bench) measure(ctx context.Context, dir string) (samples []sample, err 
 					return samples, fmt.Errorf("round %d, %s, %s: %w", round, it.name, c.name, err)
 				}
 				s.Round = round
+				b.left--
 				samples = append(samples, s)
 			}
 		}
 		fmt.Fprintf(b.progress, "round %d of %d done after %v\n", round, b.opts.rounds, b.elapsed())
 	}
 	if b.opts.perf != "" {
-		err = b.profile(ctx)
+		if err := b.profile(ctx); err != nil {
+			return samples, err
+		}
+	}
+	b.close()
+	for _, c := range b.columns {
+		err = errors.Join(err, c.verify())
 	}
 	return samples, err
 }
@@ -96,8 +107,8 @@ func (b *bench) prepare(ctx context.Context) error {
 	return nil
 }
 
-// quietSample takes a sample and repeats it, within the time budget, while others use the CPUs. It returns the attempt
-// with the least foreign load.
+// quietSample takes a sample and repeats it while others use the CPUs and the time budget has room for more than the
+// samples still to be taken. It returns the attempt with the least foreign load.
 func (b *bench) quietSample(ctx context.Context, c *column, it item) (sample, error) {
 	var best sample
 	for attempt := 1; ; attempt++ {
@@ -109,10 +120,15 @@ func (b *bench) quietSample(ctx context.Context, c *column, it item) (sample, er
 			best = s
 		}
 		best.Attempts = attempt
-		if best.Foreign+best.Stolen <= b.opts.foreignPct || attempt == attemptsMax || time.Since(b.started) > b.opts.budget {
+		if best.Foreign+best.Stolen <= b.opts.foreignPct || attempt == attemptsMax || b.timeToSpare() <= 0 {
 			return best, nil
 		}
 	}
+}
+
+// timeToSpare is what the budget leaves beside the samples still to be taken.
+func (b *bench) timeToSpare() time.Duration {
+	return b.opts.budget - time.Since(b.started) - time.Duration(b.left)*(b.opts.runtime+sampleOverhead)
 }
 
 // takeSample runs one item once on one column.

@@ -21,7 +21,7 @@ type options struct {
 	runtime    time.Duration // of one sample
 	warmUp     time.Duration // of one sample of the round that is thrown away
 	sizeBytes  int64         // of the volume
-	budget     time.Duration // after which noisy samples are no longer repeated
+	budget     time.Duration // for the rounds; noisy samples are repeated as far as it allows
 	foreignPct float64       // share of all CPUs that others may use during a sample before it is repeated
 	columns    []columnKind
 	items      []item

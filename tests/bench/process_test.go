@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"net"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -49,5 +52,37 @@ func TestProcessThatEndsEarlyIsQuoted(t *testing.T) {
 	err = p.waitListening("tcp", address)
 	if !errors.Is(err, errEnded) || lastLine([]byte(err.Error())) != "failing: process ended: the reason" {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestCopiesAreCompared(t *testing.T) {
+	dir := t.TempDir()
+	data := bytes.Repeat([]byte("0123456789abcdef"), 3*compareBytes/16/2) // one and a half steps
+	write := func(name string, data []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	flipped := bytes.Clone(data)
+	flipped[len(flipped)-1] ^= 1
+	a := write("a", data)
+	tests := map[string]error{
+		write("same", data):                    nil,
+		write("last byte", flipped):            errCopiesDiffer,
+		write("shorter", data[:len(data)-1]):   errCopiesDiffer,
+		write("one step", data[:compareBytes]): errCopiesDiffer,
+		write("longer", append(data, 0)):       errCopiesDiffer,
+		filepath.Join(dir, "absent"):           os.ErrNotExist,
+	}
+	for b, want := range tests {
+		c := column{name: "test", copies: [2]string{a, b}}
+		if err := c.verify(); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", filepath.Base(b), err, want)
+		}
+	}
+	if err := (&column{}).verify(); err != nil {
+		t.Errorf("without copies: %v", err)
 	}
 }

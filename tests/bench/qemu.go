@@ -16,7 +16,7 @@ const probeWrites = 64
 var errFlushLost = errors.New("qemu's mirror does not forward flushes")
 
 // buildQemu starts the peer column. Before that it builds the same mirror once with a log at the remote side, sends writes
-// with a flush each through it, and refuses to go on unless the remote side saw them all.
+// with a flush each through it, and refuses to go on unless the remote side saw them all and holds the same data.
 func buildQemu(ctx context.Context, s site) (*column, error) {
 	probe := site{dir: s.path("probe"), sizeBytes: 64 << 20}
 	if err := os.Mkdir(probe.dir, 0o700); err != nil {
@@ -31,7 +31,7 @@ func buildQemu(ctx context.Context, s site) (*column, error) {
 	return startMirror(s, "")
 }
 
-// probeFlushes counts the flushes that reach the remote side of a mirror.
+// probeFlushes counts the flushes that reach the remote side of a mirror, and compares its two sides.
 func probeFlushes(ctx context.Context, s site) error {
 	logFile := s.path("requests")
 	c, err := startMirror(s, logFile)
@@ -54,7 +54,7 @@ func probeFlushes(ctx context.Context, s site) error {
 		return fmt.Errorf("%w: the client sent %d writes and %d flushes, the remote side saw %d and %d",
 			errFlushLost, run.ops, run.flushes, writes, flushes)
 	}
-	return nil
+	return c.verify()
 }
 
 // startMirror starts nbdkit as the remote side (TLS required, client's certificate verified) and qemu-storage-daemon,
@@ -95,7 +95,7 @@ func startMirror(s site, requestLog string) (*column, error) {
 		return c, err
 	}
 	c.servers = []*process{qsd, nbdkit} // the client of the remote side goes first
-	c.uri = unixURI(volumeName, socket)
+	c.uri, c.copies = unixURI(volumeName, socket), [2]string{local, remote}
 	return c, qsd.waitListening("unix", socket)
 }
 

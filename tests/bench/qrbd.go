@@ -247,7 +247,7 @@ func buildQrbd(ctx context.Context, s site) (*column, error) {
 			return c, err
 		}
 	}
-	c.uri = unixURI(volumeName, p.alpha.socket())
+	c.uri, c.copies = unixURI(volumeName, p.alpha.socket()), [2]string{p.alpha.path("disk.img"), p.beta.path("disk.img")}
 	c.check = func() error {
 		v, err := p.alpha.status(ctx)
 		if err != nil {
