@@ -100,8 +100,8 @@ func TestRatiosAreTakenWithinARound(t *testing.T) {
 		t.Errorf("ratio %+v, want no noise", ratio)
 	}
 	r.Samples = only(r.Samples, func(s sample) bool { return s.Column != "qemu" || s.Round != 2 })
-	if n := len(r.ratios("write-4k-d1", "qrbd", "qemu", latency.of)); n != 4 {
-		t.Errorf("%d ratios with a sample missing in one of five rounds, want 4", n)
+	if ratio = figureOf(r.ratios("write-4k-d1", "qrbd", "qemu", latency.of)); ratio.n != 4 || ratio.noise > 1e-9 {
+		t.Errorf("ratio %+v with a sample missing in one of five rounds, want 4 without noise", ratio)
 	}
 }
 
