@@ -417,8 +417,8 @@ func (n *Node) authenticate(ctx context.Context, conn *quic.Conn) (*peer, error)
 	return nil, &refusal{protocol.CodeNotAllowed, WrongKey, "the peer was removed"}
 }
 
-// hear is the accepting side's part of the session handshake, up to the answer
-// that peer.offer gives.
+// hear is the accepting side's part of the session handshake: hello, answer, and
+// the first Ping, by which the dialing side says that it accepts the answer.
 func (n *Node) hear(ctx context.Context, conn *quic.Conn, p *peer) (*candidate, error) {
 	defer context.AfterFunc(ctx, func() { refuse(conn, ctx.Err()) })()
 	if err := checkExpiry(conn.ConnectionState().TLS, p.Name, time.Now()); err != nil {
@@ -432,6 +432,16 @@ func (n *Node) hear(ctx context.Context, conn *quic.Conn, p *peer) (*candidate, 
 	c := &candidate{peer: p, conn: conn, ctl: ctl, frames: &frameReader{r: ctl}}
 	if err := c.readHello(); err != nil {
 		return nil, err
+	}
+	if err := n.sendHello(ctl); err != nil {
+		return nil, err
+	}
+	m, err := c.frames.next()
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := m.(*protocol.Ping); !ok {
+		return nil, unexpected(m, "instead of the first Ping")
 	}
 	return c, nil
 }

@@ -27,7 +27,7 @@ type Peer struct {
 type peer struct {
 	Peer
 	node    *Node
-	inbound chan *candidate // from welcome; answered before the next is taken
+	inbound chan *candidate // from welcome
 	done    chan struct{}   // closed when run has ended
 	ctx     context.Context // ends with stop
 	stop    context.CancelCauseFunc
@@ -40,7 +40,7 @@ type peer struct {
 	backoff time.Duration
 }
 
-// candidate is a connection of a peer that has proved key, name and version.
+// candidate is a connection of a peer whose key, name and version are right.
 type candidate struct {
 	peer   *peer
 	conn   *quic.Conn
@@ -131,16 +131,6 @@ func (p *peer) offer(c *candidate) {
 		<-p.live.done
 		p.down()
 	}
-	if !c.dialed {
-		// The answer says that the session exists from now on.
-		c.ctl.SetWriteDeadline(time.Now().Add(p.node.options.DialTimeout))
-		if err := p.node.sendHello(c.ctl); err != nil {
-			c.conn.CloseWithError(quic.ApplicationErrorCode(protocol.CodeTimeout), "cannot answer")
-			p.node.report(p.Name, c.conn.RemoteAddr().String(), false, err)
-			p.timer.Reset(p.nextDelay())
-			return
-		}
-	}
 	p.up(newSession(c))
 }
 
@@ -166,6 +156,11 @@ func (p *peer) up(s *Session) {
 	p.node.log.Info("session up", "peer", p.Name, "address", s.conn.RemoteAddr().String(), "dialed", s.dialed,
 		"instance", s.hello.Instance, "version", fmt.Sprintf("%d.%d", s.hello.Major, s.hello.Minor),
 		"gso", s.conn.ConnectionState().GSO)
+	if s.dialed {
+		// The third step of the handshake: this side has judged the peer's hello
+		// too. A failure ends the session.
+		_ = s.Send(&protocol.Ping{})
+	}
 	p.node.options.Handler.SessionUp(s)
 	s.start()
 }

@@ -16,9 +16,10 @@ func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name         string
 		alpha, beta  func(*Options)
-		wrongAtAlpha bool // alpha has another key for beta
-		wrongAtBeta  bool // beta has another key for alpha
-		alphaAs      string
+		wrongAtAlpha bool   // alpha has another key for beta
+		wrongAtBeta  bool   // beta has another key for alpha
+		alphaAs      string // beta's name for alpha
+		betaAs       string
 		atAlpha      side
 		atBeta       side
 	}{
@@ -32,6 +33,9 @@ func TestRefusals(t *testing.T) {
 		{name: "name", alphaAs: "alfa",
 			atAlpha: side{NameDiffers, `beta has this key configured as "alfa", but the node calls itself "alpha"`},
 			atBeta:  side{NameDiffers, `beta has this key configured as "alfa", but the node calls itself "alpha"`}},
+		{name: "name of the accepting side", betaAs: "bravo",
+			atAlpha: side{NameDiffers, `alpha has this key configured as "bravo", but the node calls itself "beta"`},
+			atBeta:  side{NameDiffers, `alpha has this key configured as "bravo", but the node calls itself "beta"`}},
 		{name: "dialing side's certificate", alpha: expired,
 			atAlpha: side{Expired, "the certificate of alpha expired on 2020-02-02T02:02:02Z"},
 			atBeta:  side{Expired, "the certificate of alpha expired on 2020-02-02T02:02:02Z"}},
@@ -52,7 +56,7 @@ func TestRefusals(t *testing.T) {
 				next(t, beta.ups, "session with gamma")
 			}
 
-			knownA, knownB, name := ida, idb, "alpha"
+			knownA, knownB, nameA, nameB := ida, idb, "alpha", "beta"
 			if c.wrongAtAlpha { // a key that still makes alpha dial
 				for knownB = newIdentity(t); string(knownB.Public()) < string(ida.Public()); {
 					knownB = newIdentity(t)
@@ -64,10 +68,13 @@ func TestRefusals(t *testing.T) {
 				}
 			}
 			if c.alphaAs != "" {
-				name = c.alphaAs
+				nameA = c.alphaAs
 			}
-			beta.knowsAs(name, alpha.Addr().String(), knownA)
-			alpha.knowsAs("beta", beta.Addr().String(), knownB)
+			if c.betaAs != "" {
+				nameB = c.betaAs
+			}
+			beta.knowsAs(nameA, alpha.Addr().String(), knownA)
+			alpha.knowsAs(nameB, beta.Addr().String(), knownB)
 
 			for _, s := range []struct {
 				node *testNode
