@@ -150,8 +150,9 @@ func (p *Process) Stop(sig syscall.Signal, grace time.Duration) error {
 }
 
 // Kill ends the processes and all their descendants with SIGKILL, as near to one
-// moment as user space can, and returns when they are gone. Processes that ended
-// before and nil are passed over.
+// moment as user space can, and returns when they are gone; or after killWait, since
+// a process that sleeps in the kernel on a dead file system dies only when that is
+// taken down. Processes that ended before and nil are passed over.
 //
 // The leaders are stopped first, so that none can start another child between the
 // look at the process table and the blow. A database server's workers lead groups
@@ -179,18 +180,28 @@ func Kill(ps ...*Process) {
 	for _, pid := range all {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
+	deadline := time.After(killWait)
 	for _, p := range leaders {
-		<-p.ended
+		select {
+		case <-p.ended:
+		case <-deadline:
+			return
+		}
 	}
-	for _, pid := range all {
-		for range 500 { // orphans are reaped by init: wait at most 5 s
-			if gone(pid) {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
+	// Orphans are reaped by init: their end can only be looked for.
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for slices.ContainsFunc(all, func(pid int) bool { return !gone(pid) }) {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			return
 		}
 	}
 }
+
+// killWait bounds Kill.
+const killWait = 5 * time.Second
 
 // Descendants returns the ids of the children of pid, their children and so on.
 func Descendants(pid int) []int {
