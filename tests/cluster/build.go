@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,11 +36,7 @@ func binary(t testing.TB, pkg string) string {
 		return path
 	}
 	if built.dir == "" {
-		dir, err := os.MkdirTemp("", "qrbd-e2e-bin-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		built.dir, built.path = dir, map[string]string{}
+		built.dir, built.path = newDir(t, os.TempDir()), map[string]string{}
 	}
 	path := filepath.Join(built.dir, filepath.Base(pkg))
 	args := []string{"build", "-o", path}
@@ -71,19 +66,4 @@ func moduleRoot(t testing.TB) string {
 			t.Fatal("no go.mod above the test")
 		}
 	}
-}
-
-// Main runs m's tests and removes what the package made for all of them. It
-// returns the exit code.
-func Main(m *testing.M) int {
-	sweepNamespaces()
-	code := m.Run()
-	built.Lock()
-	defer built.Unlock()
-	if built.dir != "" {
-		if err := os.RemoveAll(built.dir); err != nil {
-			fmt.Fprintln(os.Stderr, "remove binaries:", err)
-		}
-	}
-	return code
 }

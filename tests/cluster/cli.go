@@ -2,9 +2,12 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -168,19 +171,52 @@ func (n *Node) Volume(name string) Volume {
 	return Volume{}
 }
 
+// poll is Volume by way of the control socket: a process for every look would
+// take the processor away from what is looked at.
+func (n *Node) poll(name string) (Volume, error) {
+	ctx, cancel := n.c.within(Timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/v1/status", nil)
+	if err != nil {
+		return Volume{}, err
+	}
+	t := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", n.Config.Control)
+	}}
+	resp, err := (&http.Client{Transport: t}).Do(req)
+	if err != nil {
+		return Volume{}, err
+	}
+	defer resp.Body.Close()
+	var s struct{ Volumes []Volume }
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
+		return Volume{}, err
+	}
+	for _, v := range s.Volumes {
+		if v.Name == name {
+			return v, nil
+		}
+	}
+	return Volume{}, fmt.Errorf("no volume %s in the status", name)
+}
+
 // Wait waits until ok holds for the volume's state, which it returns.
 func (n *Node) Wait(volume, what string, limit time.Duration, ok func(Volume) bool) Volume {
 	n.t.Helper()
 	deadline := time.Now().Add(limit)
 	for {
-		v := n.Volume(volume)
+		v, err := n.poll(volume)
+		if err != nil {
+			n.t.Fatalf("%s: waiting until it is %s: %v", n.Name, what, err)
+		}
 		if ok(v) {
 			return v
 		}
 		if time.Now().After(deadline) {
 			n.t.Fatalf("%s: not %s within %v: %v", n.Name, what, limit, v)
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 

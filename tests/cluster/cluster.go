@@ -46,14 +46,14 @@ func New(t testing.TB, o Options) *Cluster {
 	if o.Program == (Program{}) {
 		o.Program = Qrbd
 	}
-	c := &Cluster{t: t, dir: workDir(t)}
+	c := &Cluster{t: t, dir: newDir(t, workParent())}
+	t.Cleanup(c.close)
 	if o.Links {
 		c.links = newLinks(t, o.Nodes)
 	}
 	for i, name := range o.Nodes {
 		c.Nodes = append(c.Nodes, c.newNode(name, i, o))
 	}
-	t.Cleanup(c.close)
 	for _, n := range c.Nodes {
 		n.introduce(c.Nodes)
 		if o.Configure != nil {
@@ -68,22 +68,6 @@ func setDefault(s *string, value string) {
 	if *s == "" {
 		*s = value
 	}
-}
-
-// workDir returns a directory for one cluster. Its path is short, since a Unix
-// socket's may have 107 bytes. QRBD_E2E_DIR says where; default: memory, if
-// there is enough, since a killed process loses no page cache wherever it is.
-func workDir(t testing.TB) string {
-	t.Helper()
-	parent := os.Getenv("QRBD_E2E_DIR")
-	if parent == "" && freeBytes("/dev/shm") > 4<<30 {
-		parent = "/dev/shm"
-	}
-	dir, err := os.MkdirTemp(parent, "qrbd-e2e-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 // Node returns the named node.

@@ -10,13 +10,14 @@
 //
 // Binaries are built once per test process. Each cluster has its own directory;
 // processes, namespaces and directory are gone when the test ends, also when it
-// is killed: agents die with the test process, and the next run removes the
-// namespaces of processes that no longer exist. When a test fails, the agents'
+// is killed: agents die with the test process, and the next run removes what
+// processes left that no longer exist (cleanup.go). When a test fails, the agents'
 // logs are printed.
 //
 // Everything here that can fail ends the test with t.Fatal and says which node
 // and which command it was.
 //
 // Goroutines: one, which starts processes (spawn.go), lives as long as the test
-// process; one per running agent waits for its end.
+// process; one per running agent waits for its end; one per followed command
+// reads its lines.
 package cluster

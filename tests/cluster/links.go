@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -103,27 +102,6 @@ func (l *links) close() {
 		}
 		if err := run("ip", "netns", "del", l.base+n); err != nil {
 			l.t.Error(err)
-		}
-	}
-}
-
-// sweepNamespaces removes what test processes left that were killed.
-func sweepNamespaces() {
-	entries, err := os.ReadDir("/run/netns")
-	if err != nil {
-		return // none were ever made
-	}
-	for _, e := range entries {
-		rest, ok := strings.CutPrefix(e.Name(), "qe")
-		digits, _, ok2 := strings.Cut(rest, "n")
-		pid, err := strconv.Atoi(digits)
-		if !ok || !ok2 || err != nil {
-			continue
-		}
-		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); os.IsNotExist(err) {
-			if err := run("ip", "netns", "del", e.Name()); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-			}
 		}
 	}
 }
