@@ -59,7 +59,8 @@ const (
 // Pool hands out buffers in power-of-two classes from 4 KiB to 32 MiB and bounds
 // the bytes that are out at once: Get waits when the bound is reached, which is
 // the back-pressure that keeps a fast client from growing memory. Idle buffers
-// are kept up to keepBytes. Safe for concurrent use.
+// are kept up to keepBytes, so memory stays below limitBytes + keepBytes. Safe
+// for concurrent use.
 type Pool struct {
 	limitBytes int64
 	keepBytes  int64
@@ -190,15 +191,40 @@ func (p *Pool) abandon(w *poolWaiter) {
 	p.grant() // a large request may have held small ones back
 }
 
-// unreserve counts a buffer as back and keeps it (if any) idle when there is
-// room. REQUIRES p.mu.
+// unreserve counts a buffer as back and keeps it (if any) idle. REQUIRES p.mu.
 func (p *Pool) unreserve(b *Buffer, class int) {
-	size := classBytes(class)
-	p.outBytes -= size
-	if b != nil && p.idleBytes+size <= p.keepBytes {
+	p.outBytes -= classBytes(class)
+	if b != nil && p.makeRoom(class) {
 		p.idle[class] = append(p.idle[class], b)
-		p.idleBytes += size
+		p.idleBytes += classBytes(class)
 	}
+}
+
+// makeRoom drops idle buffers until one more of the class fits, always of the
+// class that has the most bytes idle, so that after a burst of large buffers the
+// small ones are kept again. False: the class itself has the most, or its buffers
+// are too large to push others out (more than a quarter of all). REQUIRES p.mu.
+func (p *Pool) makeRoom(class int) bool {
+	size := classBytes(class)
+	if size > p.keepBytes/4 {
+		return false
+	}
+	for p.idleBytes+size > p.keepBytes {
+		most := class
+		for c := range p.idle {
+			if int64(len(p.idle[c]))*classBytes(c) > int64(len(p.idle[most]))*classBytes(most) {
+				most = c
+			}
+		}
+		if most == class {
+			return false
+		}
+		last := len(p.idle[most]) - 1
+		p.idle[most][last] = nil
+		p.idle[most] = p.idle[most][:last]
+		p.idleBytes -= classBytes(most)
+	}
+	return true
 }
 
 // grant serves waiters in order, as far as the bound allows. REQUIRES p.mu.

@@ -77,6 +77,33 @@ func TestPoolKeepsOnlyAQuarterIdle(t *testing.T) {
 	}
 }
 
+// TestPoolIdleIsShared: a burst of large buffers must not keep the small ones
+// from being reused for ever after.
+func TestPoolIdleIsShared(t *testing.T) {
+	p := NewPool(64 << 20)
+	burst := func(n, count int) {
+		var out []*Buffer
+		for range count {
+			out = append(out, p.Get(n, nil))
+		}
+		for _, b := range out {
+			b.Release()
+		}
+	}
+	burst(1<<20, 64) // fills what may be idle
+	burst(4096, 100)
+	if n := testing.AllocsPerRun(100, func() { p.Get(4096, nil).Release() }); n != 0 {
+		t.Errorf("%v allocations for a small buffer after a burst of large ones", n)
+	}
+	if p.idleBytes > p.keepBytes {
+		t.Errorf("%d bytes idle, at most %d wanted", p.idleBytes, p.keepBytes)
+	}
+	burst(MaxBuffer, 1) // never kept
+	if len(p.idle[maxClassBits-minClassBits]) != 0 || len(p.idle[0]) != 100 {
+		t.Error("one huge buffer pushed the others out")
+	}
+}
+
 func TestPoolBoundAndOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPool(MaxBuffer)

@@ -124,11 +124,13 @@ type Device interface {
 
 	// Extents describes [off, off+n) in ascending order without gaps, at most
 	// limit extents (limit >= 1), possibly less than the whole range but always
-	// at least one extent when n > 0. Adjacent extents differ. A store that
+	// at least one extent when n > 0, none when n is 0. Adjacent extents differ.
+	// What changes meanwhile is described as before or as after. A store that
 	// cannot tell returns one data extent.
 	Extents(off, n int64, limit int) ([]Extent, error)
 
-	// Close releases the store without flushing it.
+	// Close releases the store without flushing it. Operations in flight end;
+	// later ones, a second Close among them, get ErrClosed. Size still answers.
 	Close() error
 }
 
