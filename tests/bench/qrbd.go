@@ -16,8 +16,10 @@ import (
 // errNotReplicating says that the pair is not in the state that the column claims to measure.
 var errNotReplicating = errors.New("qrbd's pair is not connected and up-to-date")
 
-// commandTimeout bounds one qrbd command.
-const commandTimeout = 30 * time.Second
+const (
+	commandTimeout = 30 * time.Second // for one qrbd command
+	syncTimeout    = time.Minute      // for the first sync of an empty volume
+)
 
 // node is one agent of a pair, driven through the command line as an operator would.
 type node struct {
@@ -215,7 +217,7 @@ func (p pair) bringUp(ctx context.Context) error {
 
 // settle waits until the pair replicates: up-to-date is alpha's own disk, the peer's first sync may still run.
 func (p pair) settle(ctx context.Context) error {
-	for deadline := time.Now().Add(startTimeout); ; time.Sleep(pollInterval) {
+	for deadline := time.Now().Add(syncTimeout); ; time.Sleep(pollInterval) {
 		v, err := p.alpha.status(ctx)
 		if err == nil {
 			err = v.replicating()

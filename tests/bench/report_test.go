@@ -42,7 +42,7 @@ func TestReport(t *testing.T) {
 	r := example(1)
 	r.Footprint = &footprint{
 		PeakRSS: map[string]int64{"alpha": 120 << 20, "beta": 210 << 20}, IdleRSS: map[string]int64{"alpha": 60 << 20, "beta": 61 << 20},
-		Start: 0.4, RestartClean: 0.5, RestartCrash: 0.6, WritesPerSec: 12345, MBPerSec: 300,
+		FirstSync: 1.5, Start: 0.4, RestartClean: 0.5, RestartCrash: 0.6, WritesPerSec: 12345, MBPerSec: 300,
 	}
 	golden(t, "report.txt", func(out *bytes.Buffer) error { return writeReport(out, r) })
 }
