@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -68,6 +69,38 @@ func TestShortCut(t *testing.T) {
 	}
 	judge(t, alpha, l, ledger.Acked)
 	c.Equal("crm")
+}
+
+// TestFlappingLink: a link that breaks and heals at any moment of a handshake, a
+// resync or a write.
+func TestFlappingLink(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t, cluster.Options{Links: true, Configure: func(c *cluster.Config) {
+		c.Extra = "heartbeat = \"100ms\"\npeer_timeout = \"500ms\"\n"
+	}})
+	l := newLedger()
+	alpha := c.Up()
+	r := startLoad(t, alpha, l)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	cut := []func(){
+		func() { c.Cut("alpha", "beta") },
+		func() { c.Cut("beta", "alpha") },
+		func() { c.CutBoth("alpha", "beta") },
+	}
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		cut[rnd.IntN(len(cut))]()
+		r.runFor(time.Duration(rnd.IntN(1200)) * time.Millisecond)
+		c.Heal("alpha", "beta")
+		r.runFor(time.Duration(rnd.IntN(1200)) * time.Millisecond)
+	}
+	c.WaitInSync("crm", syncWithin)
+	r.progress(cluster.Timeout)
+	r.stop()
+	c.WaitInSync("crm", syncWithin)
+	judge(t, alpha, l, ledger.Acked)
+	c.Equal("crm")
+	alpha.Must("switchover", "crm", "--to", "beta")
+	judge(t, c.Nodes[1], l, ledger.Acked)
 }
 
 // TestFailOverAcrossACut: the old primary goes on alone for a while, is stopped,
