@@ -140,3 +140,18 @@ func TestAsyncCloseWhileFull(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+func BenchmarkAsyncWrite(b *testing.B) {
+	q := blockdev.Async(blockdev.NewMemory(64<<20), 2)
+	defer q.Close()
+	buf := filled(1, 4096)
+	done := make(chan error, 1)
+	r := &blockdev.Request{Op: blockdev.OpWrite, Len: 4096, Buf: buf, Done: func(_ *blockdev.Request, err error) { done <- err }}
+	b.ReportAllocs()
+	for b.Loop() {
+		q.Submit(r)
+		if err := <-done; err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -239,3 +239,20 @@ func TestRuleString(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParse: no script makes the parser panic, and what it takes, it can say.
+func FuzzParse(f *testing.F) {
+	f.Add("write error nth=3 count=2 p=0.5 range=0+4096\nany delay 5ms # slow")
+	f.Fuzz(func(t *testing.T, script string) {
+		rules, err := fault.Parse(strings.NewReader(script))
+		if err != nil {
+			return
+		}
+		for _, r := range rules {
+			again, err := fault.Parse(strings.NewReader(r.String()))
+			if err != nil || len(again) != 1 || again[0] != r {
+				t.Errorf("%+v says %q, which is %+v (%v)", r, r, again, err)
+			}
+		}
+	})
+}
