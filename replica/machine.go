@@ -463,3 +463,9 @@ func (m *Machine) failDisk(why string) {
 const never = Time(1<<63 - 1)
 
 func seconds(t Time) string { return time.Duration(t).String() }
+
+// MetaSettled reports whether all of the state is on stable storage, or never
+// will be because the disk failed.
+func (m *Machine) MetaSettled() bool {
+	return !m.metaBusy && (m.metaDone == m.metaWant || m.disk == protocol.Failed)
+}

@@ -49,6 +49,7 @@ type Run struct {
 
 type runState struct {
 	Run
+	plain    bool // sent without comparing first
 	answered bool // its digests were answered; the rest is a copy
 	differ   []Run
 	left     int // pieces not yet acknowledged
@@ -146,20 +147,20 @@ func (p *Plan) Next(now int64, free func(off, n int64) bool) (r Run, wait time.D
 		}
 		off := from * bitmap.BlockSize
 		length := min(n*bitmap.BlockSize, p.size-off)
-		if !free(off, length) {
-			// Look closer: a block at a time, so that a busy spot does not keep
-			// its surroundings waiting.
-			if n > 1 {
-				n = max(1, n/16)
-				length = min(n*bitmap.BlockSize, p.size-off)
+		// Look ever closer, so that a busy spot does not keep its surroundings
+		// waiting.
+		ok := free(off, length)
+		for !ok && n > 1 {
+			n = max(1, n/16)
+			length = min(n*bitmap.BlockSize, p.size-off)
+			ok = free(off, length)
+		}
+		if !ok {
+			if p.kind == Verify {
+				return Run{}, busyWait, false
 			}
-			if !free(off, length) {
-				if p.kind == Verify {
-					return Run{}, busyWait, false
-				}
-				p.cursor = from + n
-				continue
-			}
+			p.cursor = from + n
+			continue
 		}
 		p.cursor = from + n
 		p.nextID++
@@ -172,12 +173,9 @@ func (p *Plan) Next(now int64, free func(off, n int64) bool) (r Run, wait time.D
 
 // ahead returns the next blocks to do.
 func (p *Plan) ahead() (from, n int64) {
+	const limit = RunMax / bitmap.BlockSize
 	if p.kind == Verify {
-		return p.cursor, min(p.end-p.cursor, DataMax/bitmap.BlockSize)
-	}
-	limit := int64(RunMax / bitmap.BlockSize)
-	if p.kind == Digest {
-		limit = DataMax / bitmap.BlockSize
+		return p.cursor, min(p.end-p.cursor, limit)
 	}
 	return p.set.Next(p.cursor, limit)
 }
@@ -247,6 +245,14 @@ func (p *Plan) Narrow(id uint64, n int64) {
 	p.cursor = min(p.cursor, (s.Off+n)/bitmap.BlockSize)
 }
 
+// Plain says that a run of a Digest plan is sent without comparing it first (a
+// range of zeroes costs less to send than to compare).
+func (p *Plan) Plain(id uint64) {
+	if _, s := p.find(id); s != nil {
+		s.plain = true
+	}
+}
+
 // Sent counts payload bytes that crossed the wire.
 func (p *Plan) Sent(n int64) { p.stats.Sent += n; p.allow -= n }
 
@@ -266,7 +272,7 @@ func (p *Plan) Holds(off, n int64) bool {
 // id that is not in flight.
 func (p *Plan) Answered(id uint64, differ []uint64) (send []Run, known bool) {
 	i, s := p.find(id)
-	if s == nil || s.answered || p.kind == Copy {
+	if s == nil || s.answered || s.plain || p.kind == Copy {
 		return nil, false
 	}
 	s.answered = true
@@ -337,7 +343,7 @@ func (p *Plan) Acked(id uint64) (known bool) {
 			if !ok {
 				continue
 			}
-		} else if s.ID != id || p.kind != Copy {
+		} else if s.ID != id || p.kind != Copy && !s.plain {
 			continue
 		}
 		p.acked = append(p.acked, piece)

@@ -1,0 +1,209 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/volume/meta"
+)
+
+// Stream is one reliable, ordered byte stream to a peer. Read and Write may run
+// concurrently with each other. Close and Abort unblock both.
+type Stream interface {
+	io.Reader
+	io.Writer
+	// Close ends the sending direction after what was written is delivered.
+	Close() error
+	// Abort ends both directions at once; data under way may be lost.
+	Abort()
+}
+
+// Conn is what a transport hands over when a volume is connected to a peer: the
+// volume's two streams. The volume owns both from then on and aborts them when
+// it is done.
+type Conn struct {
+	Write Stream // ordered: handshake, writes, acks, state
+	Bulk  Stream // resync and verify, lower priority
+	// RTT returns the link's smoothed round trip; zero when unknown.
+	RTT func() time.Duration
+}
+
+// PeerConfig is one peer of a volume.
+type PeerConfig struct {
+	Name string
+	Mode protocol.Mode // zero: protocol C
+}
+
+// Options configure a volume.
+type Options struct {
+	Name  string
+	Self  string // this node's name
+	Peers []PeerConfig
+	Size  int64           // bytes; zero: the store's. The store may be larger
+	Store blockdev.Device // the volume closes it
+	Meta  *meta.File      // the volume closes it
+	State *meta.State     // what the metadata file said when it was opened
+	Pool  *blockdev.Pool  // buffers for what peers send; required
+	Log   *slog.Logger    // required
+
+	// AskConnect is called, without locks held, when the volume wants a
+	// connection to a peer soon. The owner answers with AttachPeer, now or never.
+	AskConnect func(peer string)
+	// OnEvent is called for every state change, in order, without locks held. It
+	// must not block. nil: ignored.
+	OnEvent func(Event)
+
+	// WriteTimeout: a peer that has not acknowledged a write for so long is
+	// disconnected. Zero: 10 s.
+	WriteTimeout time.Duration
+	// FlushInterval: a peer is sent a flush of the volume's own this long after
+	// the first write that no flush has followed. Zero: 1 s.
+	FlushInterval time.Duration
+	// FlushBytes: or after so many bytes. Zero: 64 MiB.
+	FlushBytes int64
+	// ActivityIdle: an extent is taken off the activity map when it was not
+	// written for so long. Zero: 30 s.
+	ActivityIdle time.Duration
+	// SyncWindow bounds the bytes of resync data in flight. Zero: 8 MiB.
+	SyncWindow int64
+	// SyncRate limits resync, bytes/s. Zero: no limit.
+	SyncRate int64
+}
+
+// Error is a refused operation: a code that survives the wire and the control
+// API, and a text that says what to do.
+type Error struct {
+	Code protocol.Code
+	Text string
+}
+
+func (e *Error) Error() string { return e.Text }
+
+func refuse(code protocol.Code, format string, args ...any) *Error {
+	return &Error{Code: code, Text: fmt.Sprintf(format, args...)}
+}
+
+// ErrNotPrimary is returned to requests on a volume that is not (or no longer)
+// primary.
+var ErrNotPrimary = errors.New("the volume is not primary on this node")
+
+// PromoteOptions are the operator's words on a promotion.
+type PromoteOptions struct {
+	Force      bool // accept inconsistent or outdated data; start a brand-new volume
+	PeerFenced bool // the operator vouches that unreachable peers are dead
+}
+
+// Event is one state change, as shown by `qrbd events`.
+type Event struct {
+	Time   time.Time `json:"time"`
+	Volume string    `json:"volume"`
+	Peer   string    `json:"peer,omitempty"`
+	Field  string    `json:"field"` // role, disk, connection, replication, generation, peer-role, peer-disk, ...
+	Old    string    `json:"old"`
+	New    string    `json:"new"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// Status is what `qrbd status --json` shows of a volume. Export and Clients are
+// filled in by the agent.
+type Status struct {
+	Name       string       `json:"name"`
+	Size       int64        `json:"size"`
+	Role       string       `json:"role"`
+	Disk       string       `json:"disk"`
+	Export     string       `json:"export"`
+	Clients    int          `json:"clients"`
+	Generation string       `json:"generation"`
+	ID         string       `json:"id"`
+	Primary    string       `json:"primary,omitempty"` // the primary's name, as far as connected to it
+	Reason     string       `json:"reason,omitempty"`  // why the disk is not up-to-date, in words
+	InFlight   int          `json:"in_flight"`
+	ActiveExt  int          `json:"active_extents"`
+	Peers      []PeerStatus `json:"peers"`
+}
+
+// PeerStatus is one peer of a Status.
+type PeerStatus struct {
+	Name        string  `json:"name"`
+	Connection  string  `json:"connection"`
+	Replication string  `json:"replication"`
+	Role        string  `json:"role"`
+	Disk        string  `json:"disk"`
+	Protocol    string  `json:"protocol"`
+	OutOfSync   int64   `json:"out_of_sync"`  // bytes
+	SyncPercent float64 `json:"sync_percent"` // 100 when nothing is out of sync
+	Reason      string  `json:"reason,omitempty"`
+
+	// While replication is sync-source, sync-target, verify-source or -target.
+	SyncTotal    int64   `json:"sync_total,omitempty"`    // bytes
+	SyncDone     int64   `json:"sync_done,omitempty"`     // bytes
+	SyncRate     int64   `json:"sync_rate,omitempty"`     // bytes/s
+	SyncETA      float64 `json:"sync_eta,omitempty"`      // seconds
+	SyncSent     int64   `json:"sync_sent,omitempty"`     // payload bytes that crossed the wire, this or the last sync
+	SyncCompared int64   `json:"sync_compared,omitempty"` // bytes compared by digest, this or the last sync
+	VerifyBad    int64   `json:"verify_bad,omitempty"`    // bytes found different by the last verify
+	Unacked      int64   `json:"unacked,omitempty"`       // bytes sent and not yet applied there
+	RTTMicros    int64   `json:"rtt_us,omitempty"`        // smoothed round trip
+	LastSync     string  `json:"last_sync,omitempty"`     // rule that decided the last handshake
+}
+
+// Explanation is what `qrbd explain` says of a volume.
+type Explanation struct {
+	Volume  string        `json:"volume"`
+	Promote string        `json:"promote"` // what promote would do now, and why
+	Peers   []ExplainPeer `json:"peers"`
+}
+
+// ExplainPeer is what would happen on connecting to one peer, judged by what it
+// said last.
+type ExplainPeer struct {
+	Name     string   `json:"name"`
+	Heard    bool     `json:"heard"` // false: it never said anything since this agent started
+	Rule     string   `json:"rule,omitempty"`
+	Strategy string   `json:"strategy,omitempty"`
+	Text     string   `json:"text"`
+	IDs      []string `json:"ids,omitempty"` // the generation ids that the rule looked at, "name=value"
+}
+
+// VerifyReport is the result of a verify run.
+type VerifyReport struct {
+	Peer    string `json:"peer"`
+	Checked int64  `json:"checked"` // bytes
+	Bad     int64  `json:"bad"`     // bytes in blocks that differ
+	// Ranges are the first 1000.
+	Ranges []VerifyRange `json:"ranges"`
+}
+
+// VerifyRange is a byte range in which replicas differ.
+type VerifyRange struct {
+	Off int64 `json:"off"`
+	Len int64 `json:"len"`
+}
+
+// Control is the set of operations an operator has on a volume. Each blocks
+// until done, refused (*Error) or ctx ends; when ctx ends, the operation may
+// still complete.
+type Control interface {
+	Status() Status
+	Explain() Explanation
+	Promote(ctx context.Context, o PromoteOptions) error
+	Demote(ctx context.Context) error
+	Switchover(ctx context.Context, peer string) error
+	Connect(ctx context.Context, peer string, discard bool) error // peer "": all
+	Disconnect(ctx context.Context, peer string) error            // peer "": all
+	Invalidate(ctx context.Context) error
+	Verify(ctx context.Context, peer string, progress func(done, total int64)) ([]VerifyReport, error)
+	// AttachPeer hands over a connection; the volume owns c whatever it returns.
+	AttachPeer(peer string, c Conn) error
+	// PeerUnreachable tells why a connection attempt failed, for status.
+	PeerUnreachable(peer string, err error)
+	// Close drains, flushes and writes back the metadata, then closes the store.
+	// When ctx ends it stops without draining, as a crash would.
+	Close(ctx context.Context) error
+}

@@ -1,0 +1,408 @@
+package volume
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
+	"github.com/qrbd/qrbd/resync"
+)
+
+// bulkState is a link's part in syncs. Guarded by v.mu.
+type bulkState struct {
+	pieces  []resync.Run // source: runs whose digests differed, to be sent
+	applied int64        // target: bytes written or found equal in this sync
+	sent    int64        // target: payload bytes received
+	started time.Time
+}
+
+// startSync runs the peer's plan.
+func (v *Volume) startSync(id replica.PeerID) {
+	v.mu.Lock()
+	l, plan := v.links[id], v.m.Plan(id)
+	if l == nil || plan == nil {
+		v.mu.Unlock()
+		return
+	}
+	l.bulk.pieces = nil
+	v.fast.Add(1)
+	v.mu.Unlock()
+	go l.runPlan(plan)
+}
+
+// runPlan hands the plan's runs to the target until it is done or the link is
+// lost. A read error of the local store ends the connection: what could not be
+// read stays out of sync.
+func (l *link) runPlan(plan *resync.Plan) {
+	defer l.v.fast.Done()
+	seed := randomID()
+	for {
+		ended, err := l.planStep(plan, seed)
+		if err != nil {
+			l.lost(err)
+			return
+		}
+		if ended {
+			return
+		}
+	}
+}
+
+// planStep does the next thing the plan asks for.
+func (l *link) planStep(plan *resync.Plan, seed uint64) (ended bool, err error) {
+	v := l.v
+	v.mu.Lock()
+	if v.links[l.id] != l || v.m.Plan(l.id) != plan {
+		v.mu.Unlock()
+		return true, nil
+	}
+	if len(l.bulk.pieces) > 0 {
+		r := l.bulk.pieces[0]
+		l.bulk.pieces = l.bulk.pieces[1:]
+		v.mu.Unlock()
+		return false, l.sendData(plan, r)
+	}
+	r, wait, done := plan.Next(v.now(), v.m.Free(l.id))
+	if done {
+		v.m.PlanDone(v.now(), l.id)
+		v.unlockAndRun()
+		return true, nil
+	}
+	if r.Len > 0 {
+		v.mu.Unlock()
+		return false, l.sendRun(plan, r, seed)
+	}
+	if id, want := plan.WantFlush(); want {
+		v.mu.Unlock()
+		return false, l.writeBulk(&protocol.SyncFlush{ID: id}, nil)
+	}
+	v.mu.Unlock()
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-l.plan:
+	case <-t.C:
+	case <-l.dead:
+		return true, nil
+	}
+	return false, nil
+}
+
+// sendRun narrows a run to what the store has there and sends it, as zeroes, as
+// digests or as data.
+func (l *link) sendRun(plan *resync.Plan, r resync.Run, seed uint64) error {
+	v := l.v
+	exts, err := v.opt.Store.Extents(r.Off, r.Len, 1)
+	if err != nil {
+		return err
+	}
+	n, zero := r.Len, false
+	if e := exts[0]; e.Zero && plan.Kind() != resync.Verify {
+		if whole := e.Len / bitmap.BlockSize * bitmap.BlockSize; e.Len == r.Len {
+			zero = true
+		} else if whole > 0 {
+			n, zero = whole, true
+		}
+	}
+	if !zero {
+		n = min(n, resync.DataMax)
+		if e := exts[0]; !e.Zero && e.Len < n {
+			n = min(n, (e.Len+bitmap.BlockSize-1)/bitmap.BlockSize*bitmap.BlockSize)
+		}
+	}
+	v.mu.Lock()
+	plan.Narrow(r.ID, n)
+	if zero {
+		plan.Plain(r.ID)
+	}
+	v.m.PlanProgressed(v.now(), l.id)
+	v.unlockAndRun()
+	r.Len = n
+	switch {
+	case zero:
+		return l.writeBulk(&protocol.SyncZero{ID: r.ID, Off: r.Off, Len: r.Len}, nil)
+	case plan.Kind() == resync.Copy:
+		return l.sendData(plan, r)
+	}
+	return l.sendDigests(plan, r, seed)
+}
+
+func (l *link) sendData(plan *resync.Plan, r resync.Run) error {
+	v := l.v
+	buf := v.opt.Pool.Get(int(r.Len), l.dead)
+	if buf == nil {
+		return io.ErrClosedPipe
+	}
+	defer buf.Release()
+	if err := v.opt.Store.ReadAt(buf.Bytes(), r.Off); err != nil {
+		return err
+	}
+	if allZero(buf.Bytes()) {
+		return l.writeBulk(&protocol.SyncZero{ID: r.ID, Off: r.Off, Len: r.Len}, nil)
+	}
+	v.mu.Lock()
+	plan.Sent(r.Len)
+	v.mu.Unlock()
+	return l.writeBulk(&protocol.SyncWrite{ID: r.ID, Off: r.Off, Len: r.Len}, buf.Bytes())
+}
+
+func (l *link) sendDigests(plan *resync.Plan, r resync.Run, seed uint64) error {
+	v := l.v
+	buf := v.opt.Pool.Get(int(r.Len), l.dead)
+	if buf == nil {
+		return io.ErrClosedPipe
+	}
+	defer buf.Release()
+	if err := v.opt.Store.ReadAt(buf.Bytes(), r.Off); err != nil {
+		return err
+	}
+	msg := &protocol.SyncDigests{ID: r.ID, Off: r.Off, Len: r.Len, Seed: seed, Verify: plan.Kind() == resync.Verify}
+	msg.Digests = appendDigests(msg.Digests, buf.Bytes(), seed)
+	return l.writeBulk(msg, nil)
+}
+
+// appendDigests appends a seeded XXH64 of each block. The seed is new for every
+// run, so that a collision cannot be prepared.
+func appendDigests(dst []uint64, b []byte, seed uint64) []uint64 {
+	var d xxhash.Digest
+	for len(b) > 0 {
+		n := min(len(b), bitmap.BlockSize)
+		d.ResetWithSeed(seed)
+		d.Write(b[:n])
+		dst = append(dst, d.Sum64())
+		b = b[n:]
+	}
+	return dst
+}
+
+var zeroes [64 << 10]byte
+
+func allZero(b []byte) bool {
+	for len(b) > 0 {
+		n := min(len(b), len(zeroes))
+		if !bytes.Equal(b[:n], zeroes[:n]) {
+			return false
+		}
+		b = b[n:]
+	}
+	return true
+}
+
+func (l *link) writeBulk(m protocol.Message, pay []byte) error {
+	l.bulkMu.Lock()
+	defer l.bulkMu.Unlock()
+	head := protocol.AppendFrame(nil, m, pay)
+	if len(pay) > 0 && len(pay) <= gatherMax {
+		head, pay = append(head, pay...), nil
+	}
+	if _, err := l.conn.Bulk.Write(head); err != nil {
+		return err
+	}
+	if len(pay) > 0 {
+		_, err := l.conn.Bulk.Write(pay)
+		return err
+	}
+	return nil
+}
+
+// bulkReceive serves the bulk stream, as source and as target.
+func (l *link) bulkReceive() {
+	defer l.v.fast.Done()
+	l.lost(l.bulkReceiveAll())
+}
+
+// bulkTarget is what a target has written since the last flush. It belongs to
+// bulkReceive's goroutine.
+type bulkTarget struct {
+	runs []resync.Run
+}
+
+func (l *link) bulkReceiveAll() error {
+	fr := newFrameReader(l.conn.Bulk, l.v.opt.Pool, l.dead)
+	var t bulkTarget
+	for {
+		msg, buf, err := fr.next()
+		if err != nil {
+			return l.why(err)
+		}
+		switch m := msg.(type) {
+		case *protocol.SyncAck, *protocol.SyncDiffers, *protocol.SyncFlushed:
+			err = l.answered(msg)
+		case *protocol.SyncWrite:
+			err = l.syncApply(&t, resync.Run{ID: m.ID, Off: m.Off, Len: m.Len}, buf.Bytes())
+		case *protocol.SyncZero:
+			err = l.syncApply(&t, resync.Run{ID: m.ID, Off: m.Off, Len: m.Len}, nil)
+		case *protocol.SyncDigests:
+			err = l.syncCompare(&t, m)
+		case *protocol.SyncFlush:
+			err = l.syncFlush(&t, m.ID)
+		default:
+			err = refuse(protocol.CodeProtocol, "%s sent %v on the bulk stream", l.name, msg.Type())
+		}
+		if buf != nil {
+			buf.Release()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// answered hands the target's answer to the plan.
+func (l *link) answered(msg protocol.Message) error {
+	v := l.v
+	v.mu.Lock()
+	plan := v.m.Plan(l.id)
+	if plan == nil || v.links[l.id] != l {
+		v.mu.Unlock()
+		return nil // of a plan that has ended
+	}
+	known := false
+	switch m := msg.(type) {
+	case *protocol.SyncAck:
+		known = plan.Acked(m.ID)
+	case *protocol.SyncFlushed:
+		known = plan.Flushed(m.ID)
+	case *protocol.SyncDiffers:
+		var send []resync.Run
+		send, known = plan.Answered(m.ID, m.Differ[:])
+		l.bulk.pieces = append(l.bulk.pieces, send...)
+	}
+	v.m.PlanProgressed(v.now(), l.id)
+	v.unlockAndRun()
+	kick(l.plan)
+	if !known {
+		return refuse(protocol.CodeProtocol, "%s answered a run that was not sent (%v)", l.name, msg.Type())
+	}
+	return nil
+}
+
+func (l *link) allowed(compareOnly bool, off, n int64) error {
+	l.v.mu.Lock()
+	defer l.v.mu.Unlock()
+	if l.v.links[l.id] != l {
+		return io.ErrClosedPipe
+	}
+	if err := l.v.m.SyncAllowed(l.id, compareOnly); err != nil {
+		return err
+	}
+	return blockdev.CheckRange(l.v.size, off, n)
+}
+
+// syncApply writes a run, data or zeroes.
+func (l *link) syncApply(t *bulkTarget, r resync.Run, data []byte) error {
+	v := l.v
+	if err := l.allowed(false, r.Off, r.Len); err != nil {
+		return err
+	}
+	var err error
+	if data != nil {
+		err = v.opt.Store.WriteAt(data, r.Off, 0)
+	} else {
+		err = v.zeroUnlessZero(r.Off, r.Len)
+	}
+	if err != nil {
+		return l.storeFailed(err)
+	}
+	t.runs = append(t.runs, r)
+	v.mu.Lock()
+	l.bulk.applied += r.Len
+	l.bulk.sent += int64(len(data))
+	v.mu.Unlock()
+	return l.writeBulk(&protocol.SyncAck{ID: r.ID}, nil)
+}
+
+// zeroUnlessZero makes the range read as zeroes, leaving alone what does already:
+// a sparse store stays sparse, and terabytes of holes cost nothing.
+func (v *Volume) zeroUnlessZero(off, n int64) error {
+	for n > 0 {
+		exts, err := v.opt.Store.Extents(off, n, 64)
+		if err != nil {
+			return err
+		}
+		for _, e := range exts {
+			if !e.Zero {
+				if err := v.opt.Store.Trim(e.Off, e.Len, 0); err != nil {
+					return err
+				}
+			}
+			off, n = off+e.Len, n-e.Len
+		}
+	}
+	return nil
+}
+
+// syncCompare answers which blocks differ.
+func (l *link) syncCompare(t *bulkTarget, m *protocol.SyncDigests) error {
+	v := l.v
+	if err := l.allowed(m.Verify, m.Off, m.Len); err != nil {
+		return err
+	}
+	buf := v.opt.Pool.Get(int(m.Len), l.dead)
+	if buf == nil {
+		return io.ErrClosedPipe
+	}
+	defer buf.Release()
+	if err := v.opt.Store.ReadAt(buf.Bytes(), m.Off); err != nil {
+		return l.storeFailed(err)
+	}
+	mine := appendDigests(make([]uint64, 0, len(m.Digests)), buf.Bytes(), m.Seed)
+	if len(mine) != len(m.Digests) {
+		return refuse(protocol.CodeProtocol, "%s sent %d digests for %d bytes", l.name, len(m.Digests), m.Len)
+	}
+	ans := &protocol.SyncDiffers{ID: m.ID}
+	equal := int64(0)
+	for i, d := range m.Digests {
+		if mine[i] != d {
+			ans.Differ[i/64] |= 1 << (i % 64)
+			continue
+		}
+		off := m.Off + int64(i)*bitmap.BlockSize
+		n := min(bitmap.BlockSize, m.Off+m.Len-off)
+		equal += n
+		if last := len(t.runs) - 1; last >= 0 && t.runs[last].Off+t.runs[last].Len == off {
+			t.runs[last].Len += n
+		} else if !m.Verify {
+			t.runs = append(t.runs, resync.Run{Off: off, Len: n})
+		}
+	}
+	if !m.Verify {
+		v.mu.Lock()
+		l.bulk.applied += equal
+		v.mu.Unlock()
+	}
+	return l.writeBulk(ans, nil)
+}
+
+// syncFlush makes what was synced durable; only then are this side's own marks
+// toward the source settled.
+func (l *link) syncFlush(t *bulkTarget, id uint64) error {
+	v := l.v
+	if err := l.allowed(false, 0, 0); err != nil {
+		return err
+	}
+	if err := v.opt.Store.Flush(); err != nil {
+		return l.storeFailed(err)
+	}
+	v.mu.Lock()
+	v.m.SyncedDurable(l.id, t.runs)
+	v.mu.Unlock()
+	t.runs = t.runs[:0]
+	return l.writeBulk(&protocol.SyncFlushed{ID: id}, nil)
+}
+
+// storeFailed reports the local store's error to the machine.
+func (l *link) storeFailed(err error) error {
+	v := l.v
+	v.mu.Lock()
+	v.m.PeerApplied(v.now(), l.id, 0, err)
+	v.unlockAndRun()
+	return errors.Join(errors.New("the local store failed during the sync"), err)
+}

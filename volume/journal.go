@@ -1,0 +1,108 @@
+package volume
+
+import (
+	"fmt"
+
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
+	"github.com/qrbd/qrbd/volume/meta"
+)
+
+// slotGone marks a peer in the metadata that is no longer configured: its bitmap
+// is not kept up, so that all of it counts as out of sync should it return.
+const slotGone uint32 = 1
+
+type goneSlot struct {
+	index int
+	slot  meta.PeerSlot
+}
+
+// stored turns the metadata into the machine's state, peers in the order of the
+// configuration, and remembers which metadata slot is whose.
+func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
+	s := &v.opt.State.Super
+	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Current: s.Current,
+		History: s.History, Seq: s.Seq}
+	index := make(map[string]int)
+	for i, p := range s.Peers {
+		index[p.Name] = i
+	}
+	next := len(s.Peers)
+	for _, p := range peers {
+		i, known := index[p.Name]
+		if !known {
+			if next == protocol.PeersMax {
+				return st, fmt.Errorf("volume %s: no metadata slot is free for peer %s: %d peers were configured in its life", v.opt.Name, p.Name, next)
+			}
+			v.slots = append(v.slots, next)
+			next++
+			st.Peers = append(st.Peers, replica.PeerSlot{Name: p.Name, Dirty: bitmap.NewSet(bitmap.Blocks(v.size))})
+			continue
+		}
+		slot := replica.PeerSlot{Name: p.Name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: v.opt.State.Bitmaps[i]}
+		if s.Peers[i].Flags&slotGone != 0 {
+			slot.Dirty.SetAll()
+		}
+		v.slots = append(v.slots, i)
+		st.Peers = append(st.Peers, slot)
+		delete(index, p.Name)
+	}
+	for _, i := range index {
+		g := s.Peers[i]
+		g.Flags |= slotGone
+		v.gone = append(v.gone, goneSlot{i, g})
+	}
+	return st, nil
+}
+
+// batch turns the machine's snapshot into the metadata file's.
+func (v *Volume) batch(b replica.MetaBatch) *meta.Batch {
+	out := &meta.Batch{Activity: b.Activity}
+	if s := b.Super; s != nil {
+		old := &v.opt.State.Super
+		sup := &meta.Super{Volume: s.Volume, Size: old.Size, Node: old.Node, Name: old.Name, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean,
+			Flags: old.Flags, Current: s.Current, History: s.History, Seq: s.Seq}
+		sup.Peers = make([]meta.PeerSlot, len(v.slots)+len(v.gone))
+		for _, g := range v.gone {
+			sup.Peers[g.index] = g.slot
+		}
+		for i, p := range s.Peers {
+			sup.Peers[v.slots[i]] = meta.PeerSlot{Name: p.Name, Bitmap: p.Bitmap, Disk: p.Disk}
+		}
+		out.Super = sup
+	}
+	for _, p := range b.Bitmaps {
+		out.Bitmap = append(out.Bitmap, meta.BitmapPage{Slot: v.slots[p.Peer], Page: p.Page, Data: p.Data})
+	}
+	return out
+}
+
+// journalLoop commits metadata: whatever was asked for while one commit ran
+// shares the next.
+func (v *Volume) journalLoop() {
+	defer v.ended.Done()
+	for {
+		select {
+		case <-v.journal:
+		case <-v.stop:
+			return
+		}
+		for v.commitOnce() {
+		}
+	}
+}
+
+func (v *Volume) commitOnce() bool {
+	v.mu.Lock()
+	b, ok := v.m.MetaBatch()
+	v.mu.Unlock()
+	if !ok {
+		return false
+	}
+	err := v.opt.Meta.Commit(v.batch(b))
+	v.mu.Lock()
+	v.m.MetaDone(v.now(), b.Version, b, err)
+	v.unlockAndRun()
+	return err == nil
+}

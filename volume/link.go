@@ -1,0 +1,535 @@
+package volume
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
+)
+
+// link is one connection to a peer. Its goroutines: send writes the queued
+// frames, receive reads the write stream and applies what the peer sends, flush
+// makes it durable, bulkReceive serves the bulk stream, and, while a sync runs
+// from here, runPlan drives it. All end when the streams are aborted.
+type link struct {
+	v    *Volume
+	id   replica.PeerID
+	name string
+	mode protocol.Mode
+	conn Conn
+
+	// Guarded by v.mu.
+	queue    []frame
+	wantAck  bool
+	leaving  bool // the queue is the last that is sent
+	flushSeq uint64
+	rtt      time.Duration
+
+	writeMu sync.Mutex // held while writing to conn.Write; taken before v.mu
+	bulkMu  sync.Mutex // the same for conn.Bulk
+	wake    chan struct{}
+	resume  chan struct{}
+	flushes chan struct{}
+	plan    chan struct{}
+	dead    chan struct{} // closed when the streams are aborted
+	once    sync.Once
+	bulk    bulkState
+}
+
+// frame is one thing to send. A write holds a reference to its buffer until it is
+// in the transport's hands.
+type frame struct {
+	data protocol.Data
+	msg  protocol.Message
+	buf  *blockdev.Buffer
+	pay  []byte
+}
+
+const (
+	readBuffer = 256 << 10
+	// gatherMax is how much of queued frames is copied together for one write
+	// to the stream.
+	gatherMax = 64 << 10
+	// lingerTime is how long a last word (a refusal, a goodbye) may take.
+	lingerTime = 2 * time.Second
+)
+
+// AttachPeer implements Control. A connection that replaces a live one ends that
+// first: the peer has given it up.
+func (v *Volume) AttachPeer(peer string, c Conn) error {
+	id, err := v.peerID(peer)
+	if err != nil {
+		refuseConn(c, err.(*Error))
+		return err
+	}
+	l := &link{v: v, id: id, name: peer, mode: v.machineConfig().Peers[id].Mode, conn: c,
+		wake: make(chan struct{}, 1), resume: make(chan struct{}, 1), flushes: make(chan struct{}, 1),
+		plan: make(chan struct{}, 1), dead: make(chan struct{})}
+	v.mu.Lock()
+	if v.closed {
+		v.mu.Unlock()
+		e := refuse(protocol.CodeShutdown, "%s is stopping", v.opt.Self)
+		refuseConn(c, e)
+		return e
+	}
+	if old := v.links[id]; old != nil {
+		v.links[id] = nil
+		v.m.Lost(v.now(), id, errors.New("replaced by a new connection"))
+		old.abort()
+	}
+	v.links[id] = l
+	err = v.m.Linked(v.now(), id)
+	if err != nil {
+		v.links[id] = nil
+		v.unlockAndRun()
+		var r *replica.Refusal
+		errors.As(err, &r)
+		e := refuse(r.Code, "%s", r.Text)
+		refuseConn(c, e)
+		return e
+	}
+	v.fast.Add(4)
+	v.unlockAndRun()
+	go l.send()
+	go l.receive()
+	go l.flush()
+	go l.bulkReceive()
+	return nil
+}
+
+// refuseConn tells the peer why and ends the streams.
+func refuseConn(c Conn, e *Error) {
+	go func() {
+		c.Bulk.Abort()
+		t := time.AfterFunc(lingerTime, c.Write.Abort)
+		defer t.Stop()
+		if _, err := c.Write.Write(protocol.AppendFrame(nil, &protocol.Refuse{Code: e.Code, Text: e.Text}, nil)); err == nil {
+			c.Write.Close()
+			io.Copy(io.Discard, io.LimitReader(c.Write, 1<<20)) // until the peer has read it
+		}
+		c.Write.Abort()
+	}()
+}
+
+// Linked reports whether there is a connection to the peer, settled or not.
+func (v *Volume) Linked(peer string) bool {
+	id, err := v.peerID(peer)
+	if err != nil {
+		return false
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.links[id] != nil
+}
+
+// PeerUnreachable implements Control.
+func (v *Volume) PeerUnreachable(peer string, err error) {
+	id, unknown := v.peerID(peer)
+	if unknown != nil {
+		return
+	}
+	v.mu.Lock()
+	v.m.Unreachable(v.now(), id, err.Error())
+	v.unlockAndRun()
+}
+
+func (v *Volume) peerID(name string) (replica.PeerID, error) {
+	for i, p := range v.opt.Peers {
+		if p.Name == name {
+			return replica.PeerID(i), nil
+		}
+	}
+	return 0, refuse(protocol.CodeUnknownVolume, "%s is not a peer of volume %s", name, v.opt.Name)
+}
+
+// enqueue appends a frame. REQUIRES v.mu.
+func (l *link) enqueue(e *replica.Effect) {
+	f := frame{msg: e.Msg}
+	if e.Msg == nil {
+		f.data = e.Data
+		if e.Data.Op == protocol.DataWrite {
+			o := e.Req.Tag.(*op)
+			f.buf, f.pay = o.buf, o.data
+			f.buf.Retain()
+		}
+	}
+	l.queue = append(l.queue, f)
+	kick(l.wake)
+}
+
+// finish ends the link after what is queued is sent. REQUIRES v.mu; the link is no
+// longer the volume's.
+func (l *link) finish(error) {
+	l.leaving = true
+	kick(l.wake)
+	time.AfterFunc(lingerTime, l.abort)
+}
+
+// abort ends the streams now.
+func (l *link) abort() {
+	l.once.Do(func() {
+		close(l.dead)
+		l.conn.Write.Abort()
+		l.conn.Bulk.Abort()
+	})
+}
+
+// lost reports the connection as gone, if it still is the volume's.
+func (l *link) lost(err error) {
+	v := l.v
+	v.mu.Lock()
+	if v.links[l.id] == l {
+		v.links[l.id] = nil
+		v.m.Lost(v.now(), l.id, err)
+		v.unlockAndRun()
+	} else {
+		v.mu.Unlock()
+	}
+	l.abort()
+}
+
+// send writes queued frames in order.
+func (l *link) send() {
+	defer l.v.fast.Done()
+	var list []frame
+	var out []byte
+	for {
+		l.writeMu.Lock()
+		l.v.mu.Lock()
+		list, l.queue = l.queue, list[:0]
+		ack, leaving := l.wantAck, l.leaving
+		l.wantAck = false
+		a := l.v.m.AckFor(l.id)
+		current := l.v.links[l.id] == l
+		l.v.mu.Unlock()
+		if ack && current {
+			out = protocol.AppendFrame(out, &a, nil)
+		}
+		var err error
+		out, err = l.write(out, list)
+		l.writeMu.Unlock()
+		if err != nil {
+			l.lost(err) // first: nothing is queued afterwards
+			l.drain()
+			return
+		}
+		if len(list) > 0 || ack {
+			continue
+		}
+		if leaving {
+			l.goodbye()
+			return
+		}
+		select {
+		case <-l.wake:
+		case <-l.dead:
+			l.drain()
+			return
+		}
+	}
+}
+
+// write sends out and the frames, and releases their buffers whatever happens.
+func (l *link) write(out []byte, list []frame) ([]byte, error) {
+	var err error
+	put := func(b []byte) {
+		if err == nil && len(b) > 0 {
+			_, err = l.conn.Write.Write(b)
+		}
+	}
+	for i := range list {
+		f := &list[i]
+		if err == nil {
+			if f.msg != nil {
+				out = protocol.AppendFrame(out, f.msg, nil)
+			} else {
+				out = protocol.AppendFrame(out, &f.data, f.pay)
+			}
+			if len(f.pay) <= gatherMax {
+				out = append(out, f.pay...)
+			} else {
+				put(out)
+				put(f.pay)
+				out = out[:0]
+			}
+			if len(out) >= gatherMax {
+				put(out)
+				out = out[:0]
+			}
+		}
+		if f.buf != nil {
+			f.buf.Release()
+		}
+		*f = frame{}
+	}
+	put(out)
+	return out[:0], err
+}
+
+// drain releases the buffers of what will never be sent.
+func (l *link) drain() {
+	l.v.mu.Lock()
+	list := l.queue
+	l.queue = nil
+	l.v.mu.Unlock()
+	for i := range list {
+		if b := list[i].buf; b != nil {
+			b.Release()
+		}
+	}
+}
+
+// goodbye ends the sending direction and waits, bounded by finish's timer, for
+// the peer to end its own.
+func (l *link) goodbye() {
+	l.writeMu.Lock()
+	l.conn.Write.Close()
+	l.writeMu.Unlock()
+	<-l.dead
+	l.drain()
+}
+
+// acknowledge sends what has been reached, at once if nobody is writing.
+func (l *link) acknowledge() error {
+	v := l.v
+	if !l.writeMu.TryLock() {
+		v.mu.Lock()
+		l.wantAck = true
+		v.mu.Unlock()
+		kick(l.wake)
+		return nil
+	}
+	defer l.writeMu.Unlock()
+	v.mu.Lock()
+	a, current := v.m.AckFor(l.id), v.links[l.id] == l
+	v.mu.Unlock()
+	if !current {
+		return nil
+	}
+	var b [protocol.HeaderLen + 32]byte
+	_, err := l.conn.Write.Write(protocol.AppendFrame(b[:0], &a, nil))
+	return err
+}
+
+// frameReader reads frames from a stream.
+type frameReader struct {
+	r    *bufio.Reader
+	dec  protocol.Decoder
+	head [protocol.HeaderLen]byte
+	body []byte
+	pool *blockdev.Pool
+	stop <-chan struct{}
+}
+
+func newFrameReader(s Stream, pool *blockdev.Pool, stop <-chan struct{}) *frameReader {
+	return &frameReader{r: bufio.NewReaderSize(s, readBuffer), body: make([]byte, protocol.BodyMax), pool: pool, stop: stop}
+}
+
+// next returns the next message, valid until the next call, and its payload, which
+// the caller releases.
+func (f *frameReader) next() (protocol.Message, *blockdev.Buffer, error) {
+	for {
+		if _, err := io.ReadFull(f.r, f.head[:]); err != nil {
+			return nil, nil, err
+		}
+		h, err := protocol.ParseHeader(f.head[:])
+		if err != nil {
+			return nil, nil, err
+		}
+		body := f.body[:h.BodyLen]
+		if _, err := io.ReadFull(f.r, body); err != nil {
+			return nil, nil, err
+		}
+		var buf *blockdev.Buffer
+		var pay []byte
+		if h.PayloadLen > 0 {
+			if buf = f.pool.Get(h.PayloadLen, f.stop); buf == nil {
+				return nil, nil, io.ErrClosedPipe
+			}
+			pay = buf.Bytes()
+			if _, err := io.ReadFull(f.r, pay); err != nil {
+				buf.Release()
+				return nil, nil, err
+			}
+		}
+		msg, err := f.dec.Decode(h, f.head[:], body, pay)
+		if err == nil {
+			return msg, buf, nil
+		}
+		if buf != nil {
+			buf.Release()
+		}
+		if !errors.Is(err, protocol.ErrIgnored) {
+			return nil, nil, err
+		}
+	}
+}
+
+// more reports whether the next header is here already.
+func (f *frameReader) more() bool { return f.r.Buffered() >= protocol.HeaderLen }
+
+// receive reads the write stream.
+func (l *link) receive() {
+	defer l.v.fast.Done()
+	l.lost(l.receiveAll())
+}
+
+func (l *link) receiveAll() error {
+	v := l.v
+	fr := newFrameReader(l.conn.Write, v.opt.Pool, l.dead)
+	owed := false // an acknowledgement is due
+	for {
+		if owed && !fr.more() {
+			owed = false
+			if err := l.acknowledge(); err != nil {
+				return err
+			}
+		}
+		msg, buf, err := fr.next()
+		if err != nil {
+			return l.why(err)
+		}
+		switch m := msg.(type) {
+		case *protocol.Data:
+			err = l.apply(m, buf)
+			owed = true
+		case *protocol.Ack:
+			v.mu.Lock()
+			if v.links[l.id] == l {
+				v.m.Acked(v.now(), l.id, *m)
+			}
+			v.unlockAndRun()
+		default:
+			v.mu.Lock()
+			if v.links[l.id] == l {
+				v.m.Receive(v.now(), l.id, msg)
+			}
+			v.unlockAndRun()
+			err = l.holdOn()
+		}
+		if buf != nil {
+			buf.Release()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// why puts the end of a stream into words.
+func (l *link) why(err error) error {
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("%s closed the connection", l.name)
+	case errors.Is(err, protocol.ErrCorrupt):
+		return fmt.Errorf("%s sent a frame whose digest does not match: %w", l.name, err)
+	}
+	return err
+}
+
+// holdOn waits while the machine holds the stream.
+func (l *link) holdOn() error {
+	for {
+		l.v.mu.Lock()
+		held := l.v.links[l.id] == l && l.v.m.Held(l.id)
+		l.v.mu.Unlock()
+		if !held {
+			return nil
+		}
+		select {
+		case <-l.resume:
+		case <-l.dead:
+			return io.ErrClosedPipe
+		}
+	}
+}
+
+// apply carries out one replicated operation, in stream order.
+func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer) error {
+	v := l.v
+	v.mu.Lock()
+	if v.links[l.id] != l {
+		v.mu.Unlock()
+		return io.ErrClosedPipe
+	}
+	wait, err := v.m.PeerData(v.now(), l.id, d)
+	v.unlockAndRun()
+	if err != nil {
+		return err
+	}
+	if wait {
+		if err := l.holdOn(); err != nil {
+			return err
+		}
+	}
+	if l.mode == protocol.ModeB && d.Op != protocol.DataFlush {
+		if err := l.acknowledge(); err != nil { // received: all that B promises
+			return err
+		}
+	}
+	durable := d.Op == protocol.DataFlush || d.Flags&protocol.DataFUA != 0
+	switch d.Op {
+	case protocol.DataWrite:
+		err = v.opt.Store.WriteAt(buf.Bytes(), d.Off, 0)
+	case protocol.DataZero:
+		var fl blockdev.Flags
+		if d.Flags&protocol.DataNoHole != 0 {
+			fl = blockdev.NoHole
+		}
+		err = v.opt.Store.Zero(d.Off, d.Len, fl)
+	case protocol.DataTrim:
+		err = v.opt.Store.Trim(d.Off, d.Len, 0)
+	case protocol.DataFlush:
+	}
+	v.mu.Lock()
+	v.m.PeerApplied(v.now(), l.id, d.Seq, err)
+	if err == nil && durable && l.mode == protocol.ModeC {
+		l.flushSeq = d.Seq
+		kick(l.flushes)
+	}
+	v.unlockAndRun()
+	if err == nil && durable && l.mode != protocol.ModeC {
+		// A and B: what follows must not overtake the flush point.
+		err = l.makeDurable(d.Seq)
+	}
+	return err
+}
+
+// flush makes what was applied durable, beside the stream: flushes that arrive
+// while one runs share the next.
+func (l *link) flush() {
+	defer l.v.fast.Done()
+	for {
+		select {
+		case <-l.flushes:
+		case <-l.dead:
+			return
+		}
+		l.v.mu.Lock()
+		seq := l.flushSeq
+		l.v.mu.Unlock()
+		if l.makeDurable(seq) != nil {
+			return
+		}
+		if l.acknowledge() != nil {
+			return
+		}
+	}
+}
+
+func (l *link) makeDurable(seq uint64) error {
+	v := l.v
+	err := v.opt.Store.Flush()
+	v.mu.Lock()
+	if v.links[l.id] == l {
+		v.m.PeerDurable(v.now(), l.id, seq, err)
+	}
+	v.unlockAndRun()
+	return err
+}

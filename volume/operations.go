@@ -1,0 +1,271 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
+)
+
+// operate starts an operation of the machine and waits for its reply or ctx.
+func (v *Volume) operate(ctx context.Context, start func(done func(error))) error {
+	reply := make(chan error, 1)
+	v.mu.Lock()
+	start(func(err error) { reply <- err })
+	v.unlockAndRun()
+	select {
+	case err := <-reply:
+		return publicError(err)
+	case <-ctx.Done():
+		return refuse(protocol.CodeTimeout, "no answer in time (%v); look at qrbd status %s", ctx.Err(), v.opt.Name)
+	}
+}
+
+// publicError turns the machine's refusals into this package's.
+func publicError(err error) error {
+	var r *replica.Refusal
+	if errors.As(err, &r) {
+		return &Error{Code: r.Code, Text: r.Text}
+	}
+	return err
+}
+
+// Promote implements Control.
+func (v *Volume) Promote(ctx context.Context, o PromoteOptions) error {
+	return v.operate(ctx, func(done func(error)) {
+		v.m.Promote(v.now(), replica.PromoteOptions{Force: o.Force, PeerFenced: o.PeerFenced}, done)
+	})
+}
+
+// Demote implements Control.
+func (v *Volume) Demote(ctx context.Context) error {
+	return v.operate(ctx, func(done func(error)) { v.m.Demote(v.now(), done) })
+}
+
+// Switchover implements Control.
+func (v *Volume) Switchover(ctx context.Context, peer string) error {
+	id, err := v.peerID(peer)
+	if err != nil {
+		return err
+	}
+	return v.operate(ctx, func(done func(error)) { v.m.Switchover(v.now(), id, done) })
+}
+
+// Invalidate implements Control.
+func (v *Volume) Invalidate(ctx context.Context) error {
+	return v.operate(ctx, func(done func(error)) { v.m.Invalidate(v.now(), done) })
+}
+
+// each calls fn, under the lock, for the named peer or for all.
+func (v *Volume) each(peer string, fn func(id replica.PeerID) error) error {
+	if peer != "" {
+		id, err := v.peerID(peer)
+		if err != nil {
+			return err
+		}
+		v.mu.Lock()
+		err = fn(id)
+		v.unlockAndRun()
+		return publicError(err)
+	}
+	var errs []error
+	for i := range v.opt.Peers {
+		v.mu.Lock()
+		err := fn(replica.PeerID(i))
+		v.unlockAndRun()
+		errs = append(errs, publicError(err))
+	}
+	for _, err := range errs {
+		if err != nil {
+			return err // an *Error keeps its code
+		}
+	}
+	return nil
+}
+
+// Connect implements Control.
+func (v *Volume) Connect(_ context.Context, peer string, discard bool) error {
+	return v.each(peer, func(id replica.PeerID) error { return v.m.Connect(v.now(), id, discard) })
+}
+
+// Disconnect implements Control.
+func (v *Volume) Disconnect(_ context.Context, peer string) error {
+	return v.each(peer, func(id replica.PeerID) error {
+		v.m.Disconnect(v.now(), id)
+		return nil
+	})
+}
+
+// Verify implements Control.
+func (v *Volume) Verify(ctx context.Context, peer string, progress func(done, total int64)) ([]VerifyReport, error) {
+	var names []string
+	for _, p := range v.opt.Peers {
+		if peer == "" || p.Name == peer {
+			names = append(names, p.Name)
+		}
+	}
+	if len(names) == 0 {
+		_, err := v.peerID(peer)
+		if err == nil {
+			err = refuse(protocol.CodeNotAllowed, "volume %s has no peers to compare with", v.opt.Name)
+		}
+		return nil, err
+	}
+	var reports []VerifyReport
+	for i, name := range names {
+		r, err := v.verifyPeer(ctx, name, func(done int64) {
+			if progress != nil {
+				progress(int64(i)*v.size+done, int64(len(names))*v.size)
+			}
+		})
+		if err != nil {
+			return reports, err
+		}
+		reports = append(reports, r)
+	}
+	return reports, nil
+}
+
+func (v *Volume) verifyPeer(ctx context.Context, name string, progress func(done int64)) (VerifyReport, error) {
+	id, err := v.peerID(name)
+	if err != nil {
+		return VerifyReport{}, err
+	}
+	ended := make(chan struct{})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		t := time.NewTicker(200 * time.Millisecond)
+		defer t.Stop()
+		for {
+			select {
+			case <-ended:
+				return
+			case <-t.C:
+				v.mu.Lock()
+				p := v.m.Plan(id)
+				done := int64(0)
+				if p != nil {
+					done = p.Stats().Done
+				}
+				v.mu.Unlock()
+				if p != nil {
+					progress(done)
+				}
+			}
+		}
+	}()
+	err = v.operate(ctx, func(done func(error)) { v.m.Verify(v.now(), id, done) })
+	close(ended)
+	<-watched
+	if err != nil {
+		return VerifyReport{}, err
+	}
+	v.mu.Lock()
+	stats, bad := v.m.LastVerify(id)
+	v.mu.Unlock()
+	r := VerifyReport{Peer: name, Checked: stats.Total, Bad: stats.Differed}
+	for _, b := range bad {
+		r.Ranges = append(r.Ranges, VerifyRange{Off: b.Off, Len: b.Len})
+	}
+	return r, nil
+}
+
+// Status implements Control.
+func (v *Volume) Status() Status {
+	now := v.now()
+	v.mu.Lock()
+	view := v.m.View()
+	applied := make([]int64, len(v.links))
+	received := make([]int64, len(v.links))
+	rtt := make([]func() time.Duration, len(v.links))
+	for i, l := range v.links {
+		if l != nil {
+			applied[i], received[i], rtt[i] = l.bulk.applied, l.bulk.sent, l.conn.RTT
+		}
+	}
+	v.mu.Unlock()
+	s := Status{Name: v.opt.Name, Size: v.size, Role: view.Role.String(), Disk: view.Disk.String(), Generation: view.Current.String(),
+		InFlight: view.InFlight, ActiveExt: view.Active, Reason: view.DiskReason, Primary: view.Primary}
+	if view.Volume != (protocol.VolumeID{}) {
+		s.ID = fmt.Sprintf("%x", view.Volume[:])
+	}
+	if view.Disk == protocol.UpToDate {
+		s.Reason = ""
+	}
+	for i := range view.Peers {
+		s.Peers = append(s.Peers, peerStatus(now, v.size, &view.Peers[i], applied[i], received[i], rtt[i]))
+	}
+	return s
+}
+
+func peerStatus(now replica.Time, size int64, p *replica.PeerView, applied, received int64, rtt func() time.Duration) PeerStatus {
+	s := PeerStatus{Name: p.Name, Connection: p.Conn.String(), Replication: p.Repl.String(), Role: p.Role.String(), Disk: p.Disk.String(),
+		Protocol: p.Mode.String(), OutOfSync: p.DirtyBytes, SyncPercent: 100, Unacked: p.Unacked, LastSync: string(p.Rule),
+		SyncSent: p.Stats.Sent, SyncCompared: p.Stats.Compared}
+	if p.Conn != protocol.Connected {
+		s.Reason = p.Reason
+	}
+	if size > 0 && p.DirtyBytes > 0 {
+		s.SyncPercent = 100 * float64(size-p.DirtyBytes) / float64(size)
+	}
+	switch p.Repl {
+	case protocol.SyncSource, protocol.VerifySource:
+		s.SyncTotal, s.SyncDone = p.Stats.Total, p.Stats.Done
+		s.VerifyBad = p.Stats.Differed
+		if p.Repl == protocol.SyncSource {
+			s.VerifyBad = 0
+		}
+	case protocol.SyncTarget:
+		s.SyncTotal, s.SyncDone, s.SyncSent = p.TotalBytes, min(applied, p.TotalBytes), received
+		s.OutOfSync = max(s.OutOfSync, s.SyncTotal-s.SyncDone)
+	case protocol.ReplOff, protocol.Established, protocol.VerifyTarget, protocol.Ahead, protocol.Behind:
+	}
+	if s.SyncTotal > 0 {
+		s.SyncPercent = 100 * float64(s.SyncDone) / float64(s.SyncTotal)
+		if took := time.Duration(now - p.Started).Seconds(); took > 0 && p.Started != 0 {
+			s.SyncRate = int64(float64(s.SyncDone) / took)
+		}
+		if s.SyncRate > 0 {
+			s.SyncETA = float64(s.SyncTotal-s.SyncDone) / float64(s.SyncRate)
+		}
+	}
+	if rtt != nil {
+		s.RTTMicros = rtt().Microseconds()
+	}
+	return s
+}
+
+// Explain implements Control.
+func (v *Volume) Explain() Explanation {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	e := Explanation{Volume: v.opt.Name}
+	switch err := v.m.MayPromote(v.now(), replica.PromoteOptions{}); {
+	case v.m.View().Role == protocol.Primary:
+		e.Promote = v.opt.Self + " is primary already"
+	case err != nil:
+		e.Promote = "refused: " + err.Error()
+	default:
+		e.Promote = v.opt.Self + " would become primary; every connected peer is asked first"
+	}
+	for i, p := range v.opt.Peers {
+		d, heard := v.m.Explain(replica.PeerID(i))
+		x := ExplainPeer{Name: p.Name, Heard: heard}
+		if !heard {
+			x.Text = p.Name + " has not been heard since this agent started: what a connection would do is decided by both sides' generations"
+			e.Peers = append(e.Peers, x)
+			continue
+		}
+		x.Rule, x.Strategy = string(d.Rule), d.Strategy.String()
+		x.Text = d.Text(v.opt.Self, p.Name, v.opt.Name)
+		for _, id := range d.IDs {
+			x.IDs = append(x.IDs, id.Name+"="+id.ID.String())
+		}
+		e.Peers = append(e.Peers, x)
+	}
+	return e
+}

@@ -1,0 +1,216 @@
+package volume
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
+)
+
+// op is a client's request, or a piece of one, on its way through the machine.
+type op struct {
+	r    replica.Request
+	user *blockdev.Request // nil for a piece
+	of   *split            // nil for a whole request
+	buf  *blockdev.Buffer  // held by the client until it is answered
+	data []byte            // buf's bytes of this piece
+	dev  blockdev.Flags
+}
+
+// split counts the pieces of a request larger than a frame's payload.
+type split struct {
+	user *blockdev.Request
+	left atomic.Int32
+	mu   sync.Mutex
+	err  error // the first piece's that failed
+}
+
+var opPool = sync.Pool{New: func() any { return new(op) }}
+
+// Submit implements blockdev.Submitter.
+func (v *Volume) Submit(r *blockdev.Request) {
+	if err := v.checkRequest(r); err != nil || r.Len == 0 && r.Op != blockdev.OpFlush {
+		r.Done(r, err)
+		return
+	}
+	if r.Op == blockdev.OpWrite && r.Len > protocol.PayloadMax {
+		v.submitPieces(r)
+		return
+	}
+	o := newOp(r)
+	o.user = r
+	if r.Buf != nil {
+		o.buf, o.data = r.Buf, r.Buf.Bytes()[:r.Len]
+	}
+	v.submit(o)
+}
+
+func (v *Volume) checkRequest(r *blockdev.Request) error {
+	if r.Op == blockdev.OpFlush {
+		return nil
+	}
+	if err := blockdev.CheckRange(v.size, r.Off, r.Len); err != nil {
+		return err
+	}
+	if r.Flags&blockdev.FastZero != 0 {
+		// Whether it is fast depends on every replica's store.
+		return blockdev.ErrNotFast
+	}
+	return nil
+}
+
+func newOp(r *blockdev.Request) *op {
+	o := opPool.Get().(*op)
+	*o = op{}
+	o.r = replica.Request{Op: machineOp(r.Op), FUA: r.Flags&blockdev.FUA != 0, NoHole: r.Flags&blockdev.NoHole != 0, Off: r.Off, Len: r.Len, Tag: o}
+	o.dev = r.Flags
+	return o
+}
+
+func machineOp(o blockdev.Op) replica.Op {
+	switch o {
+	case blockdev.OpRead:
+		return replica.Read
+	case blockdev.OpWrite:
+		return replica.Write
+	case blockdev.OpZero:
+		return replica.Zero
+	case blockdev.OpTrim:
+		return replica.Trim
+	case blockdev.OpFlush:
+		return replica.Flush
+	}
+	panic("volume: unknown operation " + o.String())
+}
+
+func (v *Volume) submitPieces(r *blockdev.Request) {
+	n := (r.Len + protocol.PayloadMax - 1) / protocol.PayloadMax
+	s := &split{user: r}
+	s.left.Store(int32(n))
+	b := r.Buf.Bytes()
+	for i := range n {
+		from := i * protocol.PayloadMax
+		to := min(from+protocol.PayloadMax, r.Len)
+		o := newOp(r)
+		o.r.Off, o.r.Len = r.Off+from, to-from
+		o.of, o.buf, o.data = s, r.Buf, b[from:to]
+		v.submit(o)
+	}
+}
+
+func (v *Volume) submit(o *op) {
+	v.mu.Lock()
+	v.m.Submit(v.now(), &o.r)
+	v.unlockAndRun()
+}
+
+// local executes the local part of a request: on the spot when that cannot take
+// long, otherwise by a worker.
+func (v *Volume) local(r *replica.Request) {
+	if r.Internal() {
+		v.work <- &op{r: replica.Request{Op: replica.Flush, Tag: r}}
+		return
+	}
+	o := r.Tag.(*op)
+	switch r.Op {
+	case replica.Read:
+		if v.nowait != nil {
+			if ok, err := v.nowait.ReadNowait(o.data, r.Off); ok {
+				v.localDone(r, err)
+				return
+			}
+		}
+	case replica.Write:
+		if r.Len <= inlineMax && !r.FUA {
+			v.localDone(r, v.opt.Store.WriteAt(o.data, r.Off, 0))
+			return
+		}
+	case replica.Zero, replica.Trim, replica.Flush:
+	}
+	v.work <- o
+}
+
+func (v *Volume) worker() {
+	defer v.ended.Done()
+	for {
+		select {
+		case o := <-v.work:
+			v.execute(o)
+		case <-v.stop:
+			return
+		}
+	}
+}
+
+func (v *Volume) execute(o *op) {
+	r := &o.r
+	if own, ok := r.Tag.(*replica.Request); ok {
+		r = own
+	}
+	var err error
+	switch r.Op {
+	case replica.Read:
+		err = v.opt.Store.ReadAt(o.data, r.Off)
+	case replica.Write:
+		err = v.opt.Store.WriteAt(o.data, r.Off, o.dev&blockdev.FUA)
+	case replica.Zero:
+		err = v.opt.Store.Zero(r.Off, r.Len, o.dev)
+	case replica.Trim:
+		err = v.opt.Store.Trim(r.Off, r.Len, o.dev&blockdev.FUA)
+	case replica.Flush:
+		err = v.opt.Store.Flush()
+	}
+	v.localDone(r, err)
+}
+
+func (v *Volume) localDone(r *replica.Request, err error) {
+	fatal := err != nil && r.Op != replica.Read && !errors.Is(err, blockdev.ErrNoSpace)
+	v.mu.Lock()
+	v.m.LocalDone(v.now(), r, err, fatal)
+	v.unlockAndRun()
+}
+
+// complete answers the client.
+func (v *Volume) complete(r *replica.Request, err error) {
+	if r.Internal() {
+		v.mu.Lock()
+		v.m.Finished(v.now(), r)
+		v.unlockAndRun()
+		return
+	}
+	o := r.Tag.(*op)
+	err = clientError(err)
+	user, of := o.user, o.of
+	*o = op{}
+	opPool.Put(o)
+	if of == nil {
+		user.Done(user, err)
+		return
+	}
+	if err != nil {
+		of.mu.Lock()
+		if of.err == nil {
+			of.err = err
+		}
+		of.mu.Unlock()
+	}
+	if of.left.Add(-1) == 0 {
+		of.user.Done(of.user, of.err)
+	}
+}
+
+// clientError gives the machine's errors the names that frontends know.
+func clientError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, replica.ErrNotPrimary), errors.Is(err, replica.ErrStopping):
+		return errors.Join(blockdev.ErrShutdown, err)
+	case errors.Is(err, replica.ErrDiskFailed):
+		return errors.Join(blockdev.ErrFailed, err)
+	}
+	return err
+}

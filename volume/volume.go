@@ -1,0 +1,388 @@
+package volume
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
+	"github.com/qrbd/qrbd/resync"
+)
+
+// Volume is a running volume: a blockdev.Submitter for frontends, Control for
+// operators, and the executor of its replica.Machine. Safe for concurrent use.
+type Volume struct {
+	opt  Options
+	log  *slog.Logger
+	size int64
+	// nowait serves reads from memory without a worker; nil when the store
+	// cannot.
+	nowait blockdev.NowaitReader
+
+	mu sync.Mutex // guards what follows; never held across I/O or callbacks
+	m  *replica.Machine
+	// links holds each peer's live connection, nil where there is none.
+	links  []*link
+	events []Event
+	closed bool
+
+	slots   []int // meta slot of each peer, by PeerID
+	gone    []goneSlot
+	work    chan *op
+	journal chan struct{} // wakes the metadata committer; capacity 1
+	tell    chan struct{} // wakes the event teller; capacity 1
+	stop    chan struct{} // closed when the volume ends
+	ended   sync.WaitGroup
+	fast    sync.WaitGroup // links
+	crash   atomic.Bool    // closing without draining
+}
+
+const (
+	workers   = 16
+	workQueue = 1024
+	tickEvery = 100 * time.Millisecond
+	// inlineMax is the largest local write executed by the submitting goroutine:
+	// copying 64 KiB into the page cache costs less than two goroutine switches.
+	inlineMax = 64 << 10
+)
+
+var (
+	_ blockdev.Submitter = (*Volume)(nil)
+	_ Control            = (*Volume)(nil)
+)
+
+// Open starts a volume. It owns o.Store and o.Meta from then on, also when it
+// fails. On return the metadata says that the volume is in use.
+func Open(o Options) (*Volume, error) {
+	v := &Volume{opt: o, log: o.Log, size: o.Size, work: make(chan *op, workQueue),
+		journal: make(chan struct{}, 1), tell: make(chan struct{}, 1), stop: make(chan struct{})}
+	if v.size == 0 {
+		v.size = o.Store.Size()
+	}
+	v.nowait, _ = o.Store.(blockdev.NowaitReader)
+	if err := v.start(); err != nil {
+		return nil, errors.Join(err, o.Store.Close(), o.Meta.Close())
+	}
+	return v, nil
+}
+
+func (v *Volume) start() error {
+	cfg := v.machineConfig()
+	if len(cfg.Peers) > protocol.PeersMax {
+		return fmt.Errorf("volume %s has %d peers, at most %d are possible", v.opt.Name, len(cfg.Peers), protocol.PeersMax)
+	}
+	st, err := v.stored(cfg.Peers)
+	if err != nil {
+		return err
+	}
+	activity := v.opt.State.Activity
+	if st.Clean {
+		activity = bitmap.NewActivity(v.size)
+	}
+	v.m = replica.New(cfg, st, activity, v.now())
+	v.links = make([]*link, len(cfg.Peers))
+	v.m.Effects() // DoPersist: done here, so that nothing is served before it
+	for {
+		b, ok := v.m.MetaBatch()
+		if !ok {
+			break
+		}
+		if err := v.opt.Meta.Commit(v.batch(b)); err != nil {
+			return fmt.Errorf("metadata of volume %s: %w", v.opt.Name, err)
+		}
+		v.m.MetaDone(v.now(), b.Version, b, nil)
+	}
+	v.ended.Add(workers + 3)
+	for range workers {
+		go v.worker()
+	}
+	go v.journalLoop()
+	go v.tickLoop()
+	go v.tellLoop()
+	return nil
+}
+
+func (v *Volume) machineConfig() replica.Config {
+	or := func(d, def time.Duration) int64 {
+		if d == 0 {
+			d = def
+		}
+		return int64(d)
+	}
+	o := &v.opt
+	cfg := replica.Config{Self: o.Self, Name: o.Name, Size: v.size, Rand: randomID, VolumeID: randomVolume,
+		WriteTimeout:  or(o.WriteTimeout, 10*time.Second),
+		FlushInterval: or(o.FlushInterval, time.Second),
+		FlushBytes:    o.FlushBytes,
+		ActivityIdle:  or(o.ActivityIdle, 30*time.Second),
+		HandshakeTime: int64(15 * time.Second),
+		RetryMin:      int64(100 * time.Millisecond),
+		RetryMax:      int64(2 * time.Second),
+		AskTime:       int64(5 * time.Second),
+		QueueBytes:    32 << 20,
+		Sync:          resync.Options{WindowBytes: o.SyncWindow, RateBytes: o.SyncRate},
+	}
+	if cfg.FlushBytes == 0 {
+		cfg.FlushBytes = 64 << 20
+	}
+	for _, p := range o.Peers {
+		mode := p.Mode
+		if mode == 0 {
+			mode = protocol.ModeC
+		}
+		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: p.Name, Mode: mode})
+	}
+	return cfg
+}
+
+func (v *Volume) now() replica.Time { return time.Now().UnixNano() }
+
+func randomID() uint64 {
+	var b [8]byte
+	for {
+		rand.Read(b[:])
+		if n := binary.LittleEndian.Uint64(b[:]); n != 0 {
+			return n
+		}
+	}
+}
+
+func randomVolume() (id protocol.VolumeID) {
+	rand.Read(id[:])
+	return id
+}
+
+// Size implements blockdev.Submitter.
+func (v *Volume) Size() int64 { return v.size }
+
+// Extents implements blockdev.Submitter.
+func (v *Volume) Extents(off, n int64, limit int) ([]blockdev.Extent, error) {
+	if err := blockdev.CheckRange(v.size, off, n); err != nil {
+		return nil, err
+	}
+	return v.opt.Store.Extents(off, n, limit)
+}
+
+func (v *Volume) tickLoop() {
+	defer v.ended.Done()
+	t := time.NewTicker(tickEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			v.mu.Lock()
+			v.m.Tick(v.now())
+			v.unlockAndRun()
+		case <-v.stop:
+			return
+		}
+	}
+}
+
+// unlockAndRun releases v.mu, which the caller holds, and executes what the
+// machine asked for meanwhile.
+func (v *Volume) unlockAndRun() {
+	b := v.take()
+	v.mu.Unlock()
+	if b != nil {
+		v.run(b)
+	}
+}
+
+// batch of effects that are executed without the lock.
+type effects struct{ list []replica.Effect }
+
+var effectsPool = sync.Pool{New: func() any { return new(effects) }}
+
+// take sorts the machine's effects: frames go into the peers' queues at once, in
+// order; the rest is returned. REQUIRES v.mu.
+func (v *Volume) take() *effects {
+	es := v.m.Effects()
+	if len(es) == 0 {
+		return nil
+	}
+	var b *effects
+	for i := range es {
+		e := &es[i]
+		switch e.Kind {
+		case replica.DoSend:
+			if l := v.links[e.Peer]; l != nil {
+				l.enqueue(e)
+			}
+		case replica.DoDrop:
+			if l := v.links[e.Peer]; l != nil {
+				v.links[e.Peer] = nil
+				l.finish(e.Err)
+			}
+		case replica.DoResume:
+			if l := v.links[e.Peer]; l != nil {
+				kick(l.resume)
+			}
+		case replica.DoPersist:
+			kick(v.journal)
+		case replica.DoEvent:
+			v.note(e.Event)
+		case replica.DoLocal, replica.DoComplete, replica.DoConnect, replica.DoSync, replica.DoReply:
+			if b == nil {
+				b = effectsPool.Get().(*effects)
+			}
+			b.list = append(b.list, *e)
+		}
+		*e = replica.Effect{}
+	}
+	return b
+}
+
+// run executes effects. The local part of a request may be done on the spot and
+// lead to more.
+func (v *Volume) run(b *effects) {
+	for i := range b.list {
+		e := &b.list[i]
+		switch e.Kind {
+		case replica.DoLocal:
+			v.local(e.Req)
+		case replica.DoComplete:
+			v.complete(e.Req, e.Err)
+		case replica.DoConnect:
+			if v.opt.AskConnect != nil {
+				v.opt.AskConnect(v.opt.Peers[e.Peer].Name)
+			}
+		case replica.DoSync:
+			v.startSync(e.Peer)
+		case replica.DoReply:
+			e.Reply(e.Err)
+		default:
+			panic(fmt.Sprintf("volume: effect %d after the lock", e.Kind))
+		}
+		*e = replica.Effect{}
+	}
+	b.list = b.list[:0]
+	effectsPool.Put(b)
+}
+
+func kick(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// eventsMax bounds the events that wait to be told; a teller that is stuck loses
+// the oldest.
+const eventsMax = 4096
+
+// note queues an event. REQUIRES v.mu.
+func (v *Volume) note(e replica.Event) {
+	if len(v.events) == eventsMax {
+		v.events = v.events[1:]
+	}
+	v.events = append(v.events, Event{Time: time.Now(), Volume: v.opt.Name, Peer: e.Peer, Field: e.Field, Old: e.Old, New: e.New, Reason: e.Reason})
+	kick(v.tell)
+}
+
+// tellLoop logs events and hands them on, in order.
+func (v *Volume) tellLoop() {
+	defer v.ended.Done()
+	for {
+		select {
+		case <-v.tell:
+			v.tellAll()
+		case <-v.stop:
+			v.tellAll()
+			return
+		}
+	}
+}
+
+func (v *Volume) tellAll() {
+	v.mu.Lock()
+	list := v.events
+	v.events = nil
+	v.mu.Unlock()
+	for _, e := range list {
+		attrs := []any{"field", e.Field, "old", e.Old, "new", e.New}
+		if e.Peer != "" {
+			attrs = append(attrs, "peer", e.Peer)
+		}
+		if e.Reason != "" {
+			attrs = append(attrs, "reason", e.Reason)
+		}
+		v.log.Info("state change", attrs...)
+		if v.opt.OnEvent != nil {
+			v.opt.OnEvent(e)
+		}
+	}
+}
+
+// Close implements Control.
+func (v *Volume) Close(ctx context.Context) error {
+	v.mu.Lock()
+	if v.closed {
+		v.mu.Unlock()
+		return nil
+	}
+	v.closed = true
+	v.mu.Unlock()
+	err := v.settleDown(ctx)
+	close(v.stop)
+	v.mu.Lock()
+	for i, l := range v.links {
+		if l != nil {
+			v.links[i] = nil
+			l.finish(nil)
+		}
+	}
+	v.mu.Unlock()
+	v.fast.Wait()
+	v.ended.Wait()
+	return errors.Join(err, v.opt.Store.Close(), v.opt.Meta.Close())
+}
+
+// settleDown drains, steps down, says goodbye, flushes and leaves the metadata
+// marked clean. An error means that the next start will see a crash: nothing is
+// lost by that.
+func (v *Volume) settleDown(ctx context.Context) error {
+	if err := v.Demote(ctx); err != nil {
+		return fmt.Errorf("close volume %s: %w", v.opt.Name, err)
+	}
+	v.mu.Lock()
+	v.m.Stop(v.now())
+	v.unlockAndRun()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	v.fast.Wait() // nothing is applied for a peer any more
+	if err := v.opt.Store.Flush(); err != nil {
+		return fmt.Errorf("close volume %s: %w", v.opt.Name, err)
+	}
+	v.mu.Lock()
+	v.m.MarkClean(v.now())
+	v.unlockAndRun()
+	return v.awaitMeta(ctx)
+}
+
+// awaitMeta waits until nothing is left to be made durable.
+func (v *Volume) awaitMeta(ctx context.Context) error {
+	for {
+		v.mu.Lock()
+		done := v.m.MetaSettled()
+		v.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
