@@ -76,8 +76,15 @@ type disk struct {
 	hold func(r *blockdev.Request) bool
 	held []*blockdev.Request
 	came chan struct{} // a token per held request
-	seen []blockdev.Request
+	seen []asked
 	ext  func(off, n int64, limit int) ([]blockdev.Extent, error)
+}
+
+// asked is a request as the device saw it.
+type asked struct {
+	op     blockdev.Op
+	flags  blockdev.Flags
+	off, n int64
 }
 
 func newDisk(n int64) *disk {
@@ -88,7 +95,7 @@ func (d *disk) Size() int64 { return d.mem.Size() }
 
 func (d *disk) Submit(r *blockdev.Request) {
 	d.mu.Lock()
-	d.seen = append(d.seen, blockdev.Request{Op: r.Op, Flags: r.Flags, Off: r.Off, Len: r.Len})
+	d.seen = append(d.seen, asked{r.Op, r.Flags, r.Off, r.Len})
 	if d.hold != nil && d.hold(r) {
 		d.held = append(d.held, r)
 		d.mu.Unlock()
@@ -151,7 +158,7 @@ func (d *disk) setFail(f func(*blockdev.Request) error) {
 }
 
 // requests returns what the device was asked so far and forgets it.
-func (d *disk) requests() []blockdev.Request {
+func (d *disk) requests() []asked {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l := d.seen
