@@ -85,7 +85,7 @@ func (s *blockStage) loseHost(ctx context.Context) error {
 // takeOver promotes beta, and reads everything that was ever written.
 func (s *blockStage) takeOver(ctx context.Context) error {
 	err := s.say.step(ctx, "beta: promote --peer-fenced", func(ctx context.Context) (string, error) {
-		refusals, err := s.beta.promote(ctx, "--peer-fenced")
+		text, err := s.vouch(ctx, s.died)
 		if err != nil {
 			return "", err
 		}
@@ -99,7 +99,7 @@ func (s *blockStage) takeOver(ctx context.Context) error {
 		}
 		serving := time.Since(s.died)
 		s.report.add("death to serving", "%s, until the first read from beta", seconds(serving))
-		return fmt.Sprintf("serving %s after the death (asked %d times)", seconds(serving), refusals+1), nil
+		return text, nil
 	})
 	if err != nil {
 		return err

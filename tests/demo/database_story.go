@@ -167,9 +167,7 @@ func (s *databaseStage) loseHost(ctx context.Context) error {
 // takeOver brings the CRM up on beta, to its first commit.
 func (s *databaseStage) takeOver(ctx context.Context) error {
 	err := s.say.step(ctx, "beta: promote --peer-fenced", func(ctx context.Context) (string, error) {
-		refusals, err := s.beta.promote(ctx, "--peer-fenced")
-		return fmt.Sprintf("primary %s after the death (asked %d times: an unnoticed death is not vouched for)",
-			seconds(time.Since(s.died)), refusals+1), err
+		return s.vouch(ctx, s.died)
 	})
 	if err != nil {
 		return err
@@ -180,6 +178,11 @@ func (s *databaseStage) takeOver(ctx context.Context) error {
 			return "", err
 		}
 		s.host = &host{fs: fs}
+		replay, err := fs.NeedsReplay(ctx)
+		if err != nil {
+			return "", err
+		}
+		s.report.claim(replay, "journal", "had to be replayed on beta: %t", replay)
 		return "", fs.Mount(ctx)
 	})
 	if err != nil {

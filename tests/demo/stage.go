@@ -63,6 +63,20 @@ func (s *stage) pair(ctx context.Context) error {
 	})
 }
 
+// vouch promotes beta on the operator's word that alpha is dead, which it is since
+// died.
+func (s *stage) vouch(ctx context.Context, died time.Time) (string, error) {
+	refusals, err := s.beta.promote(ctx, "--peer-fenced")
+	if err != nil {
+		return "", err
+	}
+	text := fmt.Sprintf("primary %s after the death", seconds(time.Since(died)))
+	if refusals > 0 {
+		text += fmt.Sprintf(", refused %d times while beta still took alpha for alive", refusals)
+	}
+	return text, nil
+}
+
 // rejoin starts alpha's agent again and waits until it has caught up. It claims
 // that alpha was seen as the outdated side, and that it got little more than what
 // had changed.

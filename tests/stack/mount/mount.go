@@ -111,6 +111,16 @@ func (f *FS) Mount(ctx context.Context) error {
 	return nil
 }
 
+// NeedsReplay reports whether the file system was left in use, so that the next
+// Mount has its journal to replay.
+func (f *FS) NeedsReplay(ctx context.Context) (bool, error) {
+	out, err := run(ctx, "dumpe2fs", "-h", f.loop)
+	if err != nil {
+		return false, err
+	}
+	return strings.Contains(out, "needs_recovery"), nil
+}
+
 // Unmount unmounts the file system: when it returns nil, everything is in the
 // export and flushed.
 func (f *FS) Unmount(ctx context.Context) error {

@@ -78,6 +78,9 @@ func TestCrashAndReplay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if replay, err := second.NeedsReplay(ctx); err != nil || !replay {
+		t.Errorf("after the crash, NeedsReplay = %t, %v", replay, err)
+	}
 	if err := second.Mount(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -86,6 +89,9 @@ func TestCrashAndReplay(t *testing.T) {
 	}
 	if err := second.Unmount(ctx); err != nil {
 		t.Fatal(err)
+	}
+	if replay, err := second.NeedsReplay(ctx); err != nil || replay {
+		t.Errorf("after unmount, NeedsReplay = %t, %v", replay, err)
 	}
 	if sum, err := second.Check(ctx); err != nil || !strings.Contains(sum, "files") {
 		t.Errorf("e2fsck says %q, %v", sum, err)
