@@ -21,6 +21,10 @@ import (
 // would.
 const DrainTimeout = 30 * time.Second
 
+// lastTimeout bounds what follows draining: saying goodbye to peers, and ending
+// the control server's calls.
+const lastTimeout = 2 * time.Second
+
 // Buffer bounds, bytes. Together with the bitmaps and what the session layer
 // keeps they are most of an agent's memory.
 const (
@@ -204,14 +208,15 @@ func (a *Agent) Close(ctx context.Context) error {
 	each(len(a.doors), func(i int) error { return a.doors[i].close(ctx) }, &errs)
 	each(len(a.slots), func(i int) error { return a.slots[i].close(ctx) }, &errs)
 	a.cancel()
+	// What is left has nothing to drain; it gets its time even when ctx is over.
+	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTimeout)
+	defer cancel()
 	if a.net != nil {
-		errs = append(errs, a.net.Close())
+		errs = append(errs, a.net.Close(short))
 	}
 	a.links.close()
 	if a.control != nil {
-		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		errs = append(errs, a.control.Close(short))
-		cancel()
 	}
 	a.spawned.Wait()
 	if a.lock != nil {

@@ -17,8 +17,8 @@ type session interface {
 	Peer() string
 	// Dialer says that this side dialled, and therefore opens volumes' streams.
 	Dialer() bool
-	// Open opens a stream and sends o on it. It blocks until the peer's stream
-	// limit allows one, or ctx ends.
+	// Open opens a stream and sends o on it. It blocks for a bounded time, until
+	// the peer's stream limit allows one.
 	Open(ctx context.Context, o protocol.StreamOpen) (volume.Stream, error)
 	// Send sends a message on the control stream. It blocks for a bounded time.
 	Send(m protocol.Message) error
@@ -28,8 +28,9 @@ type session interface {
 
 // network keeps sessions with the peers and tells links of them.
 type network interface {
-	// Close ends every session and returns when the goroutines have ended.
-	Close() error
+	// Close ends every session and returns when the goroutines have ended, or ctx
+	// has.
+	Close(ctx context.Context) error
 }
 
 const (

@@ -1,13 +1,17 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/protocol/quicnet"
 	"github.com/qrbd/qrbd/volume"
 	"github.com/qrbd/qrbd/volume/meta"
 )
@@ -39,7 +43,7 @@ func openVolume(a *Agent, s *slot) (running, error) {
 		return nil, errors.Join(err, file.Close())
 	}
 	// The volume owns store and file from here on, whether it opens or not.
-	vol, err := volume.Open(a.volumeOptions(s, store, file))
+	vol, err := volume.Open(a.volumeOptions(s, store, file, state))
 	if err != nil {
 		return nil, err
 	}
@@ -59,13 +63,15 @@ func (a *Agent) openStore(v *config.Volume) (blockdev.Device, error) {
 	return store, nil
 }
 
-func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File) volume.Options {
+func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File, state *meta.State) volume.Options {
 	v := &s.cfg
 	o := volume.Options{
 		Name:          v.Name,
 		Self:          a.cfg.Node.Name,
+		Size:          v.Size,
 		Store:         store,
 		Meta:          file,
+		State:         state,
 		Pool:          a.peerPool,
 		Log:           a.log.With("volume", v.Name),
 		AskConnect:    func(peer string) { a.links.ask(s, peer) },
@@ -83,9 +89,74 @@ func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File) v
 	return o
 }
 
-// noNetwork is a node without peers.
-type noNetwork struct{}
+// startNetwork reads the identity and opens the replication port.
+func startNetwork(a *Agent) (network, error) {
+	id, err := quicnet.LoadOrCreateIdentity(a.cfg.Node.State)
+	if err != nil {
+		return nil, err
+	}
+	a.log.Info("identity", "node", a.cfg.Node.Name, "key", id.PublicKey())
+	if err := a.cfg.CheckIdentity(id.PublicKey()); err != nil {
+		return nil, err
+	}
+	o := quicnet.Options{
+		Identity:    id,
+		Name:        a.cfg.Node.Name,
+		Listen:      a.cfg.Node.Listen,
+		Handler:     handler{a.links},
+		Log:         a.log,
+		Instance:    random(),
+		Heartbeat:   a.cfg.Node.Heartbeat,
+		PeerTimeout: a.cfg.Node.PeerTimeout,
+	}
+	for _, p := range a.cfg.Peers {
+		peer := quicnet.Peer{Name: p.Name, Address: p.Address}
+		for _, text := range p.Keys {
+			key, err := quicnet.ParseKey(text)
+			if err != nil {
+				return nil, fmt.Errorf("peer %s: %w", p.Name, err)
+			}
+			peer.Keys = append(peer.Keys, key)
+		}
+		o.Peers = append(o.Peers, peer)
+	}
+	node, err := quicnet.Start(o)
+	if err != nil {
+		return nil, err
+	}
+	return node, nil
+}
 
-func (noNetwork) Close() error { return nil }
+// handler is links as the session layer's Handler.
+type handler struct{ l *links }
 
-func startNetwork(a *Agent) (network, error) { return noNetwork{}, nil }
+func (h handler) SessionUp(s *quicnet.Session) { h.l.sessionUp(quicSession{s}) }
+
+func (h handler) SessionDown(s *quicnet.Session, cause error) {
+	h.l.sessionDown(quicSession{s}, cause)
+}
+
+func (h handler) StreamOpened(s *quicnet.Session, open protocol.StreamOpen, st *quicnet.Stream) {
+	h.l.streamOpened(quicSession{s}, open, st)
+}
+
+func (h handler) ConnectFailed(peer string, err error) { h.l.unreachable(peer, err) }
+
+func (h handler) Message(s *quicnet.Session, m protocol.Message) { h.l.message(quicSession{s}, m) }
+
+// quicSession is a quicnet.Session as links sees it. It is comparable: two of
+// the same session are equal.
+type quicSession struct{ s *quicnet.Session }
+
+func (q quicSession) Peer() string                  { return q.s.Peer() }
+func (q quicSession) Dialer() bool                  { return q.s.Dialer() }
+func (q quicSession) Send(m protocol.Message) error { return q.s.Send(m) }
+func (q quicSession) RTT() time.Duration            { return q.s.RTT() }
+
+func (q quicSession) Open(ctx context.Context, o protocol.StreamOpen) (volume.Stream, error) {
+	st, err := q.s.Open(ctx, o)
+	if err != nil {
+		return nil, err // not a nil *Stream in an interface
+	}
+	return st, nil
+}

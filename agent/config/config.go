@@ -20,7 +20,7 @@ const DefaultPath = "/etc/qrbd/qrbd.toml"
 const (
 	DefaultState       = "/var/lib/qrbd"
 	DefaultControl     = "/run/qrbd/control.sock"
-	DefaultHeartbeat   = time.Second
+	DefaultHeartbeat   = 500 * time.Millisecond
 	DefaultPeerTimeout = 3 * time.Second
 )
 
@@ -49,7 +49,7 @@ type Node struct {
 type Peer struct {
 	Name    string
 	Address string   // UDP host:port
-	Keys    []string // public keys that are accepted, key first, then keys; at least one
+	Keys    []string // public keys that are accepted, key first, then keys; one or two
 }
 
 // Volume is a [[volume]] section.

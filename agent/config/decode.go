@@ -31,11 +31,14 @@ func decodeNode(n *Node, s *section) {
 	n.Metrics = read(s, "metrics", "", parseMetrics)
 	n.Heartbeat = readDuration(s, "heartbeat", DefaultHeartbeat)
 	n.PeerTimeout = readDuration(s, "peer_timeout", DefaultPeerTimeout)
-	if n.Heartbeat > 0 && n.PeerTimeout > 0 && n.PeerTimeout <= n.Heartbeat {
-		s.fault("peer_timeout", "%s is not longer than the heartbeat of %s: every peer would be lost at once", n.PeerTimeout, n.Heartbeat)
+	if n.Heartbeat > 0 && n.PeerTimeout > 0 && n.PeerTimeout < 2*n.Heartbeat {
+		s.fault("peer_timeout", "%s is less than two heartbeats of %s: one late packet would lose the peer", n.PeerTimeout, n.Heartbeat)
 	}
 	s.done()
 }
+
+// keysMax: while a node's key is replaced its peers accept the old and the new.
+const keysMax = 2
 
 func decodePeer(s *section) Peer {
 	p := Peer{
@@ -56,6 +59,9 @@ func decodePeer(s *section) Peer {
 			continue
 		}
 		p.Keys = append(p.Keys, k)
+	}
+	if len(p.Keys) > keysMax {
+		s.fault("keys", "%d keys; a peer has at most %d: the old one and the new one", len(p.Keys), keysMax)
 	}
 	_, one := s.keys["key"]
 	_, many := s.keys["keys"]

@@ -149,17 +149,15 @@ func (d *document) unknownSections(e *Error, known ...string) {
 	}
 }
 
-// fault adds a fault at key, or at the section when key is "" or absent.
+// fault adds a fault at key; its line is that of the innermost part of its path
+// that stands in the file (an absent key has its section's).
 func (s *section) fault(key, format string, args ...any) {
-	at := s.path
-	if key != "" {
-		at += "." + key
+	path := s.path + "." + key
+	line := 0
+	for at := path; line == 0 && at != ""; at = at[:max(strings.LastIndexByte(at, '.'), 0)] {
+		line = s.doc.lines[at]
 	}
-	line := s.doc.lines[at]
-	if line == 0 {
-		line = s.doc.lines[s.path]
-	}
-	s.e.add(line, shown(at), format, args...)
+	s.e.add(line, shown(path), format, args...)
 }
 
 // take returns the value of key and notes that the key is known.

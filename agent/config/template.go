@@ -27,7 +27,7 @@ func Stanza(name, address, key string) string {
 }
 
 // column is quote, padded so that the comments behind it line up.
-func column(s string) string { return fmt.Sprintf("%-27s", quote(s)) }
+func column(s string) string { return fmt.Sprintf("%-28s", quote(s)) }
 
 // quote writes s as a TOML basic string.
 func quote(s string) string {
@@ -48,7 +48,7 @@ func quote(s string) string {
 	return b.String()
 }
 
-const templateRest = `#heartbeat    = "1s"                   # how often a peer is asked whether it is there
+const templateRest = `#heartbeat    = "500ms"                # how often a peer is asked whether it is there
 #peer_timeout = "3s"                   # a peer that was silent for so long is lost
 
 # One section for each other node. "qrbd init" prints it there, and
@@ -58,7 +58,7 @@ const templateRest = `#heartbeat    = "1s"                   # how often a peer 
 #name    = "beta"
 #address = "10.0.0.2:7790"
 #key     = "qk1..."
-#keys    = ["qk1..."]   # further keys that are accepted, while a key is replaced
+#keys    = ["qk1..."]   # a second key that is accepted, while the key is replaced
 
 # One section for each volume, the same name and size on every node.
 #

@@ -264,28 +264,26 @@ func (s *Server) streamWait(w http.ResponseWriter, r *http.Request) {
 		defer cancel()
 	}
 	name := r.PathValue("name")
-	missing, err := reached(s.node.Status(), name, req.For)
-	if err != nil {
+	if _, err := reached(s.node.Status(), name, req.For); err != nil {
 		writeError(w, err)
 		return
 	}
 	out := startLines(w)
-	end := s.wait(ctx, name, req.For, missing, out)
-	_ = out.write(end)
+	_ = out.write(s.wait(ctx, name, req.For, out))
 }
 
 // waitPoll is how often a state is looked at besides every event.
 const waitPoll = time.Second
 
-// wait writes a line whenever what is missing changes, and returns the last.
-func (s *Server) wait(ctx context.Context, name string, what WaitFor, missing string, out *lines) Progress {
+// wait writes a line whenever what is missing changes, and returns the last one.
+func (s *Server) wait(ctx context.Context, name string, what WaitFor, out *lines) Progress {
 	poll := time.NewTicker(waitPoll)
 	defer poll.Stop()
 	told := ""
 	for {
 		_, changed := s.events.After(s.events.Last())
-		var err error
-		if missing, err = reached(s.node.Status(), name, what); err != nil {
+		missing, err := reached(s.node.Status(), name, what)
+		if err != nil {
 			return Progress{Error: bodyOf(err)}
 		}
 		if missing == "" {

@@ -1,0 +1,455 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/volume"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeNode records the calls it gets and answers with err.
+type fakeNode struct {
+	mu     sync.Mutex
+	calls  []string
+	status NodeStatus
+	err    error
+
+	verify func(ctx context.Context, progress func(done, total int64)) ([]volume.VerifyReport, error)
+}
+
+func (f *fakeNode) note(format string, args ...any) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, fmt.Sprintf(format, args...))
+	return f.err
+}
+
+func (f *fakeNode) Status() NodeStatus {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.status
+}
+
+func (f *fakeNode) set(role, disk string, peers ...volume.PeerStatus) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.status = NodeStatus{Node: "alpha", Version: "1", Volumes: []volume.Status{{Name: "crm", Role: role, Disk: disk, Peers: peers}}}
+}
+
+func (f *fakeNode) Explain(name string) (volume.Explanation, error) {
+	return volume.Explanation{Volume: name, Promote: "would do"}, f.note("explain %s", name)
+}
+func (f *fakeNode) Create(_ context.Context, n string, r CreateRequest) error {
+	return f.note("create %s %+v", n, r)
+}
+func (f *fakeNode) Promote(_ context.Context, n string, r PromoteRequest) error {
+	return f.note("promote %s %+v", n, r)
+}
+func (f *fakeNode) Demote(_ context.Context, n string, r DemoteRequest) error {
+	return f.note("demote %s %+v", n, r)
+}
+func (f *fakeNode) Switchover(_ context.Context, n string, r SwitchoverRequest) error {
+	return f.note("switchover %s %+v", n, r)
+}
+func (f *fakeNode) Connect(_ context.Context, n string, r ConnectRequest) error {
+	return f.note("connect %s %+v", n, r)
+}
+func (f *fakeNode) Disconnect(_ context.Context, n string, r DisconnectRequest) error {
+	return f.note("disconnect %s %+v", n, r)
+}
+func (f *fakeNode) Invalidate(_ context.Context, n string) error { return f.note("invalidate %s", n) }
+func (f *fakeNode) Verify(ctx context.Context, n string, r VerifyRequest, progress func(done, total int64)) ([]volume.VerifyReport, error) {
+	if err := f.note("verify %s %+v", n, r); err != nil {
+		return nil, err
+	}
+	return f.verify(ctx, progress)
+}
+
+// serve starts a server with a fake node on a real socket.
+func serve(t *testing.T) (*fakeNode, *Ring, *Client) {
+	t.Helper()
+	node, ring := &fakeNode{}, NewRing(8)
+	path := filepath.Join(t.TempDir(), "run", "c.sock")
+	s, err := Listen(path, node, ring, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := s.Close(ctx); err != nil {
+			t.Errorf("closing: %v", err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the socket is still there: %v", err)
+		}
+	})
+	return node, ring, NewClient(path)
+}
+
+func TestOperationsReachTheNode(t *testing.T) {
+	node, _, c := serve(t)
+	ctx := t.Context()
+	cases := []struct {
+		call func() error
+		want string
+	}{
+		{func() error { return c.Create(ctx, "crm", CreateRequest{Force: true}) }, "create crm {Force:true}"},
+		{func() error { return c.Promote(ctx, "crm", PromoteRequest{Force: true}) }, "promote crm {Force:true PeerFenced:false}"},
+		{func() error { return c.Promote(ctx, "crm", PromoteRequest{PeerFenced: true}) }, "promote crm {Force:false PeerFenced:true}"},
+		{func() error { return c.Demote(ctx, "crm", DemoteRequest{Force: true}) }, "demote crm {Force:true}"},
+		{func() error { return c.Switchover(ctx, "crm", SwitchoverRequest{To: "beta"}) }, "switchover crm {To:beta Force:false}"},
+		{func() error { return c.Connect(ctx, "crm", ConnectRequest{Peer: "beta", DiscardMyData: true}) }, "connect crm {Peer:beta DiscardMyData:true}"},
+		{func() error { return c.Disconnect(ctx, "crm", DisconnectRequest{}) }, "disconnect crm {Peer:}"},
+		{func() error { return c.Invalidate(ctx, "crm") }, "invalidate crm"},
+		{func() error { return c.Invalidate(ctx, "a..b/c?d") }, "invalidate a..b/c?d"},
+		{func() error { _, err := c.Explain(ctx, "crm"); return err }, "explain crm"},
+	}
+	for _, tc := range cases {
+		node.calls = nil
+		if err := tc.call(); err != nil {
+			t.Errorf("%s: %v", tc.want, err)
+		}
+		if len(node.calls) != 1 || node.calls[0] != tc.want {
+			t.Errorf("node got %q, want %q", node.calls, tc.want)
+		}
+	}
+}
+
+func TestRefusalKeepsItsCode(t *testing.T) {
+	node, _, c := serve(t)
+	for code := protocol.CodeInternal; code <= protocol.CodeProtocol; code++ {
+		node.err = fmt.Errorf("wrapped: %w", &volume.Error{Code: code, Text: "do this"})
+		err := c.Promote(t.Context(), "crm", PromoteRequest{})
+		var ve *volume.Error
+		if !errors.As(err, &ve) || ve.Code != code || !strings.Contains(ve.Text, "do this") {
+			t.Errorf("code %v arrived as %#v", code, err)
+		}
+	}
+	node.err = errors.New("without a code")
+	var ve *volume.Error
+	if err := c.Demote(t.Context(), "crm", DemoteRequest{}); !errors.As(err, &ve) || ve.Code != protocol.CodeInternal || ve.Text != "without a code" {
+		t.Errorf("got %#v", err)
+	}
+}
+
+func TestSocketBelongsToItsOwner(t *testing.T) {
+	_, _, c := serve(t)
+	fi, err := os.Stat(c.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, want 0600", fi.Mode())
+	}
+}
+
+func TestSecondServerIsRefused(t *testing.T) {
+	_, _, c := serve(t)
+	if s, err := Listen(c.path, &fakeNode{}, NewRing(1), slog.New(slog.DiscardHandler)); err == nil {
+		s.Close(t.Context())
+		t.Error("two servers on one socket")
+	}
+}
+
+func TestNotRunning(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.sock")
+	want := fmt.Sprintf("the agent is not running (no answer on %s): start it with qrbd agent", path)
+	check := func(when string) {
+		t.Helper()
+		_, err := NewClient(path).Status(t.Context())
+		if !errors.Is(err, ErrNotRunning) || err.Error() != want {
+			t.Errorf("%s: got %v, want %s", when, err, want)
+		}
+	}
+	check("no socket")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	check("a socket that a dead agent left")
+}
+
+func TestBadRequests(t *testing.T) {
+	node, _, c := serve(t)
+	cases := []struct {
+		method, path, body string
+		status             int
+		code               protocol.Code
+	}{
+		{"POST", "/v1/volumes/crm/promote", `{"force":tru`, 409, protocol.CodeProtocol},
+		{"POST", "/v1/volumes/crm/promote", `{"fence":true}`, 409, protocol.CodeProtocol},
+		{"POST", "/v1/volumes/crm/promote", `"` + strings.Repeat("x", bodyMax) + `"`, 409, protocol.CodeProtocol},
+		{"POST", "/v1/volumes/crm/wait", `{"for":"rain"}`, 409, protocol.CodeProtocol},
+		{"POST", "/v1/volumes/web/wait", `{"for":"primary"}`, 404, protocol.CodeUnknownVolume},
+		{"GET", "/v1/events?since=x", "", 409, protocol.CodeProtocol},
+		{"GET", "/v2/status", "", 409, protocol.CodeVersion},
+		{"DELETE", "/v1/status", "", 409, protocol.CodeVersion},
+	}
+	for _, tc := range cases {
+		req, _ := http.NewRequestWithContext(t.Context(), tc.method, "http://q"+tc.path, strings.NewReader(tc.body))
+		resp, err := c.http.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var answer struct{ Error ErrorBody }
+		err = json.NewDecoder(resp.Body).Decode(&answer)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != tc.status || answer.Error.Code != tc.code.String() || answer.Error.Text == "" {
+			t.Errorf("%s %s: %d %+v (%v), want %d %v", tc.method, tc.path, resp.StatusCode, answer.Error, err, tc.status, tc.code)
+		}
+	}
+	if len(node.calls) != 0 {
+		t.Errorf("the node was called: %q", node.calls)
+	}
+}
+
+func TestEventStream(t *testing.T) {
+	_, ring, c := serve(t)
+	add := func(n int) { ring.Add(volume.Event{Volume: "crm", Field: "role", New: fmt.Sprint(n)}) }
+	for n := 1; n <= 3; n++ {
+		add(n)
+	}
+	var got []string
+	collect := func(e EventLine) error {
+		if e.Event == nil {
+			got = append(got, fmt.Sprintf("gap %d", e.Missed))
+			return nil
+		}
+		got = append(got, fmt.Sprintf("%d:%s", e.Seq, e.New))
+		return nil
+	}
+	since := uint64(1)
+	if err := c.Events(t.Context(), &since, false, collect); err != nil {
+		t.Fatal(err)
+	}
+	if s := strings.Join(got, " "); s != "2:2 3:3" {
+		t.Errorf("since 1: %s", s)
+	}
+	// A follower sees what comes, in order, and a gap when it fell behind the
+	// ring of 8.
+	got = nil
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	err := c.Events(ctx, &since, true, func(e EventLine) error {
+		if err := collect(e); err != nil {
+			return err
+		}
+		switch e.Seq {
+		case 3:
+			add(4)
+		case 4:
+			cancel()
+			return context.Canceled
+		}
+		return nil
+	})
+	if s := strings.Join(got, " "); !errors.Is(err, context.Canceled) || s != "2:2 3:3 4:4" {
+		t.Errorf("follower: %s, %v", s, err)
+	}
+	got = nil
+	for n := 5; n <= 20; n++ {
+		add(n)
+	}
+	if err := c.Events(t.Context(), &since, false, collect); err != nil {
+		t.Fatal(err)
+	}
+	if s := strings.Join(got, " "); !strings.HasPrefix(s, "gap 11 13:13 ") || !strings.HasSuffix(s, " 20:20") {
+		t.Errorf("after a gap: %s", s)
+	}
+	got = nil
+	since = 1000 // of an agent that ran before this one
+	if err := c.Events(t.Context(), &since, false, collect); err != nil || len(got) != 9 || got[0] != "gap 1" {
+		t.Errorf("after a restart: %q, %v", got, err)
+	}
+}
+
+func TestEventStreamEndsWithTheServer(t *testing.T) {
+	node, ring := &fakeNode{}, NewRing(8)
+	path := filepath.Join(t.TempDir(), "c.sock")
+	s, err := Listen(path, node, ring, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring.Add(volume.Event{Volume: "crm"})
+	since, seen := uint64(0), make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		done <- NewClient(path).Events(context.Background(), &since, true, func(EventLine) error { close(seen); return nil })
+	}()
+	<-seen
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; !errors.Is(err, ErrNotRunning) {
+		t.Errorf("got %v, want ErrNotRunning", err)
+	}
+}
+
+func TestVerifyStreamsProgress(t *testing.T) {
+	node, _, c := serve(t)
+	shown := make(chan struct{})
+	node.verify = func(ctx context.Context, progress func(done, total int64)) ([]volume.VerifyReport, error) {
+		progress(1, 100)
+		progress(50, 100) // the newest is what is shown
+		select {
+		case <-shown:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		return []volume.VerifyReport{{Peer: "beta", Checked: 100, Bad: 4096}}, nil
+	}
+	var last Progress
+	reports, err := c.Verify(t.Context(), "crm", VerifyRequest{Peer: "beta"}, func(p Progress) {
+		last = p
+		close(shown)
+	})
+	if err != nil || len(reports) != 1 || reports[0].Bad != 4096 || reports[0].Peer != "beta" {
+		t.Errorf("%+v, %v", reports, err)
+	}
+	if last.DoneBytes != 50 || last.TotalBytes != 100 {
+		t.Errorf("progress %+v", last)
+	}
+}
+
+func TestVerifyRefusedAndLost(t *testing.T) {
+	node, _, c := serve(t)
+	node.err = &volume.Error{Code: protocol.CodeNotAllowed, Text: "not connected"}
+	var ve *volume.Error
+	if _, err := c.Verify(t.Context(), "crm", VerifyRequest{}, nil); !errors.As(err, &ve) || ve.Code != protocol.CodeNotAllowed {
+		t.Errorf("refused at once: %v", err)
+	}
+	node.err = nil
+	shown := make(chan struct{})
+	node.verify = func(_ context.Context, progress func(done, total int64)) ([]volume.VerifyReport, error) {
+		progress(1, 2)
+		<-shown
+		return nil, &volume.Error{Code: protocol.CodeDiskFailed, Text: "disk"}
+	}
+	if _, err := c.Verify(t.Context(), "crm", VerifyRequest{}, func(Progress) { close(shown) }); !errors.As(err, &ve) || ve.Code != protocol.CodeDiskFailed {
+		t.Errorf("refused under way: %v", err)
+	}
+}
+
+// A client that goes away ends the verify it asked for.
+func TestVerifyEndsWithItsClient(t *testing.T) {
+	node, _, c := serve(t)
+	ended := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	node.verify = func(vctx context.Context, _ func(done, total int64)) ([]volume.VerifyReport, error) {
+		cancel()
+		<-vctx.Done()
+		close(ended)
+		return nil, vctx.Err()
+	}
+	if _, err := c.Verify(ctx, "crm", VerifyRequest{}, nil); err == nil {
+		t.Error("no error")
+	}
+	<-ended
+}
+
+func TestWait(t *testing.T) {
+	connecting := volume.PeerStatus{Name: "beta", Connection: "connecting", Disk: "unknown", Reason: "no route to host"}
+	syncing := volume.PeerStatus{Name: "beta", Connection: "connected", Disk: "inconsistent", OutOfSync: 4096}
+	ready := volume.PeerStatus{Name: "beta", Connection: "connected", Disk: "up-to-date"}
+	cases := []struct {
+		name    string
+		what    WaitFor
+		role    string
+		disk    string
+		peer    volume.PeerStatus
+		missing string
+	}{
+		{"primary", WaitPrimary, "primary", "up-to-date", connecting, ""},
+		{"not primary", WaitPrimary, "secondary", "up-to-date", ready, "it is secondary"},
+		{"connected", WaitConnected, "secondary", "inconsistent", syncing, ""},
+		{"not connected", WaitConnected, "primary", "up-to-date", connecting, "beta is connecting (no route to host)"},
+		{"up-to-date", WaitUpToDate, "primary", "up-to-date", ready, ""},
+		{"peer syncs", WaitUpToDate, "primary", "up-to-date", syncing, "the disk of beta is inconsistent"},
+		{"peer away", WaitUpToDate, "primary", "up-to-date", connecting, "beta is connecting (no route to host)"},
+		{"own disk", WaitUpToDate, "secondary", "inconsistent", ready, "the disk is inconsistent"},
+		{"out of sync", WaitUpToDate, "primary", "up-to-date", volume.PeerStatus{Name: "beta", Connection: "connected", Disk: "up-to-date", OutOfSync: 4096}, "4096 bytes are out of sync with beta"},
+	}
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			node, _, c := serve(t)
+			node.set(tc.role, tc.disk, tc.peer)
+			var told []string
+			err := c.Wait(t.Context(), "crm", WaitRequest{For: tc.what, TimeoutSeconds: 0.02}, func(p Progress) { told = append(told, p.Waiting) })
+			if tc.missing == "" {
+				if err != nil {
+					t.Errorf("got %v, want it reached", err)
+				}
+				return
+			}
+			var ve *volume.Error
+			if !errors.As(err, &ve) || ve.Code != protocol.CodeTimeout || !strings.Contains(ve.Text, tc.missing) {
+				t.Errorf("got %v, want a timeout because %s", err, tc.missing)
+			}
+			if len(told) != 1 || told[0] != tc.missing {
+				t.Errorf("told %q, want %q", told, tc.missing)
+			}
+		})
+	}
+}
+
+// A change is seen by its event, not by the poll.
+func TestWaitSeesTheChange(t *testing.T) {
+	node, ring, c := serve(t)
+	node.set("secondary", "up-to-date")
+	err := c.Wait(t.Context(), "crm", WaitRequest{For: WaitPrimary}, func(Progress) {
+		node.set("primary", "up-to-date")
+		ring.Add(volume.Event{Volume: "crm", Field: "role"})
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestStatusJSONKeepsItsFields(t *testing.T) {
+	_, _, c := serve(t)
+	resp, err := c.open(t.Context(), http.MethodGet, "/v1/status", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Close()
+	st := NodeStatus{Node: "alpha", Volumes: []volume.Status{{Peers: []volume.PeerStatus{{}}}}}
+	data, err := json.Marshal(st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m map[string]any
+	if err := json.Unmarshal(data, &m); err != nil {
+		t.Fatal(err)
+	}
+	v := m["volumes"].([]any)[0].(map[string]any)
+	p := v["peers"].([]any)[0].(map[string]any)
+	for _, k := range []string{"name", "size", "role", "disk", "export", "clients", "generation", "peers"} {
+		if _, ok := v[k]; !ok {
+			t.Errorf("a volume has no %q", k)
+		}
+	}
+	for _, k := range []string{"name", "connection", "replication", "role", "disk", "protocol", "out_of_sync", "sync_percent"} {
+		if _, ok := p[k]; !ok {
+			t.Errorf("a peer has no %q", k)
+		}
+	}
+}
