@@ -136,7 +136,7 @@ const chunkPairs = 128
 
 // scan reads all pairs behind the super pair that are not holes.
 func (r *recovery) scan() error {
-	buf := make([]byte, chunkPairs*pairSize)
+	var buf []byte
 	sparse, _ := r.img.(Sparse)
 	for pair := int64(fixedPairs); pair < r.lay.pairs; {
 		end := r.lay.pairs
@@ -153,6 +153,9 @@ func (r *recovery) scan() error {
 		}
 		for pair < end {
 			n := min(chunkPairs, end-pair)
+			if n*pairSize > int64(len(buf)) {
+				buf = make([]byte, n*pairSize)
+			}
 			r.readPairs(buf[:n*pairSize], pair)
 			for i := range n {
 				r.load(pair+i, buf[i*pairSize:(i+1)*pairSize])
