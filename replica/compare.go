@@ -160,6 +160,9 @@ func compare(me, peer Side) Decision {
 		d.Code = protocol.CodeVolumeID
 		return d
 	}
+	if follows(me, peer) || follows(peer, me) {
+		return decide(protocol.NoSync, RuleDefer)
+	}
 	if me.Role == protocol.Primary && peer.Role == protocol.Primary {
 		d := decide(protocol.RefusedStrategy, RuleTwoPrimaries)
 		d.Code = protocol.CodeTwoPrimaries
@@ -204,6 +207,11 @@ func compare(me, peer Side) Decision {
 		return full(protocol.SourceFull, RuleHistorySelf, true)
 	}
 	return divergence(me, peer, mySlot, peerSlot, decide(protocol.Unrelated, RuleUnrelated))
+}
+
+// follows reports whether s is a secondary of a primary other than the two.
+func follows(s, other Side) bool {
+	return s.Role != protocol.Primary && s.Primary != "" && s.Primary != s.Name && s.Primary != other.Name && other.Role != protocol.Primary
 }
 
 // slotAt returns the name of a slot of s, other than notName's, that parted at
@@ -274,11 +282,7 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 		return Decision{Strategy: protocol.TargetBitmap, Rule: r, Digest: true, Rebase: true}
 	}
 	myBad, peerBad := me.Disk <= protocol.Inconsistent, peer.Disk <= protocol.Inconsistent
-	thirdPrimary := (me.Primary != "" && me.Primary != me.Name && me.Primary != peer.Name) ||
-		(peer.Primary != "" && peer.Primary != peer.Name && peer.Primary != me.Name)
 	switch {
-	case thirdPrimary:
-		return Decision{Strategy: protocol.NoSync, Rule: RuleDefer}
 	case myBad != peerBad:
 		d := sync(peerBad, RuleEqualDisk)
 		if bits == 0 { // the bits that said what it lacks are gone: compare all

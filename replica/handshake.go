@@ -337,9 +337,13 @@ func (m *Machine) act(p *peer, d Decision) {
 		if code == protocol.CodeNone {
 			code = protocol.CodeNotAllowed
 		}
+		why := refusal(code, "%s", d.Text(m.cfg.Self, p.name, m.cfg.Name))
+		if d.Rule == RuleNoGoodCopy { // a third node may make one good: try again
+			m.drop(p, why)
+			return
+		}
 		// Both sides know: each says it in its own words.
 		p.alone = aloneRefused
-		why := refusal(code, "%s", d.Text(m.cfg.Self, p.name, m.cfg.Name))
 		m.event(p.name, "handshake", "", d.Strategy.String(), why.Text)
 		m.setConn(p, protocol.Standalone, why.Text)
 		m.drop(p, why)
@@ -383,7 +387,7 @@ func (m *Machine) settleEqual(p *peer, d Decision) {
 		}
 		m.raiseDisk(p)
 	}
-	p.live = p.disk > protocol.Failed && m.current != 0 && p.slot == 0 && dirty == 0
+	p.live = d.Rule != RuleDefer && p.disk > protocol.Failed && m.current != 0 && p.slot == 0 && dirty == 0
 	p.discard, p.overwrite = false, false
 	m.setRepl(p, protocol.Established, "")
 	m.pumpHeld()

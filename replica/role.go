@@ -157,7 +157,7 @@ func (m *Machine) becamePrimary() {
 		if !p.linked || !p.settled || p.repl != protocol.Established {
 			continue
 		}
-		p.live = p.disk > protocol.Failed && p.slot == 0 && p.dirty.Count() == 0 && !m.knownNew(p)
+		p.live = p.disk > protocol.Failed && p.slot == 0 && p.dirty.Count() == 0 && !m.knownNew(p) && p.lastWhy != RuleDefer
 		if !p.live {
 			m.restart(p, "compare again, as primary")
 		}

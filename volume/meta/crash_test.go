@@ -20,9 +20,10 @@ type contents struct {
 
 func contentsOf(s *State) contents {
 	c := contents{super: s.Super, pages: map[pageID]string{}}
+	buf := make([]byte, 0, bitmap.PageBytes)
 	for slot, set := range s.Bitmaps {
 		for p := range set.Pages() {
-			if page := set.AppendPage(nil, p); !isZero(page) {
+			if page := set.AppendPage(buf, p); !isZero(page) {
 				c.pages[pageID{kindBitmap, slot, p}] = string(page)
 			}
 		}
@@ -139,13 +140,13 @@ func TestCrashAnywhere(t *testing.T) {
 			if synced {
 				low = after
 			}
-			d.crashes(rng, !testing.Short(), func(m image, what string) {
+			d.crashes(rng, true, func(m image, what string) {
 				images++
 				got := recovered(t, m, d.size, fmt.Sprintf("commit %d, %s", i, what))
 				if err := got.between(low, after); err != nil {
 					t.Fatalf("commit %d, %d writes pending, %s: %v", i, len(d.pending), what, err)
 				}
-				if images%61 == 0 {
+				if images%101 == 0 {
 					nested += crashWhileOpening(t, rng, m, d.size, got)
 				}
 			})

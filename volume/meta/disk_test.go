@@ -2,12 +2,16 @@ package meta
 
 import (
 	"errors"
+	"flag"
 	"io"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
 )
+
+// full makes the enumerations try every byte and every bit: minutes, not seconds.
+var full = flag.Bool("full", false, "try every byte and bit in the crash and damage tests")
 
 // image is a sparse file in memory, by slot. It is Sparse.
 type image map[int64]*[pageSize]byte
@@ -140,8 +144,8 @@ func (d *disk) done() {
 }
 
 // crashes calls try with images that a crash now may leave: every subset of the
-// pending writes, or some when there are many, and for the last and some other
-// writes every byte at which they may be torn, with sectors in and out of order.
+// pending writes, or some when there are many, and each pending write torn at bytes
+// and by sectors, in and out of order.
 func (d *disk) crashes(rng *rand.Rand, bytes bool, try func(m image, what string)) {
 	n := len(d.pending)
 	subset := func(mask uint64) image {
@@ -179,20 +183,29 @@ func (d *disk) crashes(rng *rand.Rand, bytes bool, try func(m image, what string
 			}
 			try(m, what)
 		}
-		step := 1
-		if !bytes || i < n-1 {
-			step = 211
-		}
-		for cut := 1; cut < pageSize; cut += step {
+		for _, cut := range cuts(bytes && i == n-1) {
 			torn("torn before a byte", func(b int) bool { return b < cut })
-		}
-		for cut := 1; cut < pageSize; cut += 97 * step {
 			torn("torn behind a byte", func(b int) bool { return b >= cut })
 		}
-		for sectors := range 256 {
-			if bytes || sectors%16 == 1 {
-				torn("torn sectors", func(b int) bool { return sectors>>(b/512)&1 != 0 })
-			}
+		step := 37
+		if bytes && *full {
+			step = 1
+		}
+		for sectors := 1; sectors < 255; sectors += step {
+			torn("torn sectors", func(b int) bool { return sectors>>(b/512)&1 != 0 })
 		}
 	}
+}
+
+// cuts returns the bytes at which a write of a slot is torn: with the flag all,
+// else those in and near the header, the sectors' borders, and some.
+func cuts(fine bool) (at []int) {
+	for cut := 1; cut < pageSize; cut++ {
+		border := (cut+1)%512 <= 2
+		switch {
+		case fine && *full, fine && (cut < 140 || border), cut%977 == 1, cut == 512, cut == headerBytes:
+			at = append(at, cut)
+		}
+	}
+	return at
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 
 	"github.com/qrbd/qrbd/bitmap"
 )
@@ -231,10 +232,8 @@ func (r *recovery) apply(id pageID, content []byte) {
 	if id.kind == kindActivity {
 		first := id.index * bitmap.ExtentsPerActivityPage
 		for i, b := range content {
-			for k := range 8 {
-				if b>>k&1 != 0 {
-					r.state.Activity.Load(first + int64(i*8+k))
-				}
+			for ; b != 0; b &= b - 1 {
+				r.state.Activity.Load(first + int64(i*8+bits.TrailingZeros8(b)))
 			}
 		}
 		return
