@@ -19,6 +19,7 @@ func reorder(args []string, valued map[string]bool) []string {
 		return args
 	}
 	var flags, rest []string
+	lacking := false // the last flag has no value
 	for i := 1; i < len(args); i++ {
 		a := args[i]
 		if a == "--" {
@@ -31,8 +32,11 @@ func reorder(args []string, valued map[string]bool) []string {
 		}
 		flags = append(flags, a)
 		name, _, hasValue := strings.Cut(strings.TrimLeft(a, "-"), "=")
-		if valued[name] && !hasValue && i+1 < len(args) {
-			i++
+		if valued[name] && !hasValue {
+			if i++; i == len(args) {
+				lacking = true // as the last word of out it is reported as such
+				break
+			}
 			flags = append(flags, args[i])
 		}
 	}
@@ -40,7 +44,7 @@ func reorder(args []string, valued map[string]bool) []string {
 		return args
 	}
 	out := append([]string{args[0], rest[0]}, flags...)
-	if len(rest) > 1 {
+	if len(rest) > 1 && !lacking {
 		out = append(append(out, "--"), rest[1:]...)
 	}
 	return out

@@ -23,7 +23,7 @@ const (
 )
 
 func (p palette) paint(code, s string) string {
-	if !p.on || s == "" {
+	if !p.on || s == "" || code == "" {
 		return s
 	}
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
@@ -177,7 +177,10 @@ func bytesText(n int64) string {
 
 // durationText is d in its two largest units: "11s", "3m20s", "2h05m", "3d04h".
 func durationText(d time.Duration) string {
-	s := int64((d + time.Second - 1) / time.Second)
+	s := int64(d / time.Second)
+	if d%time.Second > 0 {
+		s++
+	}
 	switch {
 	case s < 60:
 		return fmt.Sprintf("%ds", s)
