@@ -5,14 +5,11 @@
 // Imports only point down:
 //
 //	cmd/qrbd
-//	  agent
-//	    volume            blockdev/nbd     protocol/quicnet
-//	      volume/meta          │                │
-//	      replica   resync     │                │
-//	          │     │   │      │                │
-//	          │   bitmap│      │                │
-//	        protocol ◄──┘ ◄─── │ ───────────────┘
-//	        blockdev ◄─────────┘
+//	  agent (config, control)
+//	    volume ─────► volume/meta    protocol/quicnet    blockdev/nbd
+//	      │                │               │                  │
+//	    replica ► resync ► bitmap          │                  │
+//	      └──────────┴─────────► protocol ◄┘     blockdev ◄───┘
 //
 // Pure packages (replica, resync, bitmap, protocol) decide and encode; they have
 // no goroutine, clock, I/O, lock or logger, so that a simulator can run them from
