@@ -25,6 +25,7 @@ var codeTexts = [...]string{
 	CodeModeMismatch:    "protocols A, B, C differ",
 	CodeCorrupt:         "data corrupted on the way",
 	CodeProtocol:        "protocol violated",
+	CodeRestart:         "compare again",
 	CodeName:            "node has another name",
 	CodeCertificate:     "certificate expired",
 	CodeDuplicate:       "session replaced",

@@ -147,6 +147,7 @@ const (
 	CodeName                 // a node's name is not the one configured for its key
 	CodeCertificate          // a node's certificate has expired
 	CodeDuplicate            // another session of the same two nodes goes on
+	CodeRestart              // the handshake is to be had again
 )
 
 // Refuse ends a handshake with a reason; the connection stands alone on both

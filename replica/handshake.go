@@ -155,7 +155,7 @@ func (m *Machine) setPeerDisk(p *peer, d protocol.Disk) {
 // restart ends the connection to have a new handshake soon.
 func (m *Machine) restart(p *peer, why string) {
 	p.retryWait = 0
-	m.drop(p, fmt.Errorf("%s", why))
+	m.dropPeer(p, refusal(protocol.CodeRestart, "%s", why))
 }
 
 // drop ends a connection from here; the peer will try again.

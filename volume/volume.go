@@ -289,7 +289,7 @@ func (v *Volume) note(e replica.Event) {
 	kick(v.tell)
 }
 
-// tellLoop logs events and hands them on, in order.
+// tellLoop hands events on, in order; without a watcher it logs them.
 func (v *Volume) tellLoop() {
 	defer v.ended.Done()
 	for {
@@ -309,17 +309,11 @@ func (v *Volume) tellAll() {
 	v.events = nil
 	v.mu.Unlock()
 	for _, e := range list {
-		attrs := []any{"field", e.Field, "old", e.Old, "new", e.New}
-		if e.Peer != "" {
-			attrs = append(attrs, "peer", e.Peer)
-		}
-		if e.Reason != "" {
-			attrs = append(attrs, "reason", e.Reason)
-		}
-		v.log.Info("state change", attrs...)
 		if v.opt.OnEvent != nil {
 			v.opt.OnEvent(e)
+			continue
 		}
+		v.log.Info("state change", "field", e.Field, "old", e.Old, "new", e.New, "peer", e.Peer, "reason", e.Reason)
 	}
 }
 

@@ -2,6 +2,7 @@ package quicnet
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"io"
 	"log/slog"
@@ -172,3 +173,5 @@ func (w testWriter) Write(p []byte) (int, error) {
 }
 
 var _ io.ReadWriteCloser = (*Stream)(nil)
+
+func (n *testNode) peersKeys() []ed25519.PublicKey { return []ed25519.PublicKey{n.id.Public()} }

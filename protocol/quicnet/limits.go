@@ -29,13 +29,12 @@ const (
 	// connection's window, whatever the number of streams; it also bounds
 	// throughput to window/RTT, 32 MiB at 40 ms being 840 MB/s. The initial ones are
 	// large because growing them takes round trips that a burst would wait for.
+	// A volume whose disk stands still leaves both its streams unread: twice a
+	// stream's window is less than the connection's, so that others go on.
 	streamWindowInitial = 8 << 20
-	streamWindowMax     = 16 << 20
-	connWindowInitial   = 12 << 20
+	streamWindowMax     = 12 << 20
+	connWindowInitial   = 28 << 20
 	connWindowMax       = 32 << 20
-
-	// socketBuffer is asked for in each direction; less costs throughput.
-	socketBuffer = 7 << 20
 
 	// idleMin is the least idle timeout that QUIC is given. The heartbeat finds
 	// a dead peer long before; this one is for connections without one.

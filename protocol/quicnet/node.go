@@ -167,6 +167,8 @@ func Start(o Options) (*Node, error) {
 		MaxConnectionReceiveWindow:     connWindowMax,
 		MaxIncomingStreams:             streamsMax,
 		MaxIncomingUniStreams:          -1,
+		// Pings of QUIC itself pass where flow control holds the heartbeat back.
+		KeepAlivePeriod: o.Heartbeat,
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	var faults []error

@@ -61,7 +61,8 @@ func (e *ConnectError) Error() string {
 // Unwrap returns the detail.
 func (e *ConnectError) Unwrap() error { return e.Err }
 
-// Causes of a session's end, given to SessionDown; test with errors.Is.
+// Errors of sessions and streams, and causes of a session's end that are given
+// to SessionDown; test with errors.Is.
 var (
 	// ErrSilent: nothing was heard from the peer for Options.PeerTimeout.
 	ErrSilent = errors.New("peer is silent")
@@ -71,6 +72,8 @@ var (
 	ErrReplaced = errors.New("session replaced by another connection")
 	// ErrClosed: this side closed the session or the node.
 	ErrClosed = errors.New("session closed")
+	// ErrBusy: the peer takes no bytes now.
+	ErrBusy = errors.New("peer is busy")
 	// ErrAborted: one side aborted the stream.
 	ErrAborted = errors.New("stream aborted")
 )

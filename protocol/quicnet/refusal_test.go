@@ -98,7 +98,7 @@ func expired(o *Options) {
 	o.Identity = &id
 }
 
-// TestBothWrong: when a wrong key makes each side wait for the other, the
+// TestWrongKeyThatMakesBothWait: when a wrong key makes each side wait for the other, the
 // waiting side tries too and the cause comes out.
 func TestWrongKeyThatMakesBothWait(t *testing.T) {
 	ida, idb := identities(t)

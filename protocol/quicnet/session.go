@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -118,32 +119,22 @@ func (s *Session) callError(ctx context.Context, err error) error {
 	return sessionCause(err)
 }
 
-// Send sends a message on the control stream. It waits for flow control, at
-// most Options.PeerTimeout.
+// Send sends a message on the control stream, without waiting. ErrBusy: the
+// peer takes nothing now, nothing was sent.
 func (s *Session) Send(m protocol.Message) error {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
 	s.sendBuf = protocol.AppendFrame(s.sendBuf[:0], m, nil)
-	s.ctl.SetWriteDeadline(time.Now().Add(s.node.options.PeerTimeout))
-	if _, err := s.ctl.Write(s.sendBuf); err != nil {
-		// A part of the frame may be gone: the stream cannot go on.
-		err = sessionCause(err)
-		go s.end(protocol.CodeTimeout, "the control stream is stuck", fmt.Errorf("sending %v: %w", m.Type(), err))
-		return fmt.Errorf("sending %v to %s: %w", m.Type(), s.Peer(), err)
+	err := s.ctl.TryWriteAll(s.sendBuf)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, quic.ErrWouldBlock):
+		err = ErrBusy
+	default:
+		err = streamError(err)
 	}
-	return nil
-}
-
-// trySend sends a heartbeat unless that would mean waiting: then there is
-// something before it that tells the peer as much.
-func (s *Session) trySend(m protocol.Message) {
-	if !s.sendMu.TryLock() {
-		return
-	}
-	defer s.sendMu.Unlock()
-	s.sendBuf = protocol.AppendFrame(s.sendBuf[:0], m, nil)
-	// ErrWouldBlock queues nothing; any other error ends the session elsewhere.
-	_ = s.ctl.TryWriteAll(s.sendBuf)
+	return fmt.Errorf("sending %v to %s: %w", m.Type(), s.Peer(), err)
 }
 
 // Close ends the session; the peer learns code and text. The peer goroutine
@@ -182,13 +173,16 @@ func (s *Session) start() {
 }
 
 // heartbeat sends pings and ends the session when the peer is silent: a peer
-// that dies is noticed within PeerTimeout + Heartbeat.
+// that dies is noticed within PeerTimeout + Heartbeat. Any packet of the
+// connection is a sign of life, not only an answer: the control stream may have
+// to wait for flow control while a volume's disk stands still.
 func (s *Session) heartbeat() {
 	every, timeout := s.node.options.Heartbeat, s.node.options.PeerTimeout
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
-	last := time.Duration(0)
 	var ping protocol.Ping
+	var last, heard time.Duration // since epoch
+	var packets uint64
 	for {
 		select {
 		case <-s.ending:
@@ -196,19 +190,23 @@ func (s *Session) heartbeat() {
 		case <-ticker.C:
 		}
 		now := time.Since(s.epoch)
-		silent := now - time.Duration(s.heard.Load())
+		if n := s.conn.ConnectionStats().PacketsReceived; n != packets {
+			packets, heard = n, now
+		}
+		heard = max(heard, time.Duration(s.heard.Load()))
 		// This process may itself have been stopped: what the peer sent meanwhile
 		// has not been read yet, so it gets one more beat.
 		paused := now-last > 2*every
 		last = now
-		if silent >= timeout && !paused {
-			s.end(protocol.CodeTimeout, fmt.Sprintf("%s heard nothing for %v", s.node.options.Name, silent.Round(time.Millisecond)),
-				fmt.Errorf("nothing heard for %v: %w", silent.Round(time.Millisecond), ErrSilent))
+		if silent := now - heard; silent >= timeout && !paused {
+			silent = silent.Round(time.Millisecond)
+			s.end(protocol.CodeTimeout, fmt.Sprintf("%s heard nothing for %v", s.node.options.Name, silent),
+				fmt.Errorf("nothing heard for %v: %w", silent, ErrSilent))
 			return
 		}
 		ping.ID++
 		ping.Time = int64(now)
-		s.trySend(&ping)
+		_ = s.Send(&ping) // ErrBusy: QUIC's own keep-alive does as well
 	}
 }
 
@@ -223,7 +221,7 @@ func (s *Session) control() {
 		s.noteHeard()
 		switch m := m.(type) {
 		case *protocol.Ping:
-			s.trySend(&protocol.Pong{ID: m.ID, Time: m.Time})
+			_ = s.Send(&protocol.Pong{ID: m.ID, Time: m.Time})
 		case *protocol.Pong:
 		case *protocol.ConnectAsk:
 			s.node.options.Handler.Message(s, m)
@@ -234,10 +232,12 @@ func (s *Session) control() {
 	}
 }
 
-// endOn ends the session for what was read; a connection's own end is left to
-// start, which knows the cause.
+// endOn ends the session for what was read, or not, on the control stream or
+// at the start of another. An error of the connection itself means that it has
+// ended: start knows the cause.
 func (s *Session) endOn(err error) {
-	if s.conn.Context().Err() == nil {
+	var aborted *quic.StreamError
+	if isViolation(err) || errors.As(err, &aborted) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		s.end(protocol.CodeProtocol, err.Error(), err)
 	}
 }

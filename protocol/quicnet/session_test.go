@@ -124,6 +124,25 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestCrash: a node that dies without a word and comes back makes its peer give
+// up the old session at once, not only after PeerTimeout.
+func TestCrash(t *testing.T) {
+	alpha, beta, _, _ := startPair(t, func(o *Options) { o.PeerTimeout = 20 * time.Second })
+	addr := beta.Addr().String()
+	beta.socket.Close()
+	beta.stop()
+	start := time.Now()
+	back := startNode(t, "beta", beta.id, func(o *Options) { o.Listen, o.Instance = addr, 2 })
+	back.knows(alpha)
+	if err := next(t, alpha.downs, "down"); !errors.Is(err, ErrRestarted) {
+		t.Errorf("cause %v", err)
+	}
+	next(t, alpha.ups, "session after the crash")
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("noticed after %v", took)
+	}
+}
+
 func TestRemovePeer(t *testing.T) {
 	alpha, beta, _, _ := startPair(t, nil)
 	if !beta.RemovePeer("alpha") || beta.RemovePeer("alpha") {
