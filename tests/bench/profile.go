@@ -9,7 +9,11 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
+
+// profileMin is the shortest run that gives a profile enough samples.
+const profileMin = 2 * time.Second
 
 // profile runs each item once more on each column under perf and writes DIR/COLUMN-ITEM.txt: where the servers' CPU time
 // goes, by symbol, most first. The figures of the table are not touched by it.
@@ -40,7 +44,7 @@ func (b *bench) profileItem(ctx context.Context, c *column, it item) error {
 	if err != nil {
 		return err
 	}
-	_, fioErr := runFio(ctx, c.uri, append(workArgs(it), forDuration(b.opts.runtime, b.opts.sizeBytes)...)...)
+	_, fioErr := runFio(ctx, c.uri, append(workArgs(it), forDuration(max(b.opts.runtime, profileMin), b.opts.sizeBytes)...)...)
 	record.stop(syscall.SIGINT) // perf writes its file when interrupted
 	if fioErr != nil {
 		return fioErr
