@@ -240,6 +240,13 @@ func TestKilledProcess(t *testing.T) {
 			before = after
 		}
 		d.failAt = 0
+		d.onOp = func() { // the power fails while the next process opens the file
+			d.crashes(rng, false, func(m image, what string) {
+				if err := recovered(t, m, d.size, what).between(before, after); err != nil {
+					t.Fatalf("stopped at operation %d, opening, %s: %v", stop, what, err)
+				}
+			})
+		}
 		f, s, err = Open(d) // same disk, cache and all
 		if err != nil {
 			t.Fatal(err)

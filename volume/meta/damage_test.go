@@ -146,8 +146,12 @@ func TestBothCopiesBad(t *testing.T) {
 				}
 			})
 		}
-		if _, s, err = Open(d); err != nil || len(s.Damaged) != 1 {
+		f, s, err := Open(d)
+		if err != nil || len(s.Damaged) != 1 {
 			t.Fatalf("Open: damaged %v, error %v", s.Damaged, err)
+		}
+		if f.seq != 7 { // after the file was made and five commits
+			t.Errorf("%v was mended by commit %d", id, f.seq)
 		}
 		got := recovered(t, d.durable, size, "mended")
 		if err := got.between(expect, expect); err != nil {
@@ -333,8 +337,12 @@ func TestForeignPages(t *testing.T) {
 	m, size, _ := atRest(t)
 	lay := newLayout(crashSize)
 	from, to := lay.pair(pageID{kindBitmap, 0, 1})*2, lay.pair(pageID{kindBitmap, 1, 1})*2
+	whole := m
 	m = maps.Clone(m)
 	m[from], m[from+1] = m[to], m[to+1]
+	neighbour := maps.Clone(whole)
+	to = lay.pair(pageID{kindBitmap, 0, 0}) * 2
+	neighbour[from], neighbour[from+1] = whole[to], whole[to+1]
 	other := testSuper(crashSize)
 	start, _, _ := Format(&other, 0xbeef) // another file's id, same everything
 	moved := maps.Clone(m)
@@ -343,7 +351,7 @@ func TestForeignPages(t *testing.T) {
 	for name, test := range map[string]struct {
 		m       image
 		damaged int
-	}{"moved": {m, 1}, "other file": {moved, 5}} {
+	}{"of another peer": {m, 1}, "of another index": {neighbour, 1}, "other file": {moved, 5}} {
 		s, err := Recover(test.m, size)
 		if err != nil || len(s.Damaged) != test.damaged {
 			t.Errorf("%s: damaged %v, error %v", name, s.Damaged, err)

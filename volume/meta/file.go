@@ -117,13 +117,7 @@ func (f *File) settlePair(id pageID) error {
 		return fmt.Errorf("%v: it reads differently the second time: %w", id, ErrDamaged)
 	}
 	seal(f.buf[:], id, f.id, c.seq, !c.mirror)
-	if err := f.write(id, 1-slot); err != nil {
-		return err
-	}
-	if c.mirror { // the first written one is now in the other slot
-		f.toggle(id)
-	}
-	return nil
+	return f.write(id, 1-slot)
 }
 
 // replaceDamaged commits all-set content for the damaged pages.
