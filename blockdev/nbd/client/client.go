@@ -66,19 +66,27 @@ type call struct {
 // tcp:host:port. ctx bounds connecting and the handshake. Errors: *OptionError
 // when the server refuses.
 func Dial(ctx context.Context, addr, export string, o Options) (*Client, error) {
-	h, err := Greet(ctx, addr)
+	conn, err := Connect(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { h.Conn.Close() })
-	c := &Client{conn: h.Conn, calls: make(map[uint64]*call), received: make(chan struct{})}
-	err = c.negotiate(h, export, o)
-	if !stop() && err == nil {
-		err = ctx.Err()
+	return New(ctx, conn, export, o)
+}
+
+// New is Dial over a connection, which it takes over: it is closed on an error.
+func New(ctx context.Context, conn net.Conn, export string, o Options) (*Client, error) {
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	c := &Client{conn: conn, calls: make(map[uint64]*call), received: make(chan struct{})}
+	h, err := greet(conn)
+	if err == nil {
+		err = c.negotiate(h, export, o)
+	}
+	if !stop() {
+		err = errors.Join(err, ctx.Err())
 	}
 	if err != nil {
-		h.Conn.Close()
-		return nil, fmt.Errorf("NBD export %q at %s: %w", export, addr, err)
+		conn.Close()
+		return nil, fmt.Errorf("NBD export %q at %v: %w", export, conn.RemoteAddr(), err)
 	}
 	go c.receive(h.r)
 	return c, nil

@@ -61,16 +61,25 @@ func Greet(ctx context.Context, addr string) (*Handshake, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Handshake{Conn: c, r: bufio.NewReaderSize(c, 64<<10)}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
-	defer stop()
+	h, err := greet(c)
+	if !stop() {
+		err = errors.Join(err, ctx.Err())
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+func greet(c net.Conn) (*Handshake, error) {
+	h := &Handshake{Conn: c, r: bufio.NewReaderSize(c, 64<<10)}
 	var b [18]byte
 	if _, err := io.ReadFull(h.r, b[:]); err != nil {
-		c.Close()
 		return nil, fmt.Errorf("reading the NBD greeting: %w", err)
 	}
 	if binary.BigEndian.Uint64(b[:]) != nbd.MagicInit || binary.BigEndian.Uint64(b[8:]) != nbd.MagicOption {
-		c.Close()
 		return nil, fmt.Errorf("%w: greeting % x", ErrProtocol, b)
 	}
 	h.Flags = binary.BigEndian.Uint16(b[16:])
