@@ -68,6 +68,7 @@ const (
 	HelloDiscard                           // the operator gives this side's data up
 	HelloFullTarget                        // the operator asked this side to be overwritten in full (invalidate)
 	HelloPeerFenced                        // promoted by the operator's word while the receiver was away
+	HelloReplayed                          // set bits include whole extents of an activity map: compare before copying
 )
 
 // Hello opens a volume's connection, both ways.
