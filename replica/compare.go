@@ -139,6 +139,8 @@ func (s Side) hadGeneration(g protocol.Generation) bool {
 // Source: the rules are DRBD's in substance; each comment says what the ids mean.
 func Compare(me, peer Side) Decision {
 	d := compare(me, peer)
+	// After a crash whole extents are marked, of which little differs.
+	d.Digest = d.Digest || me.has(protocol.HelloReplayed) || peer.has(protocol.HelloReplayed)
 	return vet(me, peer, d)
 }
 

@@ -41,6 +41,7 @@ func (m *Machine) hello(p *peer) *protocol.Hello {
 		}
 	}
 	set(m.crashed, protocol.HelloCrashedPrimary)
+	set(m.replayed, protocol.HelloReplayed)
 	set(p.reconnect, protocol.HelloReconnect)
 	set(p.discard, protocol.HelloDiscard)
 	set(p.overwrite, protocol.HelloFullTarget)

@@ -186,6 +186,7 @@ type Machine struct {
 	current  protocol.Generation
 	history  []protocol.Generation
 	crashed  bool // was primary when it stopped without notice
+	replayed bool // whole extents were marked when it started
 	fenced   bool // promoted by the operator's word
 	stopping bool
 	seq      uint64
@@ -257,6 +258,7 @@ func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 	}
 	blocks := bitmap.Blocks(cfg.Size)
 	if !st.Clean {
+		m.replayed = activity.Count() > 0
 		activity.Active(func(extent int64) {
 			from := extent * bitmap.BlocksPerExtent
 			for _, p := range m.peers {

@@ -26,6 +26,7 @@ func (m *Machine) startSource(p *peer, d Decision) {
 	m.setRepl(p, protocol.SyncSource, "rule "+string(d.Rule))
 	p.live = false
 	p.digest = d.Digest
+	p.lastStats = resync.Stats{} // of another sync
 	p.base = p.heard.Current
 	if d.Rebase || p.base == 0 {
 		p.base = protocol.Generation(m.cfg.Rand())

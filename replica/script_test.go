@@ -1,0 +1,199 @@
+package replica
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/qrbd/qrbd/protocol"
+)
+
+var update = flag.Bool("update", false, "rewrite the expected output of testdata/*.script")
+
+// TestScripts runs testdata/*.script: lines beginning with "> " are commands, the
+// lines after each are what it must print. Rewritten by -update, and reviewed.
+//
+//	nodes MODE NAME...     a world of brand-new replicas
+//	link A B / cut A B     connect; lose the connection
+//	crash A / boot A       the node dies with its memory; starts from what is durable
+//	promote A [force] [fenced], demote A, switchover A B, invalidate A
+//	connect A B [discard], disconnect A B
+//	write|zero|trim|fua A OFF LEN, read A OFF LEN, flush A
+//	run                    deliver and execute until nothing moves
+//	tick SECONDS           let time pass
+//	hold|release A io|meta keep local I/O or metadata commits back
+//	mute|unmute A B        keep the frames from A to B back
+//	ids A CURRENT SLOT:ID... h:ID...   set ids by hand
+//	status [A...]
+func TestScripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.script")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no scripts", err)
+	}
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".script"), func(t *testing.T) { runScript(t, f) })
+	}
+}
+
+func runScript(t *testing.T, file string) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	var w *world
+	for _, line := range strings.Split(strings.TrimRight(string(text), "\n"), "\n") {
+		switch {
+		case strings.HasPrefix(line, "#") || line == "":
+			got.WriteString(line + "\n")
+		case strings.HasPrefix(line, "> "):
+			got.WriteString(line + "\n")
+			f := strings.Fields(line[2:])
+			if f[0] == "nodes" {
+				w = newWorld(map[string]protocol.Mode{"A": protocol.ModeA, "B": protocol.ModeB, "C": protocol.ModeC}[f[1]], f[2:])
+			} else if err := w.command(f); err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+			got.WriteString(w.out.String())
+			w.out.Reset()
+		}
+	}
+	if *update {
+		if err := os.WriteFile(file, []byte(got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if want := strings.TrimRight(string(text), "\n") + "\n"; got.String() != want {
+		t.Errorf("%s:\n%s", file, firstDifference(want, got.String()))
+	}
+}
+
+func firstDifference(want, got string) string {
+	a, b := strings.Split(want, "\n"), strings.Split(got, "\n")
+	for i := range a {
+		if i >= len(b) || a[i] != b[i] {
+			other := "(nothing)"
+			if i < len(b) {
+				other = b[i]
+			}
+			return fmt.Sprintf("line %d\nwant %s\ngot  %s\n\nall of it:\n%s", i+1, a[i], other, got)
+		}
+	}
+	return "more output than expected:\n" + got
+}
+
+func (w *world) command(f []string) error {
+	arg := func(i int) string {
+		if i < len(f) {
+			return f[i]
+		}
+		return ""
+	}
+	num := func(i int) int64 {
+		n, _ := strconv.ParseInt(arg(i), 0, 64)
+		return n
+	}
+	has := func(word string) bool {
+		for _, a := range f[1:] {
+			if a == word {
+				return true
+			}
+		}
+		return false
+	}
+	x := w.nodes[arg(1)]
+	done := func(err error) { w.say("%s %s: %s", f[0], arg(1), okOr(err)) }
+	switch f[0] {
+	case "link":
+		w.link(arg(1), arg(2))
+	case "cut":
+		w.cut(arg(1), arg(2))
+	case "crash":
+		w.crash(arg(1))
+	case "boot":
+		w.boot(x)
+	case "promote":
+		x.m.Promote(w.now, PromoteOptions{Force: has("force"), PeerFenced: has("fenced")}, done)
+	case "demote":
+		x.m.Demote(w.now, done)
+	case "switchover":
+		x.m.Switchover(w.now, x.peer(arg(2)), done)
+	case "invalidate":
+		x.m.Invalidate(w.now, done)
+	case "connect":
+		if err := x.m.Connect(w.now, x.peer(arg(2)), has("discard")); err != nil {
+			done(err)
+		}
+	case "disconnect":
+		x.m.Disconnect(w.now, x.peer(arg(2)))
+	case "write", "fua", "zero", "trim", "read", "flush":
+		op := map[string]Op{"write": Write, "fua": Write, "zero": Zero, "trim": Trim, "read": Read, "flush": Flush}[f[0]]
+		x.m.Submit(w.now, &Request{Op: op, FUA: f[0] == "fua", Off: num(2), Len: num(3)})
+	case "run":
+		w.run()
+	case "tick":
+		for range num(1) * 4 {
+			w.now += 250e6
+			for _, n := range w.names {
+				if w.nodes[n].up {
+					w.nodes[n].m.Tick(w.now)
+					w.collect(w.nodes[n])
+				}
+			}
+			w.run()
+		}
+	case "hold", "release":
+		if arg(2) == "io" {
+			x.holdIO = f[0] == "hold"
+		} else {
+			x.noMeta = f[0] == "hold"
+		}
+	case "mute", "unmute":
+		w.mute[arg(1)+">"+arg(2)] = f[0] == "mute"
+	case "ids":
+		x.m.current = protocol.Generation(num(2))
+		x.m.volume = protocol.VolumeID{1}
+		x.m.history = nil
+		for _, s := range f[3:] {
+			name, id, _ := strings.Cut(s, ":")
+			n, _ := strconv.ParseUint(id, 0, 64)
+			switch name {
+			case "h":
+				x.m.history = append(x.m.history, protocol.Generation(n))
+			case "disk":
+				x.m.disk = protocol.Disk(n)
+			case "crashed":
+				x.m.crashed = n == 1
+			case "reconnect":
+				for _, p := range x.m.peers {
+					p.reconnect = n == 1
+				}
+			case "volume":
+				x.m.volume = protocol.VolumeID{byte(n)}
+			case "dirty":
+				for _, p := range x.m.peers {
+					p.dirty.Set(0, int64(n))
+				}
+			case "seq":
+				x.m.seq = n
+			default:
+				x.m.peers[x.peer(name)].slot = protocol.Generation(n)
+			}
+		}
+	case "status":
+		w.status(f[1:]...)
+	default:
+		return fmt.Errorf("unknown command")
+	}
+	for _, n := range w.names {
+		if w.nodes[n].up {
+			w.collect(w.nodes[n])
+		}
+	}
+	return nil
+}

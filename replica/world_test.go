@@ -1,0 +1,395 @@
+package replica
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/resync"
+)
+
+// world is a few machines with perfect disks and a network that a script links,
+// cuts and delivers. Everything happens in the order in which it was asked for;
+// ids count up, so that a script's output is always the same.
+type world struct {
+	names []string
+	nodes map[string]*wnode
+	now   Time
+	ids   uint64
+	out   strings.Builder
+	mode  protocol.Mode
+	size  int64
+	mute  map[string]bool // "from>to": frames are kept back
+}
+
+type wnode struct {
+	name    string
+	m       *Machine
+	durable Stored
+	bitmaps map[PeerID]*bitmap.Set // as on disk
+	active  map[int64]bool         // activity map on disk
+	queues  map[string][]wframe    // frames to each peer
+	up      bool
+	noMeta  bool // metadata commits are kept back
+	local   []*Request
+	holdIO  bool // local I/O is kept back
+}
+
+type wframe struct {
+	data *protocol.Data
+	ack  *protocol.Ack
+	msg  protocol.Message
+}
+
+func newWorld(mode protocol.Mode, names []string) *world {
+	w := &world{names: names, nodes: map[string]*wnode{}, now: 1e9, mode: mode, size: 64 << 20, mute: map[string]bool{}}
+	for _, n := range names {
+		x := &wnode{name: n, durable: Stored{Disk: protocol.Inconsistent}, bitmaps: map[PeerID]*bitmap.Set{}, active: map[int64]bool{}, queues: map[string][]wframe{}}
+		w.nodes[n] = x
+		for i := range w.peersOf(n) {
+			x.bitmaps[PeerID(i)] = bitmap.NewSet(bitmap.Blocks(w.size))
+		}
+		w.boot(x)
+	}
+	return w
+}
+
+func (w *world) peersOf(n string) (list []PeerConfig) {
+	for _, p := range w.names {
+		if p != n {
+			list = append(list, PeerConfig{Name: p, Mode: w.mode})
+		}
+	}
+	return list
+}
+
+func (w *world) id() uint64 { w.ids++; return w.ids }
+
+// boot starts a node from what is durable.
+func (w *world) boot(x *wnode) {
+	cfg := Config{Self: x.name, Name: "crm", Size: w.size, Peers: w.peersOf(x.name), Rand: w.id,
+		VolumeID:     func() protocol.VolumeID { return protocol.VolumeID{1} },
+		WriteTimeout: 10e9, FlushInterval: 1e9, FlushBytes: 64 << 20, ActivityIdle: 30e9, HandshakeTime: 15e9,
+		RetryMin: 1e8, RetryMax: 2e9, AskTime: 5e9, QueueBytes: 32 << 20}
+	st := x.durable
+	st.Peers = nil
+	for i, p := range cfg.Peers {
+		slot := PeerSlot{Name: p.Name, Dirty: bitmap.NewSet(bitmap.Blocks(w.size))}
+		if len(x.durable.Peers) > 0 {
+			slot.Bitmap, slot.Disk = x.durable.Peers[i].Bitmap, x.durable.Peers[i].Disk
+		}
+		copySet(slot.Dirty, x.bitmaps[PeerID(i)])
+		st.Peers = append(st.Peers, slot)
+	}
+	act := bitmap.NewActivity(w.size)
+	if !st.Clean {
+		for e := range x.active {
+			act.Load(e)
+		}
+	}
+	x.m, x.up, x.local, x.holdIO = New(cfg, st, act, w.now), true, nil, false
+	x.queues = map[string][]wframe{}
+	w.collect(x)
+	w.commit(x)
+}
+
+func copySet(dst, src *bitmap.Set) {
+	for from := int64(0); ; {
+		start, n := src.Next(from, src.Blocks())
+		if n == 0 {
+			return
+		}
+		dst.Set(start, start+n)
+		from = start + n
+	}
+}
+
+func (x *wnode) peer(name string) PeerID {
+	for _, p := range x.m.peers {
+		if p.name == name {
+			return p.id
+		}
+	}
+	panic("no peer " + name)
+}
+
+func (w *world) say(format string, args ...any) { fmt.Fprintf(&w.out, format+"\n", args...) }
+
+// collect executes effects that need no waiting.
+func (w *world) collect(x *wnode) {
+	es := append([]Effect(nil), x.m.Effects()...)
+	for _, e := range es {
+		switch e.Kind {
+		case DoLocal:
+			x.local = append(x.local, e.Req)
+		case DoSend:
+			to := x.m.peers[e.Peer].name
+			f := wframe{msg: e.Msg}
+			if e.Msg == nil {
+				d := e.Data
+				f.data = &d
+			}
+			x.queues[to] = append(x.queues[to], f)
+		case DoComplete:
+			if e.Req.Internal() {
+				x.m.Finished(w.now, e.Req)
+				w.collect(x)
+				continue
+			}
+			w.say("%s: %s %d+%d: %s", x.name, e.Req.Op, e.Req.Off, e.Req.Len, okOr(e.Err))
+		case DoDrop:
+			to := x.m.peers[e.Peer].name
+			w.flushQueue(x, w.nodes[to]) // last words arrive
+			w.unlink(w.nodes[to], x.name, fmt.Errorf("%s closed the connection", x.name))
+		case DoReply:
+			e.Reply(e.Err)
+		case DoEvent:
+			if e.Event.Field != "peer-role" && e.Event.Field != "peer-disk" && e.Event.Field != "connection" {
+				w.say("%s: %s %s -> %s%s", x.name, join2(e.Event.Peer, e.Event.Field), w.name(e.Event.Old), w.name(e.Event.New), reason(e.Event.Reason))
+			}
+		case DoConnect, DoPersist, DoSync, DoResume:
+		}
+	}
+}
+
+func reason(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " (" + s + ")"
+}
+
+func join2(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + " " + b
+}
+
+// name shortens a generation's sixteen digits.
+func (w *world) name(s string) string {
+	if len(s) == 16 && strings.HasPrefix(s, "00000") {
+		return "g" + strings.TrimLeft(s, "0")
+	}
+	return s
+}
+
+func okOr(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	return err.Error()
+}
+
+func (w *world) commit(x *wnode) bool {
+	if x.noMeta {
+		return false
+	}
+	b, ok := x.m.MetaBatch()
+	if !ok {
+		return false
+	}
+	if b.Super != nil {
+		x.durable = *b.Super
+	}
+	for _, p := range b.Bitmaps {
+		if err := x.bitmaps[p.Peer].LoadPage(p.Page, p.Data); err != nil {
+			panic(err)
+		}
+	}
+	for _, p := range b.Activity {
+		for i := range int64(len(p.Data) * 8) {
+			if e := p.Index*int64(len(p.Data)*8) + i; p.Data[i/8]>>(i%8)&1 == 1 {
+				x.active[e] = true
+			} else {
+				delete(x.active, e)
+			}
+		}
+	}
+	x.m.MetaDone(w.now, b.Version, b, nil)
+	w.collect(x)
+	return true
+}
+
+func (w *world) link(a, b string) {
+	x, y := w.nodes[a], w.nodes[b]
+	for _, e := range [][2]*wnode{{x, y}, {y, x}} {
+		if err := e[0].m.Linked(w.now, e[0].peer(e[1].name)); err != nil {
+			w.say("%s refuses the link: %s", e[0].name, err)
+			w.collect(e[0])
+			w.unlink(x, b, err)
+			w.unlink(y, a, err)
+			return
+		}
+		w.collect(e[0])
+	}
+}
+
+func (w *world) unlink(x *wnode, peer string, cause error) {
+	if !x.up || !x.m.peers[x.peer(peer)].linked {
+		return
+	}
+	x.m.Lost(w.now, x.peer(peer), cause)
+	delete(x.queues, peer)
+	w.collect(x)
+}
+
+func (w *world) cut(a, b string) {
+	delete(w.nodes[a].queues, b)
+	delete(w.nodes[b].queues, a)
+	w.unlink(w.nodes[a], b, fmt.Errorf("link lost"))
+	w.unlink(w.nodes[b], a, fmt.Errorf("link lost"))
+}
+
+func (w *world) crash(name string) {
+	x := w.nodes[name]
+	x.up = false
+	for _, p := range w.names {
+		if p != name {
+			delete(w.nodes[p].queues, name)
+			w.unlink(w.nodes[p], name, fmt.Errorf("%s is dead", name))
+		}
+	}
+}
+
+// flushQueue delivers what x has sent to y.
+func (w *world) flushQueue(x, y *wnode) bool {
+	moved := false
+	for len(x.queues[y.name]) > 0 && y.up && !w.mute[x.name+">"+y.name] {
+		if y.m.Held(y.peer(x.name)) {
+			if !w.commit(y) {
+				break
+			}
+			continue
+		}
+		f := x.queues[y.name][0]
+		x.queues[y.name] = x.queues[y.name][1:]
+		w.receive(y, x.name, f)
+		moved = true
+	}
+	return moved
+}
+
+func (w *world) receive(y *wnode, from string, f wframe) {
+	id := y.peer(from)
+	if !y.m.peers[id].linked {
+		return
+	}
+	switch {
+	case f.data != nil:
+		_, err := y.m.PeerData(w.now, id, f.data)
+		w.collect(y)
+		if err != nil {
+			return
+		}
+		y.m.PeerApplied(w.now, id, f.data.Seq, nil)
+		if f.data.Op == protocol.DataFlush || f.data.Flags&protocol.DataFUA != 0 {
+			y.m.PeerDurable(w.now, id, f.data.Seq, nil)
+		}
+		a := y.m.AckFor(id)
+		y.queues[from] = append(y.queues[from], wframe{ack: &a})
+	case f.ack != nil:
+		y.m.Acked(w.now, id, *f.ack)
+	default:
+		y.m.Receive(w.now, id, f.msg)
+	}
+	w.collect(y)
+}
+
+// sync runs the plans of x to their ends.
+func (w *world) sync(x *wnode) bool {
+	moved := false
+	for _, p := range x.m.peers {
+		for p.plan != nil {
+			plan := p.plan
+			r, wait, done := plan.Next(w.now, x.m.Free(p.id))
+			if done {
+				x.m.PlanDone(w.now, p.id)
+				w.collect(x)
+				moved = true
+				break
+			}
+			if r.Len > 0 {
+				plan.Narrow(r.ID, min(r.Len, resync.DataMax))
+				plan.Plain(r.ID)
+				plan.Acked(r.ID)
+				moved = true
+				continue
+			}
+			if id, want := plan.WantFlush(); want {
+				plan.Flushed(id)
+				x.m.PlanProgressed(w.now, p.id)
+				w.collect(x)
+				moved = true
+				continue
+			}
+			if wait > 0 {
+				break
+			}
+		}
+	}
+	return moved
+}
+
+// run delivers and executes until nothing moves.
+func (w *world) run() {
+	for range 10000 {
+		moved := false
+		for _, n := range w.names {
+			x := w.nodes[n]
+			if !x.up {
+				continue
+			}
+			for len(x.local) > 0 && !x.holdIO {
+				r := x.local[0]
+				x.local = x.local[1:]
+				x.m.LocalDone(w.now, r, nil, false)
+				w.collect(x)
+				moved = true
+			}
+			moved = w.commit(x) || moved
+			moved = w.sync(x) || moved
+			for _, p := range w.names {
+				if p != n {
+					moved = w.flushQueue(x, w.nodes[p]) || moved
+				}
+			}
+		}
+		if !moved {
+			return
+		}
+	}
+	panic("the world does not come to rest")
+}
+
+func (w *world) status(names ...string) {
+	if len(names) == 0 {
+		names = w.names
+	}
+	for _, n := range names {
+		x := w.nodes[n]
+		if !x.up {
+			w.say("%s: down", n)
+			continue
+		}
+		m := x.m
+		var hist []string
+		for _, h := range m.history {
+			hist = append(hist, w.name(h.String()))
+		}
+		sort.Strings(hist)
+		w.say("%s: %s %s current=%s history=%v", n, m.role, m.disk, w.name(m.current.String()), hist)
+		for _, p := range m.peers {
+			w.say("  %s: %s %s %s/%s slot=%s dirty=%d%s", p.name, p.conn, p.repl, p.role, p.disk, w.name(p.slot.String()), p.dirty.Count(), why(p))
+		}
+	}
+}
+
+func why(p *peer) string {
+	if p.conn == protocol.Standalone {
+		return "\n    " + p.reason
+	}
+	return ""
+}
