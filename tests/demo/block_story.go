@@ -121,7 +121,7 @@ func (s *blockStage) judge(ctx context.Context, when string) error {
 			return "", err
 		}
 		_, acked, _ := s.notes.Writes()
-		s.report.claim(v.Bad == 0 && acked > 0, "writes "+when, "%s acknowledged; %s sectors looked at, %d lost, torn or stale",
+		s.report.claim(v.Bad == 0 && acked > 0, "writes, "+when, "%s acknowledged; %s sectors looked at, %d lost, torn or stale",
 			count(acked), count(v.Sectors), v.Bad)
 		for _, f := range v.Faults {
 			s.report.fail("byte %d: %s", f.Off, f.Text)

@@ -232,7 +232,7 @@ func (s *databaseStage) audit(ctx context.Context, when string) error {
 		if err != nil {
 			return "", err
 		}
-		s.report.claim(a.Good() && a.Found == a.Acknowledged && a.Found > 0, "commits "+when,
+		s.report.claim(a.Good() && a.Found == a.Acknowledged && a.Found > 0, "commits, "+when,
 			"%s acknowledged, %s found, %d lost, %d wrong, %d totals broken",
 			count(a.Acknowledged), count(a.Found), a.Lost, a.Wrong, a.Broken)
 		for _, f := range a.Faults {

@@ -142,16 +142,10 @@ func (n *node) stop() error { return n.agent.Stop(syscall.SIGTERM, 30*time.Secon
 
 // status is what the demo reads of `qrbd status --json`.
 type status struct {
-	Role  string `json:"role"`
-	Disk  string `json:"disk"`
 	Peers []struct {
-		Name        string `json:"name"`
-		Connection  string `json:"connection"`
-		Replication string `json:"replication"`
-		Disk        string `json:"disk"`
-		OutOfSync   int64  `json:"out_of_sync"`
-		SyncSent    int64  `json:"sync_sent"`
-		LastSync    string `json:"last_sync"`
+		Disk      string `json:"disk"`
+		OutOfSync int64  `json:"out_of_sync"` // bytes
+		SyncSent  int64  `json:"sync_sent"`   // bytes, in the last sync
 	} `json:"peers"`
 }
 
@@ -195,14 +189,11 @@ func (n *node) wait(ctx context.Context, state string) error {
 }
 
 // event is what the demo reads of a line of `qrbd events --json`.
-type event struct {
-	Seq              uint64
-	Peer, Field, New string
-}
+type event struct{ Field, New string }
 
-// events returns the state changes from number since on.
-func (n *node) events(ctx context.Context, since uint64) ([]event, error) {
-	out, err := n.run(ctx, "events", "--json", "--once", "--since", fmt.Sprint(since))
+// events returns the state changes since the agent's start.
+func (n *node) events(ctx context.Context) ([]event, error) {
+	out, err := n.run(ctx, "events", "--json", "--once")
 	if err != nil {
 		return nil, err
 	}

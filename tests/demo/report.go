@@ -38,7 +38,7 @@ func (r *report) print(w io.Writer) {
 	fmt.Fprintf(w, "\n%s\n\n", r.title)
 	for _, line := range r.lines {
 		label, value, _ := strings.Cut(line, "\t")
-		fmt.Fprintf(w, "  %-22s %s\n", label, value)
+		fmt.Fprintf(w, "  %-24s %s\n", label, value)
 	}
 	for _, f := range r.failures {
 		fmt.Fprintf(w, "\n  FAILED  %s\n", strings.ReplaceAll(f, "\n", "\n          "))
@@ -47,5 +47,5 @@ func (r *report) print(w io.Writer) {
 	if !r.good() {
 		verdict = "FAILED"
 	}
-	fmt.Fprintf(w, "\n  %-22s %s\n", "verdict", verdict)
+	fmt.Fprintf(w, "\n  %-24s %s\n", "verdict", verdict)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"time"
 
@@ -86,14 +85,6 @@ func (s *stage) rejoin(ctx context.Context) error {
 		if err != nil {
 			return "", err
 		}
-		past, err := s.beta.events(ctx, 0)
-		if err != nil {
-			return "", err
-		}
-		var since uint64
-		if len(past) > 0 {
-			since = past[len(past)-1].Seq
-		}
 		began := time.Now()
 		if err := s.alpha.start(ctx); err != nil {
 			return "", err
@@ -110,36 +101,35 @@ func (s *stage) rejoin(ctx context.Context) error {
 		if err != nil {
 			return "", err
 		}
-		if err := s.claimOutdated(ctx, since); err != nil {
+		if err := s.claimOutdated(ctx); err != nil {
 			return "", err
 		}
-		sent, volume, lacked := after.Peers[0].SyncSent, s.sizeMiB<<20, before.Peers[0].OutOfSync
-		s.report.claim(sent > 0 && sent < volume/4, "resynced", "%s of a volume of %d MiB, in %s (out of sync before: %s)",
-			mib(sent), s.sizeMiB, seconds(took), mib(lacked))
+		sent, volume := after.Peers[0].SyncSent, s.sizeMiB<<20
+		s.report.claim(sent > 0 && sent < volume/4, "resynced", "%s of a volume of %d MiB, in %s; out of sync at the return: %s",
+			mib(sent), s.sizeMiB, seconds(took), mib(before.Peers[0].OutOfSync))
 		return fmt.Sprintf("outdated, then up-to-date again after %s; %s resynced, while the load went on", seconds(took), mib(sent)), nil
 	})
 }
 
-// claimOutdated looks in beta's events since alpha's return for the words that say
-// who was the source, and that alpha's data were known to be old.
-func (s *stage) claimOutdated(ctx context.Context, since uint64) error {
-	events, err := s.beta.events(ctx, since+1)
+// claimOutdated looks into the events of alpha's new life for the words that say
+// that its data were known to be old before any of beta's reached it, and who gave
+// the new ones.
+func (s *stage) claimOutdated(ctx context.Context) error {
+	events, err := s.alpha.events(ctx)
 	if err != nil {
 		return err
 	}
-	took := func(field string, values ...string) bool {
-		return slices.ContainsFunc(events, func(e event) bool {
-			return e.Peer == s.alpha.name && e.Field == field && slices.Contains(values, e.New)
-		})
+	has := func(field, value string) bool {
+		return slices.ContainsFunc(events, func(e event) bool { return e.Field == field && e.New == value })
 	}
-	old, source := took("peer-disk", "outdated", "inconsistent"), took("replication", "sync-source")
-	s.report.claim(old && source, "alpha's return", "recognised as outdated: %t; beta was the source of the sync: %t", old, source)
+	old, target := has("disk", "outdated"), has("replication", "sync-target")
+	s.report.claim(old && target, "alpha's return", "recognised as outdated: %t; synced from beta: %t", old, target)
 	return nil
 }
 
 // compareStores stops both agents in order and compares the backing stores.
 func (s *stage) compareStores(ctx context.Context) error {
-	return s.say.step(ctx, "stop both agents, compare the backing stores byte for byte", func(ctx context.Context) (string, error) {
+	err := s.say.step(ctx, "stop both agents in order", func(ctx context.Context) (string, error) {
 		if err := s.beta.wait(ctx, "up-to-date"); err != nil {
 			return "", err
 		}
@@ -150,18 +140,21 @@ func (s *stage) compareStores(ctx context.Context) error {
 		if p := st.Peers[0]; p.OutOfSync != 0 || p.Disk != "up-to-date" {
 			return "", fmt.Errorf("before the comparison alpha is %s with %d bytes out of sync", p.Disk, p.OutOfSync)
 		}
-		if err := errors.Join(s.beta.stop(), s.alpha.stop()); err != nil {
+		return "", errors.Join(s.beta.stop(), s.alpha.stop())
+	})
+	if err != nil {
+		return err
+	}
+	return s.say.step(ctx, "compare the backing stores byte for byte", func(ctx context.Context) (string, error) {
+		at, err := differ(ctx, s.alpha.backing(), s.beta.backing())
+		if err != nil {
 			return "", err
 		}
-		out, err := exec.CommandContext(ctx, "cmp", s.alpha.backing(), s.beta.backing()).CombinedOutput()
-		if ctx.Err() != nil {
-			return "", context.Cause(ctx)
+		text := fmt.Sprintf("equal, all %d MiB compared", s.sizeMiB)
+		if at >= 0 {
+			text = fmt.Sprintf("DIFFERENT, at byte %d first", at)
 		}
-		text := fmt.Sprintf("equal, %d MiB compared", s.sizeMiB)
-		if err != nil {
-			text = fmt.Sprintf("DIFFERENT: %s (%v)", out, err)
-		}
-		s.report.claim(err == nil, "replicas", "%s", text)
+		s.report.claim(at < 0, "replicas", "%s", text)
 		return text, nil
 	})
 }
