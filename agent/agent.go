@@ -249,9 +249,8 @@ func (s *slot) close(ctx context.Context) error {
 	return nil
 }
 
-// event is every volume's OnEvent. It does not block.
+// event is every volume's OnEvent. It does not block. The volume has logged e.
 func (a *Agent) event(s *slot, e volume.Event) {
-	a.log.Info("state change", "volume", e.Volume, "peer", e.Peer, "field", e.Field, "old", e.Old, "new", e.New, "reason", e.Reason)
 	a.events.Add(e)
 	if e.Peer == "" && e.Field == "role" && e.New != "primary" {
 		a.expel(s)

@@ -91,7 +91,6 @@ func (l *links) sessionUp(s session) {
 	l.mu.Lock()
 	l.sessions[s.Peer()] = s
 	l.mu.Unlock()
-	l.a.log.Info("session up", "peer", s.Peer(), "dialled", s.Dialer(), "rtt", s.RTT())
 	if !s.Dialer() {
 		return
 	}
@@ -103,7 +102,7 @@ func (l *links) sessionUp(s session) {
 }
 
 // sessionDown forgets s; what it carried has ended with it.
-func (l *links) sessionDown(s session, cause error) {
+func (l *links) sessionDown(s session) {
 	var orphans []*half
 	l.mu.Lock()
 	if l.sessions[s.Peer()] == s {
@@ -119,7 +118,6 @@ func (l *links) sessionDown(s session, cause error) {
 	for _, h := range orphans {
 		h.drop()
 	}
-	l.a.log.Info("session down", "peer", s.Peer(), "err", cause)
 }
 
 // unreachable tells every volume with that peer why a session did not come up.
@@ -147,7 +145,12 @@ func (l *links) message(s session, m protocol.Message) {
 		l.refuseAsk(s, ask.Volume, err)
 		return
 	}
-	l.connect(s, sl)
+	// A link that lives here was opened while the peer asked: another would only
+	// end it. One that the peer has dropped ends here too, and then this side
+	// asks by itself.
+	if vol, err := sl.opened(); err == nil && !vol.Linked(s.Peer()) {
+		l.connect(s, sl)
+	}
 }
 
 // ask is a volume's AskConnect: connect soon, if there is a session. Without one

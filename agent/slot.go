@@ -15,6 +15,8 @@ import (
 type running interface {
 	volume.Control
 	blockdev.Submitter
+	// Linked reports whether there is a connection to the peer, settled or not.
+	Linked(peer string) bool
 }
 
 // slot is a configured volume.

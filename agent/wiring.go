@@ -127,14 +127,13 @@ func startNetwork(a *Agent) (network, error) {
 	return node, nil
 }
 
-// handler is links as the session layer's Handler.
+// handler is links as the session layer's Handler. Sessions and their ends are
+// logged there.
 type handler struct{ l *links }
 
 func (h handler) SessionUp(s *quicnet.Session) { h.l.sessionUp(quicSession{s}) }
 
-func (h handler) SessionDown(s *quicnet.Session, cause error) {
-	h.l.sessionDown(quicSession{s}, cause)
-}
+func (h handler) SessionDown(s *quicnet.Session, _ error) { h.l.sessionDown(quicSession{s}) }
 
 func (h handler) StreamOpened(s *quicnet.Session, open protocol.StreamOpen, st *quicnet.Stream) {
 	h.l.streamOpened(quicSession{s}, open, st)

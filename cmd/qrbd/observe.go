@@ -76,8 +76,12 @@ func eventLine(e control.EventLine, p palette) string {
 	if e.Peer != "" {
 		who += "/" + clean(e.Peer)
 	}
-	line := fmt.Sprintf("%s  %s  %s  %s %s %s", p.paint(dim, e.Time.Local().Format("2006-01-02 15:04:05.000")),
-		pad(p.paint(bold, who), 12), pad(clean(e.Field), 11), p.state(clean(e.Old)), p.paint(dim, "->"), p.state(clean(e.New)))
+	change := p.state(clean(e.New))
+	if e.Old != "" {
+		change = p.state(clean(e.Old)) + p.paint(dim, " -> ") + change
+	}
+	line := fmt.Sprintf("%s  %s  %s  %s", p.paint(dim, e.Time.Local().Format("2006-01-02 15:04:05.000")),
+		pad(p.paint(bold, who), 12), pad(clean(e.Field), 11), change)
 	if e.Reason != "" {
 		line += "  " + p.paint(dim, "("+clean(e.Reason)+")")
 	}

@@ -1,0 +1,169 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/qrbd/qrbd/agent/control"
+	"github.com/qrbd/qrbd/blockdev/nbd"
+	"github.com/qrbd/qrbd/blockdev/nbd/client"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/volume"
+)
+
+// dial connects an NBD client to a volume's export.
+func dial(t *testing.T, a *Agent, name string) (*client.Client, error) {
+	t.Helper()
+	c, err := client.Dial(t.Context(), a.slot(name).cfg.Export.String(), name, client.Options{})
+	if err == nil {
+		t.Cleanup(func() { c.Close() })
+	}
+	return c, err
+}
+
+func TestExportFollowsTheRole(t *testing.T) {
+	a, vols := start(t, map[string]error{"web": errNotCreated})
+	refused := func(name, want string) {
+		t.Helper()
+		_, err := dial(t, a, name)
+		var oe *client.OptionError
+		if !errors.As(err, &oe) || !strings.Contains(oe.Text, want) {
+			t.Errorf("%s: got %v, want a refusal with %q", name, err, want)
+		}
+	}
+	refused("crm", "no primary is known; promote one with: qrbd promote crm")
+	vols["crm"].peers = []volume.PeerStatus{{Name: "gamma", Role: "secondary"}, {Name: "beta", Role: "primary"}}
+	refused("crm", "volume crm is secondary here; its primary is beta")
+	refused("web", "not created: run qrbd create web")
+	vols["crm"].setRole("primary")
+	c, err := dial(t, a, "crm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Size() != 1<<20 {
+		t.Errorf("size %d", c.Size())
+	}
+	if st := a.Status().Volumes[0]; st.Clients != 1 || st.Export != a.slot("crm").cfg.Export.String() {
+		t.Errorf("status %+v", st)
+	}
+}
+
+func TestDoorFindsVolumes(t *testing.T) {
+	a, _ := start(t, nil)
+	d := &door{slots: a.slots}
+	if _, err := d.Open(""); !errors.Is(err, nbd.ErrUnknownExport) {
+		t.Errorf("the default of two: %v", err)
+	}
+	if _, err := d.Open("db"); !errors.Is(err, nbd.ErrUnknownExport) {
+		t.Errorf("unknown: %v", err)
+	}
+	if d.find("web") != a.slots[1] || (&door{slots: a.slots[:1]}).find("") != a.slots[0] {
+		t.Error("not found")
+	}
+	if got := strings.Join(d.List(), " "); got != "crm web" {
+		t.Errorf("list %s", got)
+	}
+}
+
+func TestDemoteAndSwitchoverWithClients(t *testing.T) {
+	a, vols := start(t, nil)
+	v := vols["crm"]
+	ops := map[string]func(force bool) error{
+		"demote": func(force bool) error {
+			return a.Demote(t.Context(), "crm", control.DemoteRequest{Force: force})
+		},
+		"switchover": func(force bool) error {
+			return a.Switchover(t.Context(), "crm", control.SwitchoverRequest{To: "beta", Force: force})
+		},
+	}
+	for name, op := range ops {
+		v.setRole("primary")
+		c, err := dial(t, a, "crm")
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := v.count(name)
+		if err := op(false); code(t, err) != protocol.CodeBusy || !strings.Contains(err.Error(), "in use by 1 client") {
+			t.Errorf("%s with a client: %v", name, err)
+		}
+		if v.count(name) != before {
+			t.Errorf("%s reached the volume in spite of a client", name)
+		}
+		if err := c.Flush(); err != nil {
+			t.Errorf("the client of a refused %s: %v", name, err)
+		}
+		// No client gets in while the role is being given up.
+		v.during = func() {
+			if _, err := dial(t, a, "crm"); err == nil || !strings.Contains(err.Error(), "giving up the primary role") {
+				t.Errorf("during %s: %v", name, err)
+			}
+		}
+		if err := op(true); err != nil {
+			t.Errorf("%s --force: %v", name, err)
+		}
+		v.during = nil
+		if err := c.Flush(); err == nil {
+			t.Errorf("the client survived %s --force", name)
+		}
+	}
+	v.setRole("primary")
+	if _, err := dial(t, a, "crm"); err != nil {
+		t.Errorf("the door stays closed: %v", err)
+	}
+}
+
+// A volume that loses the role by itself loses its clients.
+func TestLostRoleExpelsClients(t *testing.T) {
+	a, vols := start(t, nil)
+	vols["crm"].setRole("primary")
+	c, err := dial(t, a, "crm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	vols["crm"].setRole("secondary")
+	a.event(a.slot("crm"), volume.Event{Volume: "crm", Peer: "beta", Field: "role", New: "secondary"}) // a peer's is none of it
+	if err := c.Flush(); err != nil {
+		t.Errorf("expelled for a peer's role: %v", err)
+	}
+	a.event(a.slot("crm"), volume.Event{Volume: "crm", Field: "role", Old: "primary", New: "secondary"})
+	for c.Flush() == nil { // until it is disconnected, which has no reply
+	}
+}
+
+func TestOneOperationAtATime(t *testing.T) {
+	a, vols := start(t, nil)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	vols["crm"].during = func() { close(entered); <-leave }
+	done := make(chan error, 1)
+	go func() { done <- a.Promote(context.Background(), "crm", control.PromoteRequest{}) }()
+	<-entered
+	if err := a.Demote(t.Context(), "crm", control.DemoteRequest{}); code(t, err) != protocol.CodeBusy {
+		t.Errorf("a second operation: %v", err)
+	}
+	close(leave)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	vols["crm"].during = nil
+	if err := a.Demote(t.Context(), "crm", control.DemoteRequest{}); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+func TestNamesAreChecked(t *testing.T) {
+	a, _ := start(t, nil)
+	if err := a.Promote(t.Context(), "db", control.PromoteRequest{}); code(t, err) != protocol.CodeUnknownVolume || !strings.Contains(err.Error(), "crm, web") {
+		t.Error(err)
+	}
+	if err := a.Connect(t.Context(), "web", control.ConnectRequest{Peer: "gamma"}); code(t, err) != protocol.CodeNotAllowed || !strings.Contains(err.Error(), "its peers: beta") {
+		t.Error(err)
+	}
+	if err := a.Switchover(t.Context(), "crm", control.SwitchoverRequest{}); code(t, err) != protocol.CodeNotAllowed {
+		t.Error(err)
+	}
+	if err := a.Connect(t.Context(), "crm", control.ConnectRequest{}); err != nil {
+		t.Errorf("all peers: %v", err)
+	}
+}
