@@ -326,6 +326,17 @@ func (m *Machine) onVerdict(p *peer, v *protocol.Verdict) {
 	m.act(p, d)
 }
 
+// failedSide names the node whose disk rules a sync out, "" when neither does.
+func (m *Machine) failedSide(p *peer) string {
+	switch {
+	case !m.usable():
+		return m.cfg.Self
+	case p.heard != nil && (p.heard.Disk == protocol.Failed || p.heard.Disk == protocol.Diskless):
+		return p.name
+	}
+	return ""
+}
+
 // act carries out a decision.
 func (m *Machine) act(p *peer, d Decision) {
 	p.decision, p.lastWhy = d, d.Rule
@@ -340,6 +351,10 @@ func (m *Machine) act(p *peer, d Decision) {
 		}
 		why := refusal(code, "%s", d.Text(m.cfg.Self, p.name, m.cfg.Name))
 		if d.Rule == RuleNoGoodCopy { // a third node may make one good: try again
+			if bad := m.failedSide(p); bad != "" {
+				why = refusal(protocol.CodeDiskFailed, "the disk of %s on %s has failed. Replace it; then, with the agent there stopped, run: qrbd create %s --force",
+					m.cfg.Name, bad, m.cfg.Name)
+			}
 			m.drop(p, why)
 			return
 		}

@@ -253,8 +253,11 @@ func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 		m.peers = append(m.peers, &peer{id: PeerID(i), name: c.Name, mode: c.Mode, slot: s.Bitmap, dirty: s.Dirty,
 			conn: protocol.Connecting, role: protocol.RoleUnknown, disk: protocol.DiskUnknown, retryAt: now})
 	}
-	if m.disk == protocol.UpToDate && len(m.peers) > 0 {
+	switch {
+	case m.disk == protocol.UpToDate && len(m.peers) > 0:
 		m.disk = protocol.Consistent // another replica may have gone on
+	case m.disk == protocol.Failed:
+		m.diskWhy = "it failed before the agent was started. Replace it; then, with the agent stopped, run: qrbd create " + cfg.Name + " --force"
 	}
 	blocks := bitmap.Blocks(cfg.Size)
 	if !st.Clean {
