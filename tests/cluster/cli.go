@@ -108,20 +108,21 @@ type Volume struct {
 
 // Peer is one peer of a Volume.
 type Peer struct {
-	Name        string  `json:"name"`
-	Connection  string  `json:"connection"`
-	Replication string  `json:"replication"`
-	Role        string  `json:"role"`
-	Disk        string  `json:"disk"`
-	Protocol    string  `json:"protocol"`
-	OutOfSync   int64   `json:"out_of_sync"`
-	SyncPercent float64 `json:"sync_percent"`
-	Reason      string  `json:"reason"`
-	SyncTotal   int64   `json:"sync_total"`
-	SyncDone    int64   `json:"sync_done"`
-	SyncSent    int64   `json:"sync_sent"`
-	VerifyBad   int64   `json:"verify_bad"`
-	LastSync    string  `json:"last_sync"`
+	Name         string  `json:"name"`
+	Connection   string  `json:"connection"`
+	Replication  string  `json:"replication"`
+	Role         string  `json:"role"`
+	Disk         string  `json:"disk"`
+	Protocol     string  `json:"protocol"`
+	OutOfSync    int64   `json:"out_of_sync"`
+	SyncPercent  float64 `json:"sync_percent"`
+	Reason       string  `json:"reason"`
+	SyncTotal    int64   `json:"sync_total"`
+	SyncDone     int64   `json:"sync_done"`
+	SyncSent     int64   `json:"sync_sent"`
+	SyncCompared int64   `json:"sync_compared"`
+	VerifyBad    int64   `json:"verify_bad"`
+	LastSync     string  `json:"last_sync"`
 }
 
 // Peer returns the named peer, or one without any state.

@@ -97,8 +97,10 @@ func TestTargetIsNotPromoted(t *testing.T) {
 	alpha.WaitLost("crm", "beta", lostWithin)
 	write(t, alpha, "crm", pattern(1, 64*mib), 0)
 	beta.Start()
-	alpha.WaitPeer("crm", "beta", "syncing", syncWithin, func(p cluster.Peer) bool { return p.Replication == "sync-source" && p.SyncDone > 0 })
-	if v := beta.Volume("crm"); v.Disk != "inconsistent" || v.Peers[0].Replication != "sync-target" || v.Peers[0].SyncPercent >= 100 {
+	v := beta.Wait("crm", "being overwritten", syncWithin, func(v cluster.Volume) bool {
+		return v.Peers[0].Replication == "sync-target" && v.Peers[0].SyncDone > 0
+	})
+	if p := v.Peers[0]; v.Disk != "inconsistent" || p.SyncPercent >= 100 || p.SyncTotal != 64*mib || p.OutOfSync == 0 {
 		t.Errorf("a sync target: %v", v)
 	}
 	beta.Refused([]string{}, "promote", "crm")

@@ -138,6 +138,7 @@ func TestLateThird(t *testing.T) {
 	c := cluster.New(t, cluster.Options{Nodes: three, Size: "1GiB", Configure: quick})
 	alpha, beta, gamma := c.Up(), c.Nodes[1], c.Nodes[2]
 	write(t, alpha, "crm", pattern(1, 64*mib), 0)
+	time.Sleep(time.Second) // the secondaries are told several times a second what all of them have
 	gamma.Stop()
 	alpha.WaitLost("crm", "gamma", lostWithin)
 	write(t, alpha, "crm", pattern(2, mib), 100*mib)
