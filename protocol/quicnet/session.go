@@ -116,7 +116,7 @@ func (s *Session) callError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return sessionCause(err)
+	return s.ioError(err)
 }
 
 // Send sends a message on the control stream, without waiting. ErrBusy: the
@@ -132,7 +132,7 @@ func (s *Session) Send(m protocol.Message) error {
 	case errors.Is(err, quic.ErrWouldBlock):
 		err = ErrBusy
 	default:
-		err = streamError(err)
+		err = s.ioError(err)
 	}
 	return fmt.Errorf("sending %v to %s: %w", m.Type(), s.Peer(), err)
 }

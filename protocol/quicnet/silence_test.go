@@ -89,7 +89,8 @@ func TestSilence(t *testing.T) {
 	}{{"both ways", []int{1, 2}}, {"toward the one who dialed", []int{1}}, {"toward the other", []int{2}}} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				link, alpha, beta, _, _ := simPair(t)
+				link, alpha, beta, a, _ := simPair(t)
+				st, remote := openPair(t, a, beta, protocol.StreamWrite)
 				time.Sleep(10 * time.Second) // simulated; heartbeats keep it alive
 				if len(alpha.downs)+len(beta.downs) != 0 {
 					t.Fatal("the session ended on a sound link")
@@ -106,8 +107,11 @@ func TestSilence(t *testing.T) {
 				if took := time.Since(start); took > defaultPeerTimeout+defaultHeartbeat || took < defaultPeerTimeout-defaultHeartbeat {
 					t.Errorf("noticed after %v", took)
 				}
-				if !errors.Is(err, ErrSilent) {
-					t.Errorf("cause %v", err)
+				if deaf == beta {
+					st = remote
+				}
+				if _, readErr := st.Read(make([]byte, 1)); !errors.Is(err, ErrSilent) || !errors.Is(readErr, ErrSilent) {
+					t.Errorf("cause %v, of a stream %v", err, readErr)
 				}
 				time.Sleep(30 * time.Second)
 				synctest.Wait()
@@ -176,6 +180,43 @@ func TestStandstill(t *testing.T) {
 			st.Abort()
 			next(t, ended, "end of a write")
 		}
+	})
+}
+
+// TestEveryWindowFull: when not even a heartbeat can be sent either way, the
+// session still lives, and goes on when somebody reads.
+func TestEveryWindowFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, alpha, beta, a, _ := simPair(t)
+		ended := make(chan error, 8)
+		var stuck []*Stream
+		for range 4 {
+			st, remote := openPair(t, a, beta, protocol.StreamBulk)
+			stuck = append(stuck, st)
+			for _, end := range []*Stream{st, remote} {
+				go func() {
+					_, err := end.Write(make([]byte, 64<<20))
+					ended <- err
+				}()
+			}
+		}
+		time.Sleep(time.Minute)
+		if err := a.Send(&protocol.ConnectAsk{Volume: "crm"}); !errors.Is(err, ErrBusy) {
+			t.Errorf("the windows are not full: %v", err)
+		}
+		if len(ended) != 0 || len(alpha.downs)+len(beta.downs) != 0 {
+			t.Fatalf("%d writes and %d sessions ended", len(ended), len(alpha.downs)+len(beta.downs))
+		}
+		for _, st := range stuck {
+			st.Abort()
+			next(t, ended, "end of a write")
+			next(t, ended, "end of a write")
+		}
+		time.Sleep(time.Second)
+		if err := a.Send(&protocol.ConnectAsk{Volume: "crm"}); err != nil {
+			t.Error(err)
+		}
+		next(t, beta.asks, "ask")
 	})
 }
 

@@ -30,7 +30,7 @@ func (st *Stream) Read(p []byte) (int, error) {
 		st.session.noteHeard()
 	}
 	if err != nil {
-		err = streamError(err)
+		err = st.session.ioError(err)
 	}
 	return n, err
 }
@@ -39,7 +39,7 @@ func (st *Stream) Read(p []byte) (int, error) {
 func (st *Stream) Write(p []byte) (int, error) {
 	n, err := st.q.Write(p)
 	if err != nil {
-		err = streamError(err)
+		err = st.session.ioError(err)
 	}
 	return n, err
 }
@@ -49,7 +49,7 @@ func (st *Stream) Write(p []byte) (int, error) {
 // directions have ended.
 func (st *Stream) Close() error {
 	if err := st.q.Close(); err != nil {
-		return streamError(err)
+		return st.session.ioError(err)
 	}
 	return nil
 }
@@ -62,7 +62,8 @@ func abort(q *quic.Stream, code protocol.Code) {
 	q.CancelWrite(quic.StreamErrorCode(code))
 }
 
-func streamError(err error) error {
+// ioError turns an error of quic-go's streams into this package's.
+func (s *Session) ioError(err error) error {
 	var aborted *quic.StreamError
 	switch {
 	case errors.Is(err, io.EOF):
@@ -70,7 +71,15 @@ func streamError(err error) error {
 	case errors.As(err, &aborted), errors.Is(err, quic.ErrStreamClosed):
 		return ErrAborted
 	}
-	return sessionCause(err)
+	cause := sessionCause(err)
+	if errors.Is(cause, ErrClosed) { // by this side, which knows why
+		select {
+		case <-s.ending:
+			return s.cause
+		default:
+		}
+	}
+	return cause
 }
 
 // setUrgency tells the scheduler how urgent this side's bytes are.
