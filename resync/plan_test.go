@@ -31,6 +31,9 @@ func newTarget(seed int64) (*target, *bitmap.Set) {
 			set.Set(int64(b), int64(b)+1)
 		}
 		t.durable[b] = t.cache[b]
+		if set.Test(int64(b)) && r.Intn(2) == 0 {
+			t.cache[b] = t.source[b] // copied by an earlier sync that never flushed
+		}
 	}
 	return t, set
 }
