@@ -146,7 +146,7 @@ func TestCrashAnywhere(t *testing.T) {
 				if err := got.between(low, after); err != nil {
 					t.Fatalf("commit %d, %d writes pending, %s: %v", i, len(d.pending), what, err)
 				}
-				if images%101 == 0 {
+				if images%307 == 0 {
 					nested += crashWhileOpening(t, rng, m, d.size, got)
 				}
 			})

@@ -129,7 +129,7 @@ func TestCommit(t *testing.T) {
 	const size = 200 << 30 // two activity pages
 	super := testSuper(size)
 	path := create(t, super)
-	f, s := open(t, path)
+	f, _ := open(t, path)
 	super.Primary, super.Clean, super.Seq = false, true, 77
 	super.Peers = append(super.Peers, PeerSlot{Name: "delta"})
 	for round := range 3 { // each page goes into both slots and back
@@ -147,7 +147,7 @@ func TestCommit(t *testing.T) {
 		}
 	}
 	f.Close()
-	f, s = open(t, path)
+	f, s := open(t, path)
 	if !reflect.DeepEqual(s.Super, super) {
 		t.Errorf("super\n%+v, want\n%+v", s.Super, super)
 	}

@@ -8,7 +8,7 @@ import (
 
 // Geometry of the file; see docs/ONDISK.md.
 const (
-	// SizeMax is the largest volume: 64 TiB, whose metadata spans 63 GiB of sparse
+	// SizeMax is the largest volume: 64 TiB, whose metadata spans 62 GiB of sparse
 	// file and at most 400 MiB of memory with every extent active.
 	SizeMax = 64 << 40
 

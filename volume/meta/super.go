@@ -72,12 +72,12 @@ const (
 	atPeers    = 175 // 1: peers
 	atBlock    = 176 // 4: bytes of a block
 	atExtent   = 180 // 4: bytes of an extent
-	atNode     = 192 // nameBytes
-	atName     = 264 // nameBytes
+	atNode     = 192 // 72
+	atName     = 264 // 72
 	atHistory0 = 336 // 8 each, historyMax
 	atPeer0    = 592 // peerBytes each, peersMax; ends at 2,032
 
-	nameBytes = 72 // 1 length, 64 text, 7 zero
+	// A name takes 72 bytes: 1 length, 64 text, 7 zero.
 
 	peerBytes    = 96
 	inPeerBitmap = 72 // 8
