@@ -103,10 +103,10 @@ func (s *Set) Any(from, to int64) bool {
 	return s.find(from, to, 0) < to
 }
 
-// Next returns the next run of blocks in the set at or after from (REQUIRES: not
-// negative), at most max
+// Next returns the next run of blocks in the set at or after from, at most max
 // blocks long. n is zero when there is none, when from is at or beyond the end,
-// or when max is not positive. A run may go over page borders.
+// or when max is not positive. A run may go over page borders. REQUIRES: from is
+// not negative.
 func (s *Set) Next(from, max int64) (start, n int64) {
 	if max <= 0 {
 		return 0, 0
