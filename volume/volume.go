@@ -309,11 +309,10 @@ func (v *Volume) tellAll() {
 	v.events = nil
 	v.mu.Unlock()
 	for _, e := range list {
+		v.log.Info("state change", "field", e.Field, "old", e.Old, "new", e.New, "peer", e.Peer, "reason", e.Reason)
 		if v.opt.OnEvent != nil {
 			v.opt.OnEvent(e)
-			continue
 		}
-		v.log.Info("state change", "field", e.Field, "old", e.Old, "new", e.New, "peer", e.Peer, "reason", e.Reason)
 	}
 }
 
