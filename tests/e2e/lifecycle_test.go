@@ -211,7 +211,7 @@ func TestEvents(t *testing.T) {
 	c.Start()
 	alpha := c.Nodes[0]
 	alpha.WaitConnected("crm", 10*time.Second)
-	events := alpha.Follow("events", "--json")
+	events := alpha.Follow("events", "--json", "--since", "0")
 	alpha.Must("promote", "crm", "--force")
 	c.WaitInSync("crm", 20*time.Second)
 	alpha.Must("demote", "crm")
