@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -27,9 +28,11 @@ type options struct {
 	keep    bool          // leave the work directory
 }
 
-func parse(args []string) (options, error) {
+// parse reads the command line; usage gets the help that was asked for or is due.
+func parse(args []string, usage io.Writer) (options, error) {
 	o := options{}
 	f := flag.NewFlagSet("demo", flag.ContinueOnError)
+	f.SetOutput(usage)
 	f.StringVar(&o.qrbd, "qrbd", "bin/qrbd", "the qrbd `binary`")
 	kind := f.String("db", "postgres", "`database`: postgres or mariadb")
 	f.Int64Var(&o.sizeMiB, "size", 2048, "size of the volume, `MiB`")
@@ -56,7 +59,7 @@ func parse(args []string) (options, error) {
 }
 
 func main() {
-	o, err := parse(os.Args[1:])
+	o, err := parse(os.Args[1:], os.Stderr)
 	if err != nil {
 		if !errors.Is(err, flag.ErrHelp) {
 			fmt.Fprintln(os.Stderr, "demo:", err)

@@ -172,7 +172,7 @@ const startMax = 60 * time.Second
 // Start starts the server and waits until it answers a query.
 func (s *Server) Start(ctx context.Context) error {
 	p, err := process.Start(process.Options{
-		Args: s.make.serve(s), Dir: s.run, Env: environment,
+		Args: s.make.serve(s), Dir: s.run, Env: s.environment(),
 		Log: filepath.Join(s.run, "server.log"), User: s.user,
 	})
 	if err != nil {
@@ -266,10 +266,11 @@ func (s *Server) CheckOffline(ctx context.Context) (string, error) {
 	return s.make.checkOffline(ctx, s)
 }
 
-// environment keeps a server's messages and sorting free of the caller's locale.
-var environment = []string{"LC_ALL=C"}
+// environment keeps a server's messages and sorting free of the caller's locale,
+// and its temporary files out of a directory that may be the caller's alone.
+func (s *Server) environment() []string { return []string{"LC_ALL=C", "TMPDIR=" + s.run} }
 
 // command runs a tool as the server's user.
 func (s *Server) command(ctx context.Context, args ...string) (string, error) {
-	return process.Run(ctx, process.Options{Args: args, Dir: s.run, Env: environment, User: s.user})
+	return process.Run(ctx, process.Options{Args: args, Dir: s.run, Env: s.environment(), User: s.user})
 }
