@@ -96,7 +96,9 @@ func (m *Machine) Lost(now Time, id PeerID, cause error) {
 		m.primaryLost(p)
 	}
 	m.setPeerRole(p, protocol.RoleUnknown)
-	m.setPeerDisk(p, protocol.DiskUnknown)
+	if p.disk > protocol.Failed {
+		m.setPeerDisk(p, protocol.DiskUnknown) // a failed one stays failed
+	}
 	m.promoteLost(p)
 	m.handoverLost(p)
 }
@@ -405,7 +407,9 @@ func (m *Machine) settleEqual(p *peer, d Decision) {
 	}
 	p.live = d.Rule != RuleDefer && p.disk > protocol.Failed && m.current != 0 && p.slot == 0 && dirty == 0
 	p.discard, p.overwrite = false, false
-	m.setRepl(p, protocol.Established, "")
+	if p.disk > protocol.Failed && m.usable() {
+		m.setRepl(p, protocol.Established, "")
+	}
 	m.pumpHeld()
 }
 

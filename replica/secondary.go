@@ -6,8 +6,8 @@ import (
 )
 
 // PeerData takes a replicated operation from a peer, in stream order. err: the
-// peer broke the protocol, or nothing may be applied; the connection is being
-// dropped. wait: the operation must not be applied before Held(peer) is false (an
+// peer broke the protocol and the connection is being dropped; or ErrDiskFailed:
+// the operation is to be ignored. wait: the operation must not be applied before Held(peer) is false (an
 // extent must become durable on the activity map first); the owner holds the
 // stream until then. Afterwards the owner applies it and calls PeerApplied.
 func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, err error) {
@@ -19,7 +19,7 @@ func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, er
 	case !receiving || m.role == protocol.Primary:
 		err = refusal(protocol.CodeProtocol, "%s sent a write while the connection is %s and it is %s", p.name, p.repl, p.role)
 	case !m.usable():
-		err = refusal(protocol.CodeDiskFailed, "the disk of %s on %s failed", m.cfg.Name, m.cfg.Self)
+		return false, ErrDiskFailed // the primary has been told, or is about to be
 	case d.Seq <= p.rxSeq:
 		err = refusal(protocol.CodeProtocol, "%s sent sequence %d after %d", p.name, d.Seq, p.rxSeq)
 	case d.Off > m.cfg.Size || d.Len > m.cfg.Size-d.Off:

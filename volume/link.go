@@ -460,6 +460,9 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer) error {
 	}
 	wait, err := v.m.PeerData(v.now(), l.id, d)
 	v.unlockAndRun()
+	if errors.Is(err, replica.ErrDiskFailed) {
+		return nil // the connection stays for what it has to say
+	}
 	if err != nil {
 		return err
 	}
@@ -496,9 +499,9 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer) error {
 	v.unlockAndRun()
 	if err == nil && durable && l.mode != protocol.ModeC {
 		// A and B: what follows must not overtake the flush point.
-		err = l.makeDurable(d.Seq)
+		l.makeDurable(d.Seq)
 	}
-	return err
+	return nil // a failed store is the machine's business
 }
 
 // flush makes what was applied durable, beside the stream: flushes that arrive
