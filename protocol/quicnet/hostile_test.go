@@ -69,6 +69,7 @@ func TestBadHandshakes(t *testing.T) {
 	beta := startNode(t, "beta", newIdentity(t), func(o *Options) { o.DialTimeout = 300 * time.Millisecond })
 	beta.knowsAs("alpha", "127.0.0.1:9", id)
 	huge := protocol.AppendFrame(nil, &protocol.Data{Op: protocol.DataWrite, Len: 1 << 20}, make([]byte, 1<<20))
+	large := protocol.AppendFrame(nil, &protocol.BitmapPart{Words: make([]uint64, protocol.BitmapWordMax)}, nil)
 	lying := helloFrame("alpha")
 	binary.LittleEndian.PutUint32(lying, 0xffffffff)
 	corrupt := helloFrame("alpha")
@@ -86,6 +87,7 @@ func TestBadHandshakes(t *testing.T) {
 		{"hello twice", append(helloFrame("alpha"), helloFrame("alpha")...), false, protocol.CodeProtocol},
 		{"garbage", bytes.Repeat([]byte("GET / HTTP/1.1\r\n"), 100), false, protocol.CodeProtocol},
 		{"a data frame of 1 MiB", huge, false, protocol.CodeProtocol},
+		{"a body of 32 KiB", large, false, protocol.CodeProtocol},
 		{"a length of 4 GiB", lying, false, protocol.CodeProtocol},
 		{"corrupted", corrupt, false, protocol.CodeProtocol},
 		{"ping first", protocol.AppendFrame(nil, &protocol.Ping{}, nil), false, protocol.CodeProtocol},
@@ -269,7 +271,8 @@ func TestStrangers(t *testing.T) {
 	beta.knows(alpha)
 	alpha.knows(beta)
 	next(t, alpha.ups, "session among strangers")
-	if n := beta.accepted.Load(); n > connsSpare+2 {
+	// Those who cannot answer a Retry do not count beyond the first few.
+	if n := beta.accepted.Load(); n > retryAbove+2 {
 		t.Errorf("%d connections", n)
 	}
 	cancel()
@@ -278,6 +281,53 @@ func TestStrangers(t *testing.T) {
 	}
 	if len(beta.ups) != 1 {
 		t.Errorf("%d sessions", len(beta.ups))
+	}
+}
+
+func TestConnectionsAreCounted(t *testing.T) {
+	n := startNode(t, "beta", newIdentity(t), nil)
+	n.knowsAs("alpha", "127.0.0.1:9", newIdentity(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	for i := range connsSpare + 2 {
+		if _, err := n.admit(ctx, nil); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+	}
+	if _, err := n.admit(ctx, nil); err == nil {
+		t.Error("admitted one too many")
+	}
+	cancel()
+	for deadline := time.Now().Add(10 * time.Second); n.accepted.Load() != 0 && time.Now().Before(deadline); {
+		runtime.Gosched()
+	}
+	if left := n.accepted.Load(); left != 0 {
+		t.Errorf("%d connections still counted", left)
+	}
+}
+
+// TestSilentStreams: streams that never say what they are do not keep others
+// from being opened.
+func TestSilentStreams(t *testing.T) {
+	id := newIdentity(t)
+	beta := startNode(t, "beta", newIdentity(t), func(o *Options) { o.DialTimeout = 200 * time.Millisecond })
+	beta.knowsAs("alpha", "127.0.0.1:9", id)
+	conn, _, _ := rawSession(t, beta, id, "alpha")
+	for i := range 3*openingMax + 1 {
+		st, err := conn.OpenStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		frame := protocol.AppendFrame(nil, &protocol.StreamOpen{Kind: protocol.StreamBulk, Volume: "crm"}, nil)
+		if i < 3*openingMax {
+			frame = frame[:5]
+		}
+		st.Write(frame)
+	}
+	if o := next(t, beta.streams, "stream after silent ones"); o.open.Volume != "crm" {
+		t.Errorf("opened %+v", o.open)
+	}
+	if len(beta.downs) != 0 {
+		t.Error("the session ended")
 	}
 }
 

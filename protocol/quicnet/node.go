@@ -198,7 +198,7 @@ func (n *Node) listen() error {
 		if err != nil {
 			return err
 		}
-		n.socket = socket
+		n.socket = newGROSocket(socket)
 	}
 	resetKey := quic.StatelessResetKey(n.options.Identity.derive("quic stateless reset"))
 	n.transport = &quic.Transport{
@@ -223,8 +223,7 @@ func listenUDP(listen string) (*net.UDPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The plain socket, not a wrapper: quic-go finds GSO and ECN by its type. It
-	// also sets the buffers, by force where it may.
+	// quic-go asks for buffers of 7 MiB itself, by force where it may.
 	return net.ListenUDP("udp", addr)
 }
 

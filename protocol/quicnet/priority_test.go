@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/qrbd/qrbd/protocol"
 )
 
@@ -89,6 +91,13 @@ func TestBulkDoesNotDelayWrites(t *testing.T) {
 	})
 }
 
+// processCPU returns the CPU time that this process, both ends, has used.
+func processCPU() time.Duration {
+	var u unix.Rusage
+	unix.Getrusage(unix.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // BenchmarkEcho4K is one replicated 4 KiB write at a time, without a disk.
 func BenchmarkEcho4K(b *testing.B) {
 	_, beta, a, _ := startPair(b, nil)
@@ -98,7 +107,9 @@ func BenchmarkEcho4K(b *testing.B) {
 	b.SetBytes(4096)
 	b.ReportAllocs()
 	b.ResetTimer()
+	cpu := processCPU()
 	took := roundTrips(b, st, 4096, b.N)
+	b.ReportMetric(float64((processCPU()-cpu).Microseconds())/float64(b.N), "cpu-us/op")
 	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-us")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-us")
 }
@@ -116,6 +127,7 @@ func BenchmarkBulk(b *testing.B) {
 	b.SetBytes(1 << 20)
 	b.ReportAllocs()
 	b.ResetTimer()
+	cpu := processCPU()
 	for range b.N {
 		if _, err := st.Write(buf); err != nil {
 			b.Fatal(err)
@@ -125,4 +137,5 @@ func BenchmarkBulk(b *testing.B) {
 	if n := next(b, received, "end of the data"); n != int64(b.N)<<20 {
 		b.Fatalf("%d bytes of %d", n, int64(b.N)<<20)
 	}
+	b.ReportMetric(float64((processCPU()-cpu).Microseconds())/float64(b.N), "cpu-us/op")
 }
