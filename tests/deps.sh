@@ -45,4 +45,4 @@ echo "deps: apt-get install$missing"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
 # shellcheck disable=SC2086 # a list of words
-apt-get install -q -y --no-install-recommends $missing
+apt-get install -q -y -o Dpkg::Use-Pty=0 --no-install-recommends $missing

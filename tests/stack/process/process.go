@@ -10,19 +10,22 @@
 // parent-death signal).
 //
 // Owner: one goroutine per Process waits for its end; it lives as long as the
-// process does.
+// process does. One more starts them all and lives for ever.
 package process
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -70,7 +73,7 @@ func Start(o Options) (*Process, error) {
 		defer f.Close()
 		p.cmd.Stdout, p.cmd.Stderr = f, f
 	}
-	if err := p.cmd.Start(); err != nil {
+	if err := spawn(p.cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", p.name, err)
 	}
 	go func() {
@@ -78,6 +81,26 @@ func Start(o Options) (*Process, error) {
 		close(p.ended)
 	}()
 	return p, nil
+}
+
+// spawner runs functions on one thread that never ends: the parent-death signal
+// comes when the parent's thread dies, not the process (prctl(2)).
+var spawner = sync.OnceValue(func() chan<- func() {
+	work := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for f := range work {
+			f()
+		}
+	}()
+	return work
+})
+
+// spawn starts cmd from the spawner's thread.
+func spawn(cmd *exec.Cmd) error {
+	started := make(chan error)
+	spawner() <- func() { started <- cmd.Start() }
+	return <-started
 }
 
 func attributes(u *User) *syscall.SysProcAttr {
@@ -96,11 +119,16 @@ func Run(ctx context.Context, o Options) (string, error) {
 	cmd.Env = append(os.Environ(), o.Env...)
 	cmd.SysProcAttr = attributes(o.User)
 	cmd.WaitDelay = time.Second
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return string(out), fmt.Errorf("%s: %w\n%s", strings.Join(o.Args, " "), err, tail(string(out), 15))
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := spawn(cmd)
+	if err == nil {
+		err = cmd.Wait()
 	}
-	return string(out), nil
+	if err != nil {
+		return out.String(), fmt.Errorf("%s: %w\n%s", strings.Join(o.Args, " "), err, tail(out.String(), 15))
+	}
+	return out.String(), nil
 }
 
 // PID returns the process id.
