@@ -322,7 +322,8 @@ type BitmapPage struct {
 	Data []byte
 }
 
-// MetaBatch is a consistent snapshot of what must be made durable.
+// MetaBatch is a consistent snapshot of what must be made durable. The pages are
+// durable before the super page is written: it gives them their meaning.
 type MetaBatch struct {
 	Version  uint64
 	Super    *Stored // nil: unchanged; Peers[i].Dirty is nil

@@ -218,7 +218,11 @@ func (c *cluster) kill(name string) {
 	}
 }
 
-func (c *cluster) v(name string) *Volume { return c.nodes[name].vol }
+func (c *cluster) v(name string) *Volume {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nodes[name].vol
+}
 
 func peerOf(s Status, name string) PeerStatus {
 	for _, p := range s.Peers {

@@ -93,6 +93,20 @@ func (v *Volume) journalLoop() {
 	}
 }
 
+// write makes a batch durable. A commit that is cut short leaves any subset of
+// its pages, so that bits go first: no super page may give a meaning (a
+// generation, "closed in order") to bits that are not there.
+func (v *Volume) write(b replica.MetaBatch) error {
+	all := v.batch(b)
+	if all.Super != nil && len(all.Bitmap) > 0 {
+		if err := v.opt.Meta.Commit(&meta.Batch{Activity: all.Activity, Bitmap: all.Bitmap}); err != nil {
+			return err
+		}
+		all.Activity, all.Bitmap = nil, nil
+	}
+	return v.opt.Meta.Commit(all)
+}
+
 func (v *Volume) commitOnce() bool {
 	v.mu.Lock()
 	b, ok := v.m.MetaBatch()
@@ -100,7 +114,7 @@ func (v *Volume) commitOnce() bool {
 	if !ok {
 		return false
 	}
-	err := v.opt.Meta.Commit(v.batch(b))
+	err := v.write(b)
 	v.mu.Lock()
 	v.m.MetaDone(v.now(), b.Version, b, err)
 	v.unlockAndRun()

@@ -96,7 +96,7 @@ func (v *Volume) start() error {
 		if !ok {
 			break
 		}
-		if err := v.opt.Meta.Commit(v.batch(b)); err != nil {
+		if err := v.write(b); err != nil {
 			return fmt.Errorf("metadata of volume %s: %w", v.opt.Name, err)
 		}
 		v.m.MetaDone(v.now(), b.Version, b, nil)
