@@ -209,24 +209,27 @@ func TestSecondAgentIsRefused(t *testing.T) {
 // What keeps an agent from starting leaves nothing behind: it starts afterwards.
 func TestStartFailsCleanly(t *testing.T) {
 	p := newPair(t)
-	spoil := map[string]func(c *config.Config){
-		"listen":   func(c *config.Config) { c.Node.Listen = p.cfgB.Node.Listen },
-		"export":   func(c *config.Config) { c.Volumes[0].Export.Address = c.Node.State },
-		"control":  func(c *config.Config) { c.Node.Control = c.Node.State },
-		"own key":  func(c *config.Config) { c.Peers[0].Keys = []string{identityOf(t, c)} },
-		"identity": func(c *config.Config) { os.Chmod(c.Node.State+"/identity.key", 0o644) },
+	spoil := []struct {
+		name  string
+		spoil func(c *config.Config)
+	}{
+		{"listen", func(c *config.Config) { c.Node.Listen = p.cfgB.Node.Listen }},
+		{"export", func(c *config.Config) { c.Volumes[0].Export.Address = c.Node.State }},
+		{"control", func(c *config.Config) { c.Node.Control = c.Node.State }},
+		{"own key", func(c *config.Config) { c.Peers[0].Keys = []string{identityOf(t, c)} }},
+		{"identity", func(c *config.Config) { os.Chmod(c.Node.State+"/identity.key", 0o644) }},
 	}
 	b := p.begin(p.cfgB)
 	defer stop(t, b)
-	for name, f := range spoil {
+	for _, s := range spoil {
 		c := *p.cfgA
 		c.Volumes = append([]config.Volume(nil), c.Volumes...)
 		c.Peers = append([]config.Peer(nil), c.Peers...)
-		f(&c)
+		s.spoil(&c)
 		a, err := Start(Options{Config: &c, Log: slog.New(slog.DiscardHandler)})
 		if err == nil {
 			stop(t, a)
-			t.Errorf("%s: started", name)
+			t.Errorf("%s: started", s.name)
 		}
 	}
 	if err := os.Chmod(p.cfgA.Node.State+"/identity.key", 0o600); err != nil {

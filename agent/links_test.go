@@ -62,18 +62,27 @@ func TestAskWithoutSessionIsDropped(t *testing.T) {
 // The dialler answers ConnectAsk, but not while a link lives: a second would end
 // the first.
 func TestConnectAsk(t *testing.T) {
-	a, vols := start(t, nil)
-	s := newFakeSession("beta", true)
-	vols["crm"].linked["beta"] = true
-	a.links.message(s, &protocol.ConnectAsk{Volume: "crm"})
-	vols["crm"].linked["beta"] = false
-	a.links.message(s, &protocol.ConnectAsk{Volume: "web"})
-	vols["web"].saw(t, "attach beta")
-	if n := vols["crm"].count("attach"); n != 0 {
-		t.Errorf("%d links beside one that lives", n)
+	for _, linked := range []bool{false, true} {
+		a, vols := start(t, nil)
+		s := newFakeSession("beta", true)
+		vols["crm"].linked["beta"] = linked
+		a.links.message(s, &protocol.ConnectAsk{Volume: "crm"})
+		stop(t, a) // what was begun has ended
+		if n := vols["crm"].count("attach"); (n == 0) != linked {
+			t.Errorf("a link lives: %v, and %d more were made", linked, n)
+		}
 	}
+}
+
+// The side that does not open streams is not asked to.
+func TestConnectAskToTheListener(t *testing.T) {
+	a, vols := start(t, nil)
+	s := newFakeSession("beta", false)
 	a.links.message(s, &protocol.ConnectAsk{Volume: "crm"})
-	vols["crm"].saw(t, "attach beta")
+	stop(t, a)
+	if len(s.opened) != 0 || vols["crm"].count("attach") != 0 {
+		t.Error("it opened streams")
+	}
 }
 
 // One pair at a time is opened for a volume and peer.

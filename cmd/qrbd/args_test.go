@@ -26,6 +26,8 @@ func TestReorder(t *testing.T) {
 		{"qrbd wait crm --for primary --timeout 3s", "qrbd wait --for primary --timeout 3s -- crm"},
 		{"qrbd events --since 3 --json", "qrbd events --since 3 --json"},
 		{"qrbd status -- --json", "qrbd status -- --json"},
+		{"qrbd status --json -- --config crm", "qrbd status --json -- --config crm"},
+		{"qrbd status -- crm --json", "qrbd status -- crm --json"},
 		{"qrbd status crm --config", "qrbd status --config"},
 		{"qrbd promote crm - --force", "qrbd promote --force -- crm -"},
 		{"qrbd --help", "qrbd --help"},
