@@ -129,7 +129,7 @@ func TestOptions(t *testing.T) {
 		{"5 lengths that do not match", []step{
 			{info, nil, "invalid"}, {info, make([]byte, 5), "invalid"}, {go_, u32(0xffffffff), "invalid"},
 			{info, append(u32(0xffffffff), "crm\x00\x00"...), "invalid"},
-			{info, append(u32(4), "crm\x00\x00"...), "invalid"},
+			{info, append(u32(4), "crm\x00\x00"...), "invalid"}, {info, append(u32(4), "crmxx"...), "invalid"}, {info, append(u32(5), "crmxx"...), "invalid"},
 			{go_, append(crm[:len(crm)-2:len(crm)-2], 0, 1), "invalid"},
 			{info, append(crm[:len(crm):len(crm)], 0, 0), "invalid"},
 			{info, append(crm[:len(crm)-2:len(crm)-2], append([]byte{0xff, 0xff}, make([]byte, 2000)...)...), "invalid"},

@@ -89,6 +89,17 @@ func TestSilentConnections(t *testing.T) {
 	alive(t, s)
 }
 
+// TestHandshakeDeadline: it ends with the handshake, for those who finish it.
+func TestHandshakeDeadline(t *testing.T) {
+	s := serve(t, nbd.Options{Exports: newExports(&nbd.Export{Name: "crm", Device: newDisk(size)}), HandshakeTimeout: 100 * time.Millisecond})
+	c := dial(t, s, "", client.Options{})
+	silent := greet(t, s, bothFlags)
+	if _, err := silent.Reply(); !errors.Is(err, io.EOF) {
+		t.Errorf("silent connection: %v, want EOF", err)
+	}
+	must(t, c.ReadAt(make([]byte, 512), 0)) // older than the silent one
+}
+
 // TestMaxConns: one more client than allowed gets a reason.
 func TestMaxConns(t *testing.T) {
 	s := serve(t, nbd.Options{Exports: newExports(&nbd.Export{Name: "crm", Device: newDisk(size)}), MaxConns: 2})

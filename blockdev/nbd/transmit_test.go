@@ -342,6 +342,12 @@ func TestBlockStatusDoesNotBlock(t *testing.T) {
 	for range 20 {
 		wg.Go(func() { c.Extents(0, 4096, 10) })
 	}
+	eventually(t, "four run at once", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return running >= 4
+	})
+	alive(t, s) // time enough for a fifth to start, if it could
 	close(free)
 	wg.Wait()
 	d.mu.Lock()
