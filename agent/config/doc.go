@@ -14,5 +14,6 @@
 // runs on half of it. Keys that are not known are faults, so that a misspelt
 // one is not silently a default.
 //
-// The package is pure but for reading the file; it starts no goroutine.
+// The package reads the file and follows the links of backing paths; it changes
+// nothing and starts no goroutine.
 package config

@@ -160,16 +160,16 @@ func writeLines(w io.Writer, lines []string) {
 	}
 }
 
-// bytesText is n in the largest unit that leaves at least 1, with at most one
-// decimal: "10 GiB", "1.2 MiB", "512 B".
+// bytesText is n in the largest unit that leaves at least 1, with a decimal below
+// 100 if it is not whole: "10 GiB", "1.2 MiB", "126 MiB", "512 B".
 func bytesText(n int64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
 	v, i := float64(n), 0
-	for v >= 1023.95 && i < len(units)-1 {
+	for v >= 1023.5 && i < len(units)-1 {
 		v /= 1024
 		i++
 	}
-	if i == 0 || v == float64(int64(v)) {
+	if i == 0 || v == float64(int64(v)) || v >= 99.95 {
 		return fmt.Sprintf("%.0f %s", v, units[i])
 	}
 	return fmt.Sprintf("%.1f %s", v, units[i])

@@ -153,8 +153,11 @@ func syncing(s volume.PeerStatus) bool {
 	return false
 }
 
-// barColumns fits beside percent, amounts, rate and time left in 80 columns.
-const barColumns = 24
+// A bar is as wide as the figures beside it leave room, within these bounds.
+const (
+	barColumns    = 24
+	barColumnsMin = 8
+)
 
 // progressLines is the bar of a sync or verify under way:
 //
@@ -167,7 +170,7 @@ func progressLines(s volume.PeerStatus, p palette, width int) []string {
 	if s.SyncTotal > 0 {
 		percent = 100 * float64(s.SyncDone) / float64(s.SyncTotal)
 	}
-	parts := []string{bar(p, percent, barColumns), fmt.Sprintf("%5.1f%%", floorTenth(percent))}
+	parts := []string{fmt.Sprintf("%4.1f%%", floorTenth(percent))}
 	if s.SyncTotal > 0 {
 		parts = append(parts, bytesText(s.SyncDone)+" of "+bytesText(s.SyncTotal))
 	}
@@ -177,11 +180,12 @@ func progressLines(s volume.PeerStatus, p palette, width int) []string {
 	case s.SyncRate > 0:
 		parts = append(parts, bytesText(s.SyncRate)+"/s")
 	}
-	line := "    " + strings.Join(parts, "  ")
-	if columns(line) > width { // the bar gives way to the figures
-		line = "    " + strings.Join(parts[1:], "  ")
+	figures := strings.Join(parts, "  ")
+	room := width - columns(figures) - len("    [] ") - 1
+	if room < barColumnsMin {
+		return []string{"    " + figures}
 	}
-	return []string{line}
+	return []string{"    " + bar(p, percent, min(room, barColumns)) + "  " + figures}
 }
 
 // floorTenth keeps 99.97 from being shown as 100.0 before it is done.
