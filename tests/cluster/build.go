@@ -16,9 +16,10 @@ type Program struct {
 
 // The agents.
 var (
-	Qrbd       = Program{"./cmd/qrbd", "agent"}
-	CrashAgent = Program{"./tests/e2e/storeagent", "volatile"} // what is not flushed lives in its memory only
-	FaultAgent = Program{"./tests/e2e/storeagent", "fault"}    // a store obeys the script beside it, Node.Faults
+	Qrbd           = Program{"./cmd/qrbd", "agent"}
+	CrashAgent     = Program{"./tests/e2e/storeagent", "volatile"}      // what is not flushed lives in its memory only
+	MetaCrashAgent = Program{"./tests/e2e/storeagent", "volatile-meta"} // the same, of the metadata alone
+	FaultAgent     = Program{"./tests/e2e/storeagent", "fault"}         // a store obeys the script beside it, Node.Faults; so does a CrashAgent's
 )
 
 var built struct {

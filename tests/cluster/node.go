@@ -240,7 +240,7 @@ func tail(path string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// Faults makes the volume's store on a FaultAgent obey the script from now on;
+// Faults makes the volume's store, on an agent whose stores do, obey the script;
 // "": it works.
 func (n *Node) Faults(volume, script string) {
 	n.t.Helper()

@@ -140,14 +140,20 @@ func TestKillSecondary(t *testing.T) {
 }
 
 // TestKillBoth: FLUSH means both sides. Each side alone has everything that was
-// flushed, whichever is asked.
+// flushed, whichever is asked. The secondary's flushes are slow, so that one is
+// always under way when both die.
 func TestKillBoth(t *testing.T) {
 	eachCrashCase(t, func(t *testing.T, k crashCase) {
 		c, l, r := k.loaded(t)
 		alpha, beta := c.Nodes[0], c.Nodes[1]
+		if k.program == cluster.CrashAgent {
+			beta.Faults("crm", "flush delay 200ms\n")
+			r.runFor(time.Second)
+		}
 		alpha.Kill()
 		beta.Kill()
 		r.broken()
+		beta.Faults("crm", "")
 
 		t.Log("the former secondary alone")
 		beta.Start()

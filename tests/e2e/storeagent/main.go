@@ -1,12 +1,15 @@
 // Command storeagent is `qrbd agent` with other stores under it, for tests that
 // kill it.
 //
-//	storeagent volatile --config F   what is not flushed lives in this process only
-//	storeagent fault --config F      each backing store obeys the script at PATH.faults
+//	storeagent volatile --config F        what is not flushed lives in this process only
+//	storeagent volatile-meta --config F   what of the metadata is not synced does
+//	storeagent fault --config F           nothing does
 //
 // With volatile, SIGKILL is a power cut: data and metadata that were written and
-// not synced are lost, all of them. The scripts of fault are those of
-// blockdev/fault; without a file the store works.
+// not synced are lost, all of them. With volatile-meta it is one that by chance
+// spares all data. In volatile and fault each backing store obeys the script at
+// PATH.faults, as blockdev/fault describes it; without a file it works. Syncing
+// metadata takes QRBD_META_SYNC longer than it does.
 package main
 
 import (
@@ -17,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/qrbd/qrbd/agent"
 	"github.com/qrbd/qrbd/agent/config"
@@ -39,7 +43,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("usage: storeagent volatile|fault --config F")
+		return fmt.Errorf("usage: storeagent volatile|volatile-meta|fault --config F")
 	}
 	flags := flag.NewFlagSet("storeagent", flag.ContinueOnError)
 	path := flags.String("config", "", "configuration file")
@@ -54,6 +58,8 @@ func run(args []string) error {
 	switch args[0] {
 	case "volatile":
 		o.OpenStore, o.OpenMeta = openVolatile, openVolatileMeta
+	case "volatile-meta":
+		o.OpenMeta = openVolatileMeta
 	case "fault":
 		o.OpenStore = openFaulty
 	default:
@@ -69,15 +75,22 @@ func openVolatile(path string) (blockdev.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	return crash.NewVolatile(inner, cacheMax), nil
+	return fault.FromFile(crash.NewVolatile(inner, cacheMax), path+".faults")
 }
 
 func openVolatileMeta(path string) (meta.Storage, error) {
+	var delay time.Duration
+	if s := os.Getenv("QRBD_META_SYNC"); s != "" {
+		var err error
+		if delay, err = time.ParseDuration(s); err != nil {
+			return nil, fmt.Errorf("QRBD_META_SYNC: %w", err)
+		}
+	}
 	inner, err := meta.OpenStorage(path)
 	if err != nil {
 		return nil, err
 	}
-	return newVolatileMeta(path, inner), nil
+	return newVolatileMeta(path, inner, delay), nil
 }
 
 func openFaulty(path string) (blockdev.Device, error) {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/qrbd/qrbd/volume/meta"
 )
@@ -16,6 +17,7 @@ const sectorSize = 512
 type volatileMeta struct {
 	path    string
 	inner   meta.Storage
+	delay   time.Duration    // before a Sync does anything
 	sectors map[int64][]byte // written since the last Sync, by number
 }
 
@@ -24,8 +26,8 @@ var (
 	_ meta.Sparse  = (*volatileMeta)(nil)
 )
 
-func newVolatileMeta(path string, inner meta.Storage) *volatileMeta {
-	return &volatileMeta{path: path, inner: inner, sectors: map[int64][]byte{}}
+func newVolatileMeta(path string, inner meta.Storage, delay time.Duration) *volatileMeta {
+	return &volatileMeta{path: path, inner: inner, delay: delay, sectors: map[int64][]byte{}}
 }
 
 // Name is the file's, for errors.
@@ -63,6 +65,7 @@ func (v *volatileMeta) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (v *volatileMeta) Sync() error {
+	time.Sleep(v.delay)
 	for _, s := range slices.Sorted(maps.Keys(v.sectors)) {
 		if _, err := v.inner.WriteAt(v.sectors[s], s*sectorSize); err != nil {
 			return err

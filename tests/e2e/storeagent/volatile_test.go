@@ -20,7 +20,7 @@ func (b *bytesStorage) Close() error                             { return nil }
 func TestNothingArrivesBeforeSync(t *testing.T) {
 	inner := &bytesStorage{data: bytes.Repeat([]byte{1}, 8192)}
 	before := bytes.Clone(inner.data)
-	v := newVolatileMeta("m", inner)
+	v := newVolatileMeta("m", inner, 0)
 	if n, err := v.WriteAt(bytes.Repeat([]byte{2}, 1000), 300); n != 1000 || err != nil {
 		t.Fatal(n, err)
 	}
