@@ -34,7 +34,7 @@ func (h *host) processes() []*process.Process {
 // databaseStory is the whole story. The report is never nil.
 func databaseStory(ctx context.Context, o options, say *narrator) (*report, error) {
 	s := &databaseStage{stage: stage{options: o, say: say, report: &report{
-		title: fmt.Sprintf("A CRM on %v lost its host, and what became of it", o.kind)}}}
+		title: fmt.Sprintf("A CRM on %v lost its host, and what became of it", o.kind.Title())}}}
 	defer s.cleanup()
 	for _, act := range []func(context.Context) error{
 		s.pair, s.fill, s.loseHost, s.takeOver, s.checkSurvivor, s.comeBack, s.closeInOrder, s.compareStores,
@@ -76,7 +76,7 @@ func (s *databaseStage) fill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = s.say.step(ctx, fmt.Sprintf("alpha: %v makes its data directory there and starts", s.kind), func(ctx context.Context) (string, error) {
+	err = s.say.step(ctx, fmt.Sprintf("alpha: %v makes its data directory there and starts", s.kind.Title()), func(ctx context.Context) (string, error) {
 		if err := s.newServer("alpha"); err != nil {
 			return "", err
 		}
@@ -153,7 +153,7 @@ func (s *databaseStage) loseHost(ctx context.Context) error {
 	}
 	s.died = time.Now()
 	process.Kill(append(s.host.processes(), s.alpha.agent)...)
-	s.say.line("alpha dies: agent, %v and mount at once, by SIGKILL", s.kind)
+	s.say.line("alpha dies: agent, %v and mount at once, by SIGKILL", s.kind.Title())
 	if err := <-s.running; err == nil {
 		return fmt.Errorf("the clients did not notice that their database was killed")
 	}
@@ -188,7 +188,7 @@ func (s *databaseStage) takeOver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.say.step(ctx, fmt.Sprintf("beta: %v recovers", s.kind), func(ctx context.Context) (string, error) {
+	return s.say.step(ctx, fmt.Sprintf("beta: %v recovers", s.kind.Title()), func(ctx context.Context) (string, error) {
 		if err := s.newServer("beta"); err != nil {
 			return "", err
 		}
@@ -265,7 +265,7 @@ func (s *databaseStage) comeBack(ctx context.Context) error {
 // closeInOrder stops the database, checks its pages and the file system, and takes
 // the mount down, so that both replicas have all.
 func (s *databaseStage) closeInOrder(ctx context.Context) error {
-	err := s.say.step(ctx, fmt.Sprintf("beta: stop %v and check every page of its files", s.kind), func(ctx context.Context) (string, error) {
+	err := s.say.step(ctx, fmt.Sprintf("beta: stop %v and check every page of its files", s.kind.Title()), func(ctx context.Context) (string, error) {
 		_ = s.crm.Close() // only idle connections are left
 		if err := s.host.db.Stop(); err != nil {
 			return "", err

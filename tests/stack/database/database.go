@@ -36,6 +36,17 @@ func (k Kind) String() string {
 	return fmt.Sprintf("Kind(%d)", uint8(k))
 }
 
+// Title returns the name as its makers write it.
+func (k Kind) Title() string {
+	switch k {
+	case Postgres:
+		return "PostgreSQL"
+	case MariaDB:
+		return "MariaDB"
+	}
+	return k.String()
+}
+
 // ParseKind is the inverse of String.
 func ParseKind(s string) (Kind, error) {
 	for _, k := range []Kind{Postgres, MariaDB} {

@@ -127,7 +127,7 @@ func (f *FS) Unmount(ctx context.Context) error {
 	if !f.on {
 		return nil
 	}
-	if _, err := run(ctx, "umount", f.Dir()); err != nil {
+	if err := unmount(ctx, f.Dir()); err != nil {
 		return err
 	}
 	f.on = false
@@ -153,28 +153,28 @@ func (f *FS) Close(ctx context.Context) error {
 	if err := f.Unmount(ctx); err != nil {
 		return errors.Join(err, f.Crash(ctx))
 	}
-	var errs []error
 	if f.loop != "" {
 		if _, err := run(ctx, "losetup", "--detach", f.loop); err != nil {
 			return errors.Join(err, f.Crash(ctx))
 		}
 		f.loop = ""
 	}
-	// The loop driver may let go of the file a moment after losetup returned.
-	for try := 0; ; try++ {
-		_, err := run(ctx, "umount", f.fuseDir())
-		if err == nil {
-			break
-		}
-		if try == 20 {
-			return errors.Join(err, f.Crash(ctx))
-		}
-		time.Sleep(50 * time.Millisecond)
+	if err := unmount(ctx, f.fuseDir()); err != nil {
+		return errors.Join(err, f.Crash(ctx))
 	}
-	if err := f.fuse.Stop(syscall.SIGTERM, 5*time.Second); err != nil {
-		errs = append(errs, err)
+	return f.fuse.Stop(syscall.SIGTERM, 5*time.Second)
+}
+
+// unmount unmounts dir, and is patient with a busy one: the kernel lets go of a
+// loop device's file some time after losetup has returned, on a busy machine
+// seconds later, and whoever walks the mounts of a host holds one for a moment.
+func unmount(ctx context.Context, dir string) error {
+	for deadline := time.Now().Add(commandTimeout); ; time.Sleep(50 * time.Millisecond) {
+		_, err := run(ctx, "umount", dir)
+		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
 	}
-	return errors.Join(errs...)
 }
 
 // Crash kills what is alive and removes the remains of a mount whose server may
