@@ -62,7 +62,8 @@ type Agent struct {
 
 	lock       *stateLock
 	slots      []*slot // by configuration, never changed
-	doors      []*door
+	doors      []*door // set before ready is closed
+	ready      chan struct{}
 	clientPool *blockdev.Pool
 	peerPool   *blockdev.Pool
 	links      *links
@@ -91,6 +92,7 @@ func Start(o Options) (*Agent, error) {
 		events:     control.NewRing(0),
 		clientPool: blockdev.NewPool(clientPoolBytes),
 		peerPool:   blockdev.NewPool(peerPoolBytes),
+		ready:      make(chan struct{}),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.links = newLinks(a)
@@ -134,6 +136,7 @@ func (a *Agent) start() (err error) {
 	if a.doors, err = openDoors(a.slots, a.clientPool, a.log); err != nil {
 		return err
 	}
+	close(a.ready)
 	if a.net, err = a.opt.network(a); err != nil {
 		return err
 	}

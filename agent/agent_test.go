@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -330,9 +331,24 @@ func TestRun(t *testing.T) {
 	if err := os.WriteFile(c.File, []byte("[nod]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: c.Node.Control + ".notify", Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer systemd.Close()
+	t.Setenv("NOTIFY_SOCKET", c.Node.Control+".notify")
+	notice := func(want string) {
+		t.Helper()
+		b := make([]byte, 4096)
+		n, err := systemd.Read(b)
+		if got := string(b[:n]); err != nil || got != want {
+			t.Errorf("systemd was told %q, want %q, %v", got, want, err)
+		}
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	reload, done := make(chan struct{}), make(chan error, 1)
 	go func() { done <- Run(ctx, o, reload) }()
+	notice("READY=1\nSTATUS=2 volumes: crm secondary, up-to-date; web secondary, up-to-date")
 	reload <- struct{}{}
 	valid := "[node]\nname = \"alpha\"\nlisten = \":1\"\n"
 	reload <- struct{}{} // the first is answered now
@@ -341,6 +357,7 @@ func TestRun(t *testing.T) {
 	}
 	reload <- struct{}{}
 	cancel()
+	notice("STOPPING=1\nSTATUS=2 volumes: crm secondary, up-to-date; web secondary, up-to-date")
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

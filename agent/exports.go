@@ -160,6 +160,11 @@ func count(n int, what string) string {
 // than by an operation here. The door needs no closing: Open looks at the role.
 func (a *Agent) expel(s *slot) {
 	a.spawn(func(ctx context.Context) {
+		select {
+		case <-a.ready:
+		case <-ctx.Done(): // it did not start
+			return
+		}
 		d := a.doorOf(s)
 		if d == nil || d.server.Clients(s.cfg.Name) == 0 {
 			return

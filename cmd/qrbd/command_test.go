@@ -338,6 +338,17 @@ func TestCreateWithoutAgent(t *testing.T) {
 	}
 }
 
+func TestCreateOfVolumeTheAgentDoesNotKnow(t *testing.T) {
+	b := newBench(t)
+	b.agent(&fakeNode{err: &volume.Error{Code: protocol.CodeUnknownVolume, Text: "not configured"}})
+	if code, _, errs := b.run("create crm --config {config}"); code != exitFailed || !strings.Contains(errs, "restart it") {
+		t.Errorf("exit %d, %s", code, errs)
+	}
+	if code, _, errs := b.run("create db --config {config}"); code != exitFailed || !strings.Contains(errs, "not configured") {
+		t.Errorf("exit %d, %s", code, errs)
+	}
+}
+
 func TestInterrupted(t *testing.T) {
 	b := newBench(t)
 	b.agent(&fakeNode{status: control.NodeStatus{Node: "alpha", Volumes: []volume.Status{{Name: "crm", Role: "secondary"}}}})

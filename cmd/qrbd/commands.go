@@ -12,6 +12,8 @@ import (
 	"github.com/qrbd/qrbd/agent"
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/volume"
 )
 
 // call is one run of a command: its flags and arguments, and where it talks to.
@@ -118,8 +120,8 @@ func commands(t *terminal) []*cli.Command {
 	}
 }
 
-// volume is the command's first argument.
-func (c call) volume() string { return c.Args().First() }
+// volumeName is the command's first argument.
+func (c call) volumeName() string { return c.Args().First() }
 
 // config loads the configuration.
 func (c call) config() (*config.Config, error) { return config.Load(c.String("config")) }
@@ -143,7 +145,7 @@ func (c call) operate(done string, op func(context.Context, *control.Client, str
 	if err != nil {
 		return err
 	}
-	if err := op(c.Context.Context, client, c.volume()); err != nil {
+	if err := op(c.Context.Context, client, c.volumeName()); err != nil {
 		return err
 	}
 	fmt.Fprintln(c.t.out, done)
@@ -166,10 +168,14 @@ func runCreate(c call) error {
 	if p := c.String("control"); p != "" {
 		socket = p
 	}
-	name, force := c.volume(), c.Bool("force")
+	name, force := c.volumeName(), c.Bool("force")
 	err = control.NewClient(socket).Create(c.Context.Context, name, control.CreateRequest{Force: force})
-	if errors.Is(err, control.ErrNotRunning) {
+	var ve *volume.Error
+	switch {
+	case errors.Is(err, control.ErrNotRunning):
 		err = agent.CreateOffline(cfg, name, force)
+	case errors.As(err, &ve) && ve.Code == protocol.CodeUnknownVolume && cfg.Volume(name) != nil:
+		err = fmt.Errorf("volume %s is in %s, but the running agent started before that: restart it, then create the volume", name, cfg.File)
 	}
 	if err != nil {
 		return err
@@ -179,13 +185,13 @@ func runCreate(c call) error {
 }
 
 func runPromote(c call) error {
-	return c.operate(fmt.Sprintf("volume %s is primary here", c.volume()), func(ctx context.Context, cl *control.Client, name string) error {
+	return c.operate(fmt.Sprintf("volume %s is primary here", c.volumeName()), func(ctx context.Context, cl *control.Client, name string) error {
 		return cl.Promote(ctx, name, control.PromoteRequest{Force: c.Bool("force"), PeerFenced: c.Bool("peer-fenced")})
 	})
 }
 
 func runDemote(c call) error {
-	return c.operate(fmt.Sprintf("volume %s is secondary here", c.volume()), func(ctx context.Context, cl *control.Client, name string) error {
+	return c.operate(fmt.Sprintf("volume %s is secondary here", c.volumeName()), func(ctx context.Context, cl *control.Client, name string) error {
 		return cl.Demote(ctx, name, control.DemoteRequest{Force: c.Bool("force")})
 	})
 }
@@ -193,27 +199,27 @@ func runDemote(c call) error {
 func runSwitchover(c call) error {
 	to := c.String("to")
 	if to == "" {
-		return usage("switchover: say which peer becomes primary: qrbd switchover %s --to PEER", c.volume())
+		return usage("switchover: say which peer becomes primary: qrbd switchover %s --to PEER", c.volumeName())
 	}
-	return c.operate(fmt.Sprintf("volume %s is primary on %s", c.volume(), to), func(ctx context.Context, cl *control.Client, name string) error {
+	return c.operate(fmt.Sprintf("volume %s is primary on %s", c.volumeName(), to), func(ctx context.Context, cl *control.Client, name string) error {
 		return cl.Switchover(ctx, name, control.SwitchoverRequest{To: to, Force: c.Bool("force")})
 	})
 }
 
 func runConnect(c call) error {
-	return c.operate(fmt.Sprintf("volume %s is connecting", c.volume()), func(ctx context.Context, cl *control.Client, name string) error {
+	return c.operate(fmt.Sprintf("volume %s is connecting", c.volumeName()), func(ctx context.Context, cl *control.Client, name string) error {
 		return cl.Connect(ctx, name, control.ConnectRequest{Peer: c.Args().Get(1), DiscardMyData: c.Bool("discard-my-data")})
 	})
 }
 
 func runDisconnect(c call) error {
-	return c.operate(fmt.Sprintf("volume %s is disconnected", c.volume()), func(ctx context.Context, cl *control.Client, name string) error {
+	return c.operate(fmt.Sprintf("volume %s is disconnected", c.volumeName()), func(ctx context.Context, cl *control.Client, name string) error {
 		return cl.Disconnect(ctx, name, control.DisconnectRequest{Peer: c.Args().Get(1)})
 	})
 }
 
 func runInvalidate(c call) error {
-	return c.operate(fmt.Sprintf("volume %s will be copied in full from a peer", c.volume()), func(ctx context.Context, cl *control.Client, name string) error {
+	return c.operate(fmt.Sprintf("volume %s will be copied in full from a peer", c.volumeName()), func(ctx context.Context, cl *control.Client, name string) error {
 		return cl.Invalidate(ctx, name)
 	})
 }
@@ -223,7 +229,7 @@ func runExplain(c call) error {
 	if err != nil {
 		return err
 	}
-	e, err := client.Explain(c.Context.Context, c.volume())
+	e, err := client.Explain(c.Context.Context, c.volumeName())
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func runWait(c call) error {
 		return err
 	}
 	r := control.WaitRequest{For: what, TimeoutSeconds: timeout.Seconds()}
-	err = client.Wait(c.Context.Context, c.volume(), r, func(p control.Progress) {
+	err = client.Wait(c.Context.Context, c.volumeName(), r, func(p control.Progress) {
 		if c.t.live {
 			fmt.Fprintf(c.t.err, "waiting: %s\n", clean(p.Waiting))
 		}
@@ -36,7 +36,7 @@ func runWait(c call) error {
 			Volume  string          `json:"volume"`
 			For     control.WaitFor `json:"for"`
 			Reached bool            `json:"reached"`
-		}{c.volume(), what, true})
+		}{c.volumeName(), what, true})
 	}
 	return nil
 }
@@ -98,7 +98,7 @@ func runVerify(c call) error {
 	}
 	start := time.Now()
 	drawn := false
-	reports, err := client.Verify(c.Context.Context, c.volume(), control.VerifyRequest{Peer: c.Args().Get(1)}, func(p control.Progress) {
+	reports, err := client.Verify(c.Context.Context, c.volumeName(), control.VerifyRequest{Peer: c.Args().Get(1)}, func(p control.Progress) {
 		if c.t.live && !c.Bool("json") && p.TotalBytes > 0 {
 			fmt.Fprintf(c.t.err, "\r%s\x1b[K", verifyProgress(p, time.Since(start), palette{c.t.colour}))
 			drawn = true
@@ -122,7 +122,7 @@ func runVerify(c call) error {
 	}
 	for _, r := range reports {
 		if r.Bad > 0 {
-			return errors.Join(err, fmt.Errorf("volume %s: %w", c.volume(), errDiffers))
+			return errors.Join(err, fmt.Errorf("volume %s: %w", c.volumeName(), errDiffers))
 		}
 	}
 	return err

@@ -19,7 +19,7 @@ func runStatus(c call) error {
 	if c.Bool("watch") {
 		return watch(c, client)
 	}
-	st, err := fetchStatus(c.Context.Context, client, c.volume())
+	st, err := fetchStatus(c.Context.Context, client, c.volumeName())
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func watch(c call, client *control.Client) error {
 	}
 	ctx, cancel := context.WithCancel(c.Context.Context)
 	defer cancel()
-	st, err := fetchStatus(ctx, client, c.volume())
+	st, err := fetchStatus(ctx, client, c.volumeName())
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func watch(c call, client *control.Client) error {
 			return nil // q or Ctrl-C: what was wanted
 		case <-tick.C:
 		}
-		st, err = fetchStatus(ctx, client, c.volume())
+		st, err = fetchStatus(ctx, client, c.volumeName())
 	}
 }
 
