@@ -305,6 +305,25 @@ func TestConnectionsAreCounted(t *testing.T) {
 	}
 }
 
+// TestReplacedSession: who connects again has one session, the new one; the old
+// connection is told.
+func TestReplacedSession(t *testing.T) {
+	id := newIdentity(t)
+	beta := startNode(t, "beta", newIdentity(t), nil)
+	beta.knowsAs("alpha", "127.0.0.1:9", id)
+	first, _, _ := rawSession(t, beta, id, "alpha")
+	second, _, _ := rawSession(t, beta, id, "alpha")
+	if err := next(t, beta.downs, "down"); !errors.Is(err, ErrReplaced) {
+		t.Errorf("cause %v", err)
+	}
+	if code := closedWith(t, first); code != protocol.CodeDuplicate {
+		t.Errorf("closed with %v", code)
+	}
+	if err := context.Cause(second.Context()); err != nil {
+		t.Errorf("the new connection ended: %v", err)
+	}
+}
+
 // TestSilentStreams: streams that never say what they are do not keep others
 // from being opened.
 func TestSilentStreams(t *testing.T) {
