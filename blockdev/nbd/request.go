@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"math"
 	"sync/atomic"
 	"syscall"
 
@@ -71,7 +70,7 @@ func (t *terms) check(h *header) Errno {
 	switch {
 	case changes && t.readOnly:
 		return EPERM
-	case h.Offset > math.MaxInt64 || blockdev.CheckRange(t.size, int64(h.Offset), int64(h.Length)) != nil:
+	case blockdev.CheckRange(t.size, int64(h.Offset), int64(h.Length)) != nil: // 2^63 and more are negative there
 		return beyond
 	case (h.Offset|uint64(h.Length))&uint64(t.align-1) != 0:
 		return EINVAL

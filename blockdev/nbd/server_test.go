@@ -200,26 +200,35 @@ func TestStalledClient(t *testing.T) {
 	}
 }
 
-// TestInFlightBound: no more requests than allowed reach the device.
+// TestInFlightBound: no more requests, nor more bytes, than allowed reach the
+// device.
 func TestInFlightBound(t *testing.T) {
-	d := newDisk(size)
-	s := serve(t, nbd.Options{Exports: newExports(&nbd.Export{Name: "crm", Device: d}), PerConnInFlight: 4})
-	c := dial(t, s, "", client.Options{})
-	d.holdAll()
-	var wg sync.WaitGroup
-	for range 20 {
-		wg.Go(func() {
-			if err := c.ReadAt(make([]byte, 512), 0); err != nil {
-				t.Error(err)
+	for name, tt := range map[string]struct {
+		each, want int
+	}{"requests": {512, 4}, "bytes": {100 << 10, 3}, "one is always let through": {size, 1}} {
+		t.Run(name, func(t *testing.T) {
+			d := newDisk(size)
+			s := serve(t, nbd.Options{Exports: newExports(&nbd.Export{Name: "crm", Device: d}), PerConnInFlight: 4, PerConnBytes: 300 << 10})
+			c := dial(t, s, "", client.Options{})
+			d.setHold(func(r *blockdev.Request) bool { return r.Off == 0 && r.Len == int64(tt.each) })
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Go(func() {
+					if err := c.ReadAt(make([]byte, tt.each), 0); err != nil {
+						t.Error(err)
+					}
+				})
 			}
+			d.wait(t, tt.want)
+			other := dial(t, s, "", client.Options{}) // time enough for one more, if it could
+			must(t, other.ReadAt(make([]byte, 1), 1))
+			if n := len(d.requests()) - 1; n != tt.want {
+				t.Errorf("%d requests reached the device, want %d", n, tt.want)
+			}
+			d.release()
+			wg.Wait()
 		})
 	}
-	d.wait(t, 4)
-	if n := len(d.requests()); n > 4 {
-		t.Errorf("%d requests reached the device", n)
-	}
-	d.release()
-	wg.Wait()
 }
 
 // TestPoolBound: connections share the pool's bytes; one that waits for them is
