@@ -19,7 +19,8 @@
 // (user and system, all server processes of the column), divided by the operations fio counted.
 //
 // Invariant: a sample says how much CPU time other processes (foreign) and the hypervisor (stolen) took while it ran.
-// A sample above the limit is measured again while the time budget lasts, and the quietest attempt is kept.
+// A sample above the limit is measured again while the time budget lasts, and the quietest attempt is kept. Rounds that
+// were not quiet are left out of an item's figures as long as three quiet ones remain; otherwise the line says busy.
 //
 // Invariant: a column that replicates has done so. Before the rounds the mirror's remote side must have seen every flush; the
 // pair of agents is asked for its state before every sample; afterwards the copies of each are compared byte for byte.

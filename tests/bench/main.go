@@ -83,7 +83,7 @@ func report(w io.Writer, res, before *result, strict bool) error {
 func measureAll(ctx context.Context, opts options, progress io.Writer) (_ *result, err error) {
 	res := &result{
 		Version: resultVersion, When: time.Now(), Machine: describeMachine(), Programs: programVersions(opts.qrbd),
-		Rounds: opts.rounds, Runtime: opts.runtime.String(), SizeBytes: opts.sizeBytes,
+		Rounds: opts.rounds, Runtime: opts.runtime.String(), SizeBytes: opts.sizeBytes, QuietPct: opts.foreignPct,
 	}
 	dir, err := os.MkdirTemp(opts.dir, "qrbd-bench-")
 	if err != nil {

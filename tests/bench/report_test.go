@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +19,7 @@ var update = flag.Bool("update", false, "write the expected output anew")
 // example is a result of five rounds with figures that are easy to check by hand.
 func example(qrbdScale float64) *result {
 	r := &result{
-		Version: resultVersion, When: time.Date(2026, 1, 2, 3, 4, 0, 0, time.UTC), Rounds: 5, Runtime: "2s", SizeBytes: 1 << 30,
+		Version: resultVersion, When: time.Date(2026, 1, 2, 3, 4, 0, 0, time.UTC), Rounds: 5, QuietPct: 10, Runtime: "2s", SizeBytes: 1 << 30,
 		Machine: machineInfo{CPU: "Example CPU", Cores: 2, Kernel: "6.1.0", MemGiB: 8},
 	}
 	for round, drift := range []float64{1, 1.05, 1.1, 1.15, 1.2} {
@@ -102,6 +104,46 @@ func TestRatiosAreTakenWithinARound(t *testing.T) {
 	r.Samples = only(r.Samples, func(s sample) bool { return s.Column != "qemu" || s.Round != 2 })
 	if ratio = figureOf(r.ratios("write-4k-d1", "qrbd", "qemu", latency.of)); ratio.n != 4 || ratio.noise > 1e-9 {
 		t.Errorf("ratio %+v with a sample missing in one of five rounds, want 4 without noise", ratio)
+	}
+}
+
+func TestRoundsThatWereNotQuietAreLeftOut(t *testing.T) {
+	disturb := func(r *result, rounds ...int) {
+		for i, s := range r.Samples {
+			if s.Item == "write-4k-d1" && s.Column == "qemu" && slices.Contains(rounds, s.Round) {
+				r.Samples[i].Foreign, r.Samples[i].P50us = 9, 1
+				r.Samples[i].Stolen = 2
+			}
+		}
+	}
+	tests := []struct {
+		disturbed []int
+		counted   int
+		quiet     bool
+		median    float64 // of qemu's 150 us, times the rounds' drift 1, 1.05, 1.1, 1.15, 1.2
+	}{
+		{nil, 5, true, 165},
+		{[]int{1, 5}, 3, true, 165},
+		{[]int{1, 2}, 3, true, 172.5},
+		{[]int{1, 2, 3}, 5, false, 1},
+	}
+	for _, test := range tests {
+		r := example(1)
+		disturb(r, test.disturbed...)
+		rounds, quiet := r.counted("write-4k-d1")
+		median := figureOf(r.values("write-4k-d1", "qemu", latency.of)).median
+		if len(rounds) != test.counted || quiet != test.quiet || math.Abs(median-test.median) > 1e-9 {
+			t.Errorf("rounds %v disturbed: %d count, quiet %v, median %v; want %d, %v, %v",
+				test.disturbed, len(rounds), quiet, median, test.counted, test.quiet, test.median)
+		}
+		if n := len(r.values("write-4k-d1", "qrbd", latency.of)); n != test.counted {
+			t.Errorf("rounds %v disturbed: %d values of the other column, want %d", test.disturbed, n, test.counted)
+		}
+	}
+	r := example(1)
+	r.Samples = only(r.Samples, func(s sample) bool { return s.Round == 1 })
+	if _, quiet := r.counted("write-4k-d1"); !quiet {
+		t.Error("a single quiet round is called busy")
 	}
 }
 

@@ -12,6 +12,9 @@ import (
 // resultVersion is the layout of the results file; a file of another version is refused.
 const resultVersion = 1
 
+// quietRoundsMin is how many rounds must have been quiet for the others to be left out.
+const quietRoundsMin = 3
+
 // sample is one column's run of one item in one round.
 type sample struct {
 	Item      string  `json:"item"`
@@ -39,6 +42,7 @@ type result struct {
 	Rounds    int               `json:"rounds"`
 	Runtime   string            `json:"runtime"`
 	SizeBytes int64             `json:"size_bytes"`
+	QuietPct  float64           `json:"quiet_pct"` // a sample is quiet if foreign and stolen CPU together stay at or below
 	Samples   []sample          `json:"samples"`
 	Footprint *footprint        `json:"footprint,omitempty"`
 }
@@ -54,11 +58,33 @@ func (r *result) columns() []string {
 	return names
 }
 
-// byRound returns f of each sample of an item in a column, keyed by round.
+// counted returns the rounds that count for an item: those in which the samples of all columns were quiet. If they are
+// fewer than quietRoundsMin, all rounds count and quiet is false. Mixing the two kinds would be no measure: other work
+// does not only take CPU time, it also keeps CPUs from going idle, which makes every wake-up of a server cheaper.
+func (r *result) counted(item string) (rounds map[int]bool, quiet bool) {
+	all, rounds := map[int]bool{}, map[int]bool{}
+	for _, s := range r.Samples {
+		if s.Item == item {
+			all[s.Round], rounds[s.Round] = true, true
+		}
+	}
+	for _, s := range r.Samples {
+		if s.Item == item && s.Foreign+s.Stolen > r.QuietPct {
+			delete(rounds, s.Round)
+		}
+	}
+	if len(rounds) < min(quietRoundsMin, len(all)) {
+		return all, false
+	}
+	return rounds, true
+}
+
+// byRound returns f of each sample of an item in a column, keyed by round; only rounds that count.
 func (r *result) byRound(item, column string, f func(sample) float64) map[int]float64 {
+	rounds, _ := r.counted(item)
 	values := map[int]float64{}
 	for _, s := range r.Samples {
-		if s.Item == item && s.Column == column {
+		if s.Item == item && s.Column == column && rounds[s.Round] {
 			values[s.Round] = f(s)
 		}
 	}

@@ -88,6 +88,7 @@ func writeTable(w io.Writer, r *result) error {
 	group("p99 us", columns)
 	group("CPU us", columns)
 	group("CPU ratio", ratioNames)
+	group("rounds", []string{"counted"})
 	width := len("work")
 	for _, it := range items {
 		width = max(width, len(it.title))
@@ -133,7 +134,11 @@ func tableRow(r *result, it item, columns []string, qs []quotient) []string {
 	for _, q := range qs {
 		cells = append(cells, figureOf(r.ratios(it.name, q.above, q.below, serverCPU)).plain())
 	}
-	return cells
+	rounds, quiet := r.counted(it.name)
+	if !quiet {
+		return append(cells, "busy")
+	}
+	return append(cells, fmt.Sprintf("%d of %d", len(rounds), r.Rounds))
 }
 
 // writeReport prints everything a run found: where, the table, how quiet it was, the requirements.
@@ -142,7 +147,8 @@ func writeReport(w io.Writer, r *result) error {
 		r.When.Format("2006-01-02 15:04"), r.Machine.Cores, r.Machine.CPU, r.Machine.Kernel, r.Machine.MemGiB,
 		r.SizeBytes>>20, r.Rounds, r.Runtime)
 	if len(r.Samples) > 0 {
-		fmt.Fprint(w, "Medians over the rounds, ± half the range; a ratio is the median of the rounds' ratios. CPU is the servers', per operation.\n\n")
+		fmt.Fprintf(w, "Medians over the quiet rounds (other work below %.0f %% of the CPUs), ± half the range; a ratio is the median of the rounds' ratios.\n"+
+			"CPU is that of all server processes of the column, per operation.\n\n", r.QuietPct)
 		if err := writeTable(w, r); err != nil {
 			return err
 		}
@@ -169,7 +175,8 @@ func writeQuiet(w io.Writer, r *result) {
 	f := figureOf(foreign)
 	fmt.Fprintf(w, "\nOther processes and the hypervisor took %.1f %% of the CPUs in the median sample, %.1f %% in the worst; %d attempts repeated.\n",
 		f.median, slices.Max(foreign), repeated)
-	if f.median > 10 {
-		fmt.Fprintln(w, "The machine was busy with other work: measure again before quoting these figures.")
+	busy := slices.ContainsFunc(items, func(it item) bool { _, quiet := r.counted(it.name); return !quiet })
+	if busy {
+		fmt.Fprintln(w, "busy: fewer than three rounds were quiet, all are counted. Measure again before quoting such a line.")
 	}
 }
