@@ -87,16 +87,23 @@ func TestTwoAgents(t *testing.T) {
 	if err != nil || st.Node != "beta" || st.Volumes[0].Disk != "diskless" || !strings.Contains(st.Volumes[0].Reason, "qrbd create crm") {
 		t.Fatalf("%+v, %v", st, err)
 	}
-	if err := toB.Create(ctx, "crm", control.CreateRequest{}); err != nil {
+	// alpha learns why it is alone, whoever dialled; and when beta's is created the
+	// two connect without a word.
+	err = toA.Wait(ctx, "crm", control.WaitRequest{For: control.WaitConnected, TimeoutSeconds: 10}, func(p control.Progress) {
+		if !strings.Contains(p.Waiting, "not created: run qrbd create crm") {
+			return // it is still finding out
+		}
+		if err := toB.Create(ctx, "crm", control.CreateRequest{}); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := toA.Promote(ctx, "crm", control.PromoteRequest{}); err == nil || !strings.Contains(err.Error(), "--force") {
 		t.Errorf("promoting a brand-new volume: %v", err)
 	}
 	if err := toA.Promote(ctx, "crm", control.PromoteRequest{Force: true}); err != nil {
-		t.Fatal(err)
-	}
-	if err := toA.Connect(ctx, "crm", control.ConnectRequest{}); err != nil { // if beta had refused before it was created
 		t.Fatal(err)
 	}
 	wait(t, p.cfgA, control.WaitUpToDate)

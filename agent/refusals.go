@@ -11,17 +11,20 @@ import (
 // refuse answers a pair of streams with the reason, then ends them. REQUIRES:
 // the caller owns c.
 func (l *links) refuse(peer string, c volume.Conn, why error) {
-	c.Bulk.Abort()
-	if !l.mayRefuse(peer) {
+	drop := func() {
 		c.Write.Abort()
+		c.Bulk.Abort()
+	}
+	if !l.mayRefuse(peer) {
+		drop()
 		return
 	}
 	l.a.spawnOr(func(ctx context.Context) {
 		defer l.refused(peer)
-		sendRefusal(ctx, c.Write, why)
+		sendRefusal(ctx, c, why)
 	}, func() {
 		l.refused(peer)
-		c.Write.Abort()
+		drop()
 	})
 }
 
@@ -39,8 +42,7 @@ func (l *links) refuseAsk(s session, name string, why error) {
 			l.a.log.Debug("refusing to connect", "volume", name, "peer", peer, "err", err)
 			return
 		}
-		sendRefusal(ctx, c.Write, why)
-		c.Bulk.Abort()
+		sendRefusal(ctx, c, why)
 	}, func() { l.refused(peer) })
 }
 
@@ -65,20 +67,22 @@ func (l *links) refused(peer string) {
 
 // sendRefusal writes a Refuse frame, ends the sending direction, and waits until
 // the peer has ended its own (so that the frame is not lost with the stream) or
-// pairTimeout has passed.
-func sendRefusal(ctx context.Context, w volume.Stream, why error) {
+// pairTimeout has passed. Only then it ends the bulk stream: its end would reach
+// the peer before the frame and be all that it learns.
+func sendRefusal(ctx context.Context, c volume.Conn, why error) {
 	ctx, cancel := context.WithTimeout(ctx, pairTimeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, w.Abort)
+	defer c.Bulk.Abort()
+	defer c.Write.Abort()
+	stop := context.AfterFunc(ctx, c.Write.Abort)
 	defer stop()
-	defer w.Abort()
 	code, text := errorText(why)
-	if _, err := w.Write(protocol.AppendFrame(nil, &protocol.Refuse{Code: code, Text: text}, nil)); err != nil {
+	if _, err := c.Write.Write(protocol.AppendFrame(nil, &protocol.Refuse{Code: code, Text: text}, nil)); err != nil {
 		return
 	}
-	if w.Close() != nil {
+	if c.Write.Close() != nil {
 		return
 	}
 	// What the peer said before it read the refusal is of no interest.
-	_, _ = io.Copy(io.Discard, w)
+	_, _ = io.Copy(io.Discard, c.Write)
 }
