@@ -147,11 +147,11 @@ func TestKillBoth(t *testing.T) {
 		c, l, r := k.loaded(t)
 		alpha, beta := c.Nodes[0], c.Nodes[1]
 		if k.program == cluster.CrashAgent {
-			beta.Faults("crm", "flush delay 200ms\n")
-			r.runFor(time.Second)
+			beta.Faults("crm", "flush delay 500ms\n")
+			r.runFor(1500 * time.Millisecond)
 		}
-		alpha.Kill()
 		beta.Kill()
+		alpha.Kill()
 		r.broken()
 		beta.Faults("crm", "")
 

@@ -139,41 +139,37 @@ func TestFailOverAcrossACut(t *testing.T) {
 }
 
 // TestWritesToColdExtents: the primary dies with writes on its disk that the
-// peer never got, in extents that nobody had written for long, and with every
-// write to its metadata lost that was not synced, which takes long here. The
-// activity map must have had those extents first.
+// peer never got, in extents that nobody had written, and with every write to its
+// metadata lost that was not synced, which takes long here. The activity map must
+// have had those extents first.
 func TestWritesToColdExtents(t *testing.T) {
 	t.Parallel()
-	c := cluster.New(t, cluster.Options{Size: "4GiB", Links: true, Program: cluster.MetaCrashAgent, Configure: func(c *cluster.Config) {
-		quick(c)
-		c.Volume("crm").Extra = "activity_idle = \"1s\"\n"
-	}})
+	c := cluster.New(t, cluster.Options{Size: "4GiB", Links: true, Program: cluster.MetaCrashAgent, Configure: quick})
 	alpha, beta := c.Nodes[0], c.Nodes[1]
 	alpha.Env = []string{"QRBD_META_SYNC=250ms"}
 	c.Up()
-	d := alpha.Dial("crm")
-	var wg sync.WaitGroup
-	for w := range int64(32) {
-		wg.Go(func() {
-			for i := int64(0); ; i++ {
-				if d.WriteAt(pattern(uint64(w*1000+i), 4*kib), (i*32+w)%1024*extent, false) != nil {
-					return // the node is gone
-				}
-			}
-		})
+	const writers = 32
+	for round, alive := range []time.Duration{120 * time.Millisecond, 320 * time.Millisecond, 600 * time.Millisecond} {
+		d := alpha.Dial("crm")
+		c.CutBoth("alpha", "beta")
+		var wg sync.WaitGroup
+		for w := range int64(writers) {
+			wg.Go(func() {
+				// Waits for the peer until the node is gone.
+				_ = d.WriteAt(pattern(uint64(w), 4*kib), (int64(round)*writers+w)*extent, false)
+			})
+		}
+		time.Sleep(alive)
+		alpha.Kill()
+		wg.Wait()
+		d.Abort()
+		beta.WaitLost("crm", "alpha", lostWithin)
+		beta.Must("promote", "crm", "--peer-fenced")
+		write(t, beta, "crm", pattern(1, mib), 4090*mib)
+		alpha.Start()
+		c.Heal("alpha", "beta")
+		c.WaitInSync("crm", syncWithin)
+		c.Equal("crm")
+		beta.Must("switchover", "crm", "--to", "alpha")
 	}
-	time.Sleep(600 * time.Millisecond)
-	c.CutBoth("alpha", "beta")
-	time.Sleep(400 * time.Millisecond)
-	alpha.Kill()
-	wg.Wait()
-	d.Abort()
-	beta.WaitLost("crm", "alpha", lostWithin)
-	beta.Must("promote", "crm", "--peer-fenced")
-	write(t, beta, "crm", pattern(1, mib), 4090*mib)
-	alpha.Env = nil
-	alpha.Start()
-	c.Heal("alpha", "beta")
-	c.WaitInSync("crm", syncWithin)
-	c.Equal("crm")
 }
