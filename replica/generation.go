@@ -60,6 +60,11 @@ func (m *Machine) mintRound() {
 		m.remember(parent)
 		m.event("", "generation", parent.String(), current.String(), "writes go on without "+join(weak))
 		m.current = current
+		for _, p := range m.peers {
+			if p.live && p.heard != nil {
+				p.heard.Current = current
+			}
+		}
 		m.idSerial++
 		m.persist()
 		m.whenDurable(m.mintRound) // another peer may have been lost meanwhile

@@ -410,7 +410,24 @@ func (m *Machine) settleEqual(p *peer, d Decision) {
 	if p.disk > protocol.Failed && m.usable() {
 		m.setRepl(p, protocol.Established, "")
 	}
+	if p.live {
+		m.equalNow(p)
+	}
 	m.pumpHeld()
+}
+
+// equalNow brings what the peer said of itself up to date once it is known to
+// equal this replica, for explain.
+func (m *Machine) equalNow(p *peer) {
+	if p.heard == nil {
+		return
+	}
+	h := p.heard
+	h.Volume, h.Current, h.Disk, h.Flags = m.volume, m.current, protocol.UpToDate, 0
+	h.History = append(h.History[:0], m.history...)
+	for i := range h.Slots {
+		h.Slots[i].Bitmap, h.Slots[i].Dirty = 0, 0
+	}
 }
 
 // raiseDisk makes a consistent replica up-to-date once it is known to equal a
@@ -447,6 +464,9 @@ func (m *Machine) onState(p *peer, s *protocol.State) {
 	wasPrimary := p.role == protocol.Primary
 	m.setPeerRole(p, s.Role)
 	m.setPeerDisk(p, s.Disk)
+	if p.heard != nil {
+		p.heard.Role, p.heard.Disk, p.heard.Current, p.heard.Primary = s.Role, s.Disk, s.Current, s.Primary
+	}
 	switch {
 	case s.Role == protocol.Primary && m.role == protocol.Primary:
 		m.standAlone(p, refusal(protocol.CodeTwoPrimaries, "%s", Decision{Strategy: protocol.RefusedStrategy, Rule: RuleTwoPrimaries}.Text(m.cfg.Self, p.name, m.cfg.Name)))

@@ -190,6 +190,7 @@ func (m *Machine) onSyncDoneAck(p *peer) {
 	p.deadline = never
 	m.setPeerDisk(p, protocol.UpToDate)
 	m.setRepl(p, protocol.Established, "sync done")
+	m.equalNow(p)
 	if m.role == protocol.Secondary {
 		m.crashed = false
 		m.persist()
@@ -304,6 +305,7 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 		}
 		p.step = syncNone
 		m.setRepl(p, protocol.Established, "sync done")
+		m.equalNow(p)
 		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.SyncDoneAck{}})
 		m.broadcastState()
 	})

@@ -188,7 +188,8 @@ type PeerView struct {
 	DirtyBytes int64
 	Slot       protocol.Generation
 	TotalBytes int64 // of the sync under way
-	Unacked    int64
+	Unacked    int64 // bytes sent and not applied
+	UnackedOps int64 // operations, flushes included
 	Rule       Rule
 	Stats      resync.Stats // of the sync or verify under way, or the last
 	Started    Time         // of the one under way
@@ -218,7 +219,7 @@ func (m *Machine) View() View {
 	for _, p := range m.peers {
 		w := PeerView{Name: p.name, Mode: p.mode, Conn: p.conn, Repl: p.repl, Role: p.role, Disk: p.disk, Reason: p.reason,
 			DirtyBytes: min(p.dirty.Count()*bitmap.BlockSize, m.cfg.Size), Slot: p.slot, TotalBytes: min(p.total*bitmap.BlockSize, m.cfg.Size),
-			Unacked: p.ring.bytes, Rule: p.lastWhy, Stats: p.lastStats, Live: p.live, Linked: p.linked, Heard: p.heard}
+			Unacked: p.ring.bytes, UnackedOps: int64(p.ring.tail - p.ring.applied), Rule: p.lastWhy, Stats: p.lastStats, Live: p.live, Linked: p.linked, Heard: p.heard}
 		if p.plan != nil {
 			w.Stats, w.Started = p.plan.Stats(), p.plan.Started()
 		}

@@ -149,6 +149,7 @@ type PeerStatus struct {
 	SyncCompared int64   `json:"sync_compared,omitempty"` // bytes compared by digest, this or the last sync
 	VerifyBad    int64   `json:"verify_bad,omitempty"`    // bytes found different by the last verify
 	Unacked      int64   `json:"unacked,omitempty"`       // bytes sent and not yet applied there
+	UnackedOps   int64   `json:"unacked_ops,omitempty"`   // operations sent and not yet applied there, flushes included
 	RTTMicros    int64   `json:"rtt_us,omitempty"`        // smoothed round trip
 	LastSync     string  `json:"last_sync,omitempty"`     // rule that decided the last handshake
 }

@@ -261,7 +261,7 @@ func (x *chaos) failover(p, s string, cut bool) {
 	if c.mode == protocol.ModeA {
 		x.quiet(func() {
 			x.flush()
-			c.await(p, func(st Status) bool { return peerOf(st, s).Unacked == 0 })
+			c.await(p, func(st Status) bool { return peerOf(st, s).UnackedOps == 0 })
 		})
 	}
 	c.kill(p) // under load: writers fail until the other is primary
@@ -348,7 +348,7 @@ func (x *chaos) checkFlushed() { x.t.Helper(); x.check(x.primary, false) }
 func (x *chaos) settle() {
 	x.synced()
 	x.c.flush(x.primary)
-	x.c.await(x.primary, func(s Status) bool { return peerOf(s, x.other()).Unacked == 0 })
+	x.c.await(x.primary, func(s Status) bool { return peerOf(s, x.other()).UnackedOps == 0 })
 	x.check(x.primary, true)
 	x.c.equal("alpha", "beta")
 }

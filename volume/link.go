@@ -103,10 +103,10 @@ func (v *Volume) AttachPeer(peer string, c Conn) error {
 	return nil
 }
 
-// refuseConn tells the peer why and ends the streams.
+// refuseConn tells the peer why and ends the streams, the bulk stream last: its
+// end must not reach the peer before the reason.
 func refuseConn(c Conn, e *Error) {
 	go func() {
-		c.Bulk.Abort()
 		t := time.AfterFunc(lingerTime, c.Write.Abort)
 		defer t.Stop()
 		if _, err := c.Write.Write(protocol.AppendFrame(nil, &protocol.Refuse{Code: e.Code, Text: e.Text}, nil)); err == nil {
@@ -114,6 +114,7 @@ func refuseConn(c Conn, e *Error) {
 			io.Copy(io.Discard, io.LimitReader(c.Write, 1<<20)) // until the peer has read it
 		}
 		c.Write.Abort()
+		c.Bulk.Abort()
 	}()
 }
 

@@ -204,7 +204,7 @@ func (v *Volume) Status() Status {
 
 func peerStatus(now replica.Time, size int64, p *replica.PeerView, applied, received int64, rtt func() time.Duration) PeerStatus {
 	s := PeerStatus{Name: p.Name, Connection: p.Conn.String(), Replication: p.Repl.String(), Role: p.Role.String(), Disk: p.Disk.String(),
-		Protocol: p.Mode.String(), OutOfSync: p.DirtyBytes, SyncPercent: 100, Unacked: p.Unacked, LastSync: string(p.Rule),
+		Protocol: p.Mode.String(), OutOfSync: p.DirtyBytes, SyncPercent: 100, Unacked: p.Unacked, UnackedOps: p.UnackedOps, LastSync: string(p.Rule),
 		SyncSent: p.Stats.Sent, SyncCompared: p.Stats.Compared}
 	if p.Conn != protocol.Connected {
 		s.Reason = p.Reason

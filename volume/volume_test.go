@@ -32,7 +32,7 @@ func TestWriteReachesBoth(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.flush("alpha")
-			c.await("alpha", func(s Status) bool { return peerOf(s, "beta").Unacked == 0 })
+			c.await("alpha", func(s Status) bool { return peerOf(s, "beta").UnackedOps == 0 })
 			c.equal("alpha", "beta")
 		})
 	}
