@@ -1,0 +1,316 @@
+package sim
+
+import (
+	"fmt"
+
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
+	"github.com/qrbd/qrbd/resync"
+)
+
+// startSync is volume.startSync.
+func (p *process) startSync(id replica.PeerID) {
+	l, plan := p.links[id], p.m.Plan(id)
+	if l == nil || plan == nil {
+		return
+	}
+	l.pieces = nil
+	l.planning = true
+	seed := p.w.id()
+	p.after(p.soon(), func() { l.planStep(plan, seed) })
+}
+
+// planStep is link.planStep; next goes on with the loop of runPlan.
+func (l *link) planStep(plan *resync.Plan, seed uint64) {
+	p := l.p
+	next := func(err error) {
+		if err != nil {
+			l.planning = false
+			l.lost(err)
+			return
+		}
+		p.after(p.soon(), func() { l.planStep(plan, seed) })
+	}
+	if !l.current() || p.m.Plan(l.id) != plan {
+		l.planning = false
+		return
+	}
+	if len(l.pieces) > 0 {
+		r := l.pieces[0]
+		l.pieces = l.pieces[1:]
+		l.sendData(plan, r, next)
+		return
+	}
+	r, wait, done := plan.Next(p.now(), p.m.Free(l.id))
+	switch {
+	case done:
+		p.m.PlanDone(p.now(), l.id)
+		l.planning = false
+		p.run()
+		return
+	case r.Len > 0:
+		l.sendRun(plan, r, seed, next)
+		return
+	}
+	if id, want := plan.WantFlush(); want {
+		next(l.writeBulk(&protocol.SyncFlush{ID: id}, nil))
+		return
+	}
+	if l.planKick {
+		l.planKick = false
+		next(nil)
+		return
+	}
+	l.planWait++
+	token := l.planWait
+	wake := func() {
+		if l.planWait != token || !l.planning {
+			return
+		}
+		l.planWait++
+		if l.dead {
+			l.planning = false
+			return
+		}
+		l.planStep(plan, seed)
+	}
+	l.wake = wake
+	p.after(int64(wait), wake)
+}
+
+// kickPlan wakes the plan's loop.
+func (l *link) kickPlan() {
+	if fn := l.wake; fn != nil {
+		l.wake = nil
+		l.p.after(l.p.soon(), fn)
+		return
+	}
+	l.planKick = true
+}
+
+// sendRun is link.sendRun.
+func (l *link) sendRun(plan *resync.Plan, r resync.Run, seed uint64, next func(error)) {
+	p := l.p
+	length, isZero := p.n.disk.zeroRun(r.Off, r.Len)
+	n, zero := r.Len, false
+	if isZero && plan.Kind() != resync.Verify {
+		if whole := length / bitmap.BlockSize * bitmap.BlockSize; length == r.Len {
+			zero = true
+		} else if whole > 0 {
+			n, zero = whole, true
+		}
+	}
+	if !zero {
+		n = min(n, resync.DataMax)
+		if !isZero && length < n {
+			n = min(n, (length+bitmap.BlockSize-1)/bitmap.BlockSize*bitmap.BlockSize)
+		}
+	}
+	p.after(p.soon(), func() {
+		plan.Narrow(r.ID, n)
+		if zero {
+			plan.Plain(r.ID)
+		}
+		p.m.PlanProgressed(p.now(), l.id)
+		p.run()
+		r.Len = n
+		switch {
+		case zero:
+			next(l.writeBulk(&protocol.SyncZero{ID: r.ID, Off: r.Off, Len: r.Len}, nil))
+		case plan.Kind() == resync.Copy:
+			l.sendData(plan, r, next)
+		default:
+			l.sendDigests(plan, r, seed, next)
+		}
+	})
+}
+
+func (l *link) sendData(plan *resync.Plan, r resync.Run, next func(error)) {
+	l.p.n.disk.read(l.p, r.Off, r.Len, func(vals []uint64, err error) {
+		if err != nil {
+			next(err)
+			return
+		}
+		for _, v := range vals {
+			if v != 0 {
+				plan.Sent(r.Len)
+				next(l.writeBulk(&protocol.SyncWrite{ID: r.ID, Off: r.Off, Len: r.Len}, payload(vals)))
+				return
+			}
+		}
+		next(l.writeBulk(&protocol.SyncZero{ID: r.ID, Off: r.Off, Len: r.Len}, nil))
+	})
+}
+
+func (l *link) sendDigests(plan *resync.Plan, r resync.Run, seed uint64, next func(error)) {
+	l.p.n.disk.read(l.p, r.Off, r.Len, func(vals []uint64, err error) {
+		if err != nil {
+			next(err)
+			return
+		}
+		next(l.writeBulk(&protocol.SyncDigests{ID: r.ID, Off: r.Off, Len: r.Len, Seed: seed, Verify: plan.Kind() == resync.Verify, Digests: digests(vals, seed)}, nil))
+	})
+}
+
+func (l *link) writeBulk(m protocol.Message, pay []byte) error {
+	if l.w.trace {
+		s := show(m)
+		l.w.log("%s -> %s bulk %s", l.p.n.name, l.peer.name, s[:min(len(s), 120)])
+	}
+	return l.e.out[bulkStream].send(append(protocol.AppendFrame(nil, m, pay), pay...), nil)
+}
+
+// pumpBulk is link.bulkReceiveAll.
+func (l *link) pumpBulk() {
+	for !l.bulk.busy && !l.bulk.ended && !l.p.dead {
+		if l.dead {
+			l.bulk.ended = true
+			l.lost(errClosed)
+			return
+		}
+		if len(l.bulk.q) == 0 {
+			return
+		}
+		pk := l.bulk.q[0]
+		l.bulk.q = l.bulk.q[1:]
+		if pk.end != nil {
+			l.bulk.ended = true
+			l.lost(pk.end)
+			return
+		}
+		msg, pay := l.decode(&l.bulk.dec, pk.frame)
+		l.bulk.busy = true
+		switch m := msg.(type) {
+		case *protocol.SyncAck, *protocol.SyncDiffers, *protocol.SyncFlushed:
+			l.bulkDone(l.answered(msg))
+		case *protocol.SyncWrite:
+			l.syncApply(resync.Run{ID: m.ID, Off: m.Off, Len: m.Len}, values(pay))
+		case *protocol.SyncZero:
+			l.syncApply(resync.Run{ID: m.ID, Off: m.Off, Len: m.Len}, nil)
+		case *protocol.SyncDigests:
+			l.syncCompare(m)
+		case *protocol.SyncFlush:
+			l.syncFlush(m.ID)
+		default:
+			l.bulkDone(fmt.Errorf("%v on the bulk stream", msg.Type()))
+		}
+	}
+}
+
+func (l *link) bulkDone(err error) {
+	l.bulk.busy = false
+	if err != nil {
+		l.bulk.ended = true
+		l.lost(err)
+		return
+	}
+	l.pumpBulk()
+}
+
+// answered is link.answered.
+func (l *link) answered(msg protocol.Message) error {
+	p := l.p
+	plan := p.m.Plan(l.id)
+	if plan == nil || !l.current() {
+		return nil
+	}
+	known := false
+	switch m := msg.(type) {
+	case *protocol.SyncAck:
+		known = plan.Acked(m.ID)
+	case *protocol.SyncFlushed:
+		known = plan.Flushed(m.ID)
+	case *protocol.SyncDiffers:
+		var send []resync.Run
+		send, known = plan.Answered(m.ID, m.Differ[:])
+		l.pieces = append(l.pieces, send...)
+	}
+	p.m.PlanProgressed(p.now(), l.id)
+	p.run()
+	l.kickPlan()
+	if !known {
+		l.w.count("unknown answer")
+		return fmt.Errorf("%s answered a run that was not sent (%v)", l.peer.name, msg.Type())
+	}
+	return nil
+}
+
+func (l *link) allowed(compareOnly bool) error {
+	if !l.current() {
+		return errClosed
+	}
+	return l.p.m.SyncAllowed(l.id, compareOnly)
+}
+
+// syncApply is link.syncApply.
+func (l *link) syncApply(r resync.Run, vals []uint64) {
+	if err := l.allowed(false); err != nil {
+		l.bulkDone(err)
+		return
+	}
+	l.p.n.disk.write(l.p, r.Off, r.Len, vals, false, func(err error) {
+		if err != nil {
+			l.bulkDone(l.storeFailed(err))
+			return
+		}
+		l.runs = append(l.runs, r)
+		l.bulkDone(l.writeBulk(&protocol.SyncAck{ID: r.ID}, nil))
+	})
+}
+
+// syncCompare is link.syncCompare.
+func (l *link) syncCompare(m *protocol.SyncDigests) {
+	if err := l.allowed(m.Verify); err != nil {
+		l.bulkDone(err)
+		return
+	}
+	l.p.n.disk.read(l.p, m.Off, m.Len, func(vals []uint64, err error) {
+		if err != nil {
+			l.bulkDone(l.storeFailed(err))
+			return
+		}
+		mine := digests(vals, m.Seed)
+		if len(mine) != len(m.Digests) {
+			l.w.fail("%s sent %d digests for %d bytes", l.peer.name, len(m.Digests), m.Len)
+		}
+		ans := &protocol.SyncDiffers{ID: m.ID}
+		for i, d := range m.Digests {
+			if mine[i] != d {
+				ans.Differ[i/64] |= 1 << (i % 64)
+				continue
+			}
+			off := m.Off + int64(i)*bitmap.BlockSize
+			n := min(bitmap.BlockSize, m.Off+m.Len-off)
+			if last := len(l.runs) - 1; last >= 0 && l.runs[last].Off+l.runs[last].Len == off {
+				l.runs[last].Len += n
+			} else if !m.Verify {
+				l.runs = append(l.runs, resync.Run{Off: off, Len: n})
+			}
+		}
+		l.bulkDone(l.writeBulk(ans, nil))
+	})
+}
+
+// syncFlush is link.syncFlush.
+func (l *link) syncFlush(id uint64) {
+	if err := l.allowed(false); err != nil {
+		l.bulkDone(err)
+		return
+	}
+	l.p.n.disk.flush(l.p, func(err error) {
+		if err != nil {
+			l.bulkDone(l.storeFailed(err))
+			return
+		}
+		l.p.m.SyncedDurable(l.id, l.runs)
+		l.runs = nil
+		l.bulkDone(l.writeBulk(&protocol.SyncFlushed{ID: id}, nil))
+	})
+}
+
+func (l *link) storeFailed(err error) error {
+	l.p.m.PeerApplied(l.p.now(), l.id, 0, err)
+	l.p.run()
+	return fmt.Errorf("%w: %w", errStore, err)
+}

@@ -1,0 +1,41 @@
+// Package sim runs whole clusters in one goroutine, from one seed: the real
+// replica.Machine, resync.Plan, bitmaps, frame codec and metadata recovery on
+// simulated disks, networks, clocks, clients and operators. The same seed gives
+// the same run, event by event.
+//
+//	seed ─► scenario (nodes, protocols, latencies, faults, honest or not)
+//	          │
+//	          ▼          ┌──────── process: Machine, meta.File, links ───────┐
+//	event heap (time) ─► │ effects: store I/O, frames, commits, answers      │ ─► more events
+//	          ▲          └────┬──────────────┬──────────────────┬────────────┘
+//	          │            disk.go       conn.go            metastore.go
+//	   faults, operators,  (volatile     (order in a        (torn, lost
+//	   clients             cache)        stream, cuts)      unsynced pages)
+//	          │
+//	          └─► oracle.go: what each replica must still hold, what a read may return
+//
+// process.go, link.go and bulk.go imitate package volume effect by effect: what is
+// one goroutine there is a chain of events here, and what takes time there takes
+// simulated time here, in which anything else may happen. A step that may block
+// there (store I/O, a full stream) may be delayed here.
+//
+// # Checkers
+//
+// They share no code with what they check; they know what clients were told, which
+// bytes the simulated disks hold, and what the machines claim in View.
+//
+//	C1  what was acknowledged is there when a replica is promoted, as far as the
+//	    faults since allow (oracle.promoted)
+//	C2  after faults end, all copies are equal, bitmaps empty, generations equal
+//	    (settle.go)
+//	C3  copies that differ while nothing is in flight are covered by a bit
+//	    (oracle.compare)
+//	C4  nobody acknowledges in a generation in which another node acknowledged
+//	    what it does not have; acknowledged writes are overwritten by a sync only
+//	    on an operator's word (oracle.acked, oracle.overwritten)
+//	C5  every request and operation is answered, everything settles in bounded time
+//	C6  an inconsistent replica is not promoted without force; a read returns the
+//	    newest acknowledged write, or one under way (oracle.read)
+//
+// Everything runs in the goroutine that calls Run.
+package sim

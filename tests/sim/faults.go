@@ -1,0 +1,320 @@
+package sim
+
+import (
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
+)
+
+// reply is an operator's question that waits for its answer.
+type reply struct {
+	what string
+	p    *process
+	at   int64
+}
+
+// operate starts an operation on a process; then (nil: nothing) hears the answer.
+func (p *process) operate(what string, start func(done func(error)), then func(error)) {
+	w := p.w
+	r := &reply{what, p, w.now}
+	w.replies[r] = true
+	w.log("operator: %s on %s", what, p.n.name)
+	w.count("op " + what)
+	start(func(err error) {
+		if !w.replies[r] {
+			w.fail("C5: %s on %s is answered twice", what, p.n.name)
+		}
+		delete(w.replies, r)
+		w.log("operator: %s on %s: %v", what, p.n.name, err)
+		if err == nil {
+			w.count("op " + what + " done")
+		}
+		if then != nil {
+			then(err)
+		}
+	})
+	p.run()
+}
+
+func (n *node) promote(opt replica.PromoteOptions) {
+	p := n.proc
+	if p == nil || p.paused || p.stopping {
+		return
+	}
+	what := "promote"
+	if opt.PeerFenced {
+		what += " --peer-fenced"
+	}
+	if opt.Force {
+		what += " --force"
+	}
+	if opt.Force {
+		p.forcing++
+	}
+	p.enter(func() {
+		p.operate(what, func(done func(error)) { p.m.Promote(p.now(), opt, done) }, func(error) {
+			if opt.Force {
+				p.after(0, func() { p.forcing-- })
+			}
+		})
+	})
+}
+
+func (w *World) any() *node { return w.nodes[w.n(len(w.nodes))] }
+
+func (w *World) primary() *node {
+	for _, n := range w.nodes {
+		if n.proc != nil && n.proc.seen.branch != nil {
+			return n
+		}
+	}
+	return nil
+}
+
+// crash kills a node and restarts it some time later.
+func (n *node) crash(power bool, back int64) {
+	if n.proc == nil || n.busy {
+		return
+	}
+	w := n.w
+	if power {
+		w.count("power cut")
+		w.log("FAULT power cut of %s", n.name)
+	} else {
+		w.count("kill")
+		w.log("FAULT kill %s", n.name)
+	}
+	n.kill(power)
+	w.at(back, func() {
+		if n.proc == nil && !n.busy {
+			n.start()
+		}
+	})
+}
+
+// trouble makes one fault or operation, and comes again.
+func (w *World) trouble() {
+	if w.calm {
+		return
+	}
+	w.at(w.between(0, 2*w.sc.pace), w.trouble)
+	n := w.any()
+	switch k := w.n(100); {
+	case k < 10:
+		n.crash(false, w.back())
+	case k < 18:
+		n.crash(true, w.back())
+	case k < 20: // all at once
+		for _, x := range w.nodes {
+			x.crash(true, w.back())
+		}
+	case k < 34:
+		w.cutNet()
+	case k < 40:
+		net := w.nets[w.n(len(w.nets))]
+		if s := net.sess; s != nil {
+			w.count("session reset")
+			w.log("FAULT session %s-%s reset", net.a.name, net.b.name)
+			s.drop(w.n(2), errReset)
+		}
+	case k < 44:
+		w.count("pause")
+		d := w.between(10*milli, 8*second)
+		w.log("FAULT pause %s for %d ms", n.name, d/milli)
+		n.pause(d)
+	case k < 47:
+		w.count("slow disk")
+		n.disk.slow = w.between(0, 300*milli)
+		w.at(w.between(0, 5*second), func() { n.disk.slow = 0 })
+	case k < 49:
+		if w.p(0.2) {
+			n.disk.space = 1 + w.n(3)
+			w.count("no space")
+		}
+	case k < 51:
+		if w.p(w.sc.diskFail) {
+			w.log("FAULT disk of %s will fail", n.name)
+			n.disk.failOp = 1 + w.n(20)
+		}
+	case k < 54:
+		w.sc.rest = true
+		w.at(w.between(100*milli, 3*second), func() { w.sc.rest = false })
+	default:
+		w.operator(n)
+	}
+}
+
+func (w *World) back() int64 {
+	return []int64{w.between(milli, 100*milli), w.between(milli, 2*second), w.between(second, 10*second)}[w.n(3)]
+}
+
+func (w *World) cutNet() {
+	net := w.nets[w.n(len(w.nets))]
+	ab, ba := true, true
+	switch w.n(4) {
+	case 0:
+		ba = false
+	case 1:
+		ab = false
+	}
+	w.count("cut")
+	w.log("FAULT cut %s-%s %v %v", net.a.name, net.b.name, ab, ba)
+	net.setCut(ab, ba)
+	gen := net.gen
+	w.at([]int64{w.between(milli, 500*milli), w.between(100*milli, 10*second)}[w.n(2)], func() {
+		if net.gen == gen {
+			w.log("heal %s-%s", net.a.name, net.b.name)
+			net.setCut(false, false)
+		}
+	})
+}
+
+// operator does what an operator may do at any moment.
+func (w *World) operator(n *node) {
+	p := n.proc
+	switch k := w.n(100); {
+	case k < 25:
+		w.failover()
+		return
+	case p == nil || p.paused || p.stopping:
+		return
+	case k < 37:
+		n.promote(replica.PromoteOptions{})
+	case k < 41:
+		if !w.sc.honest {
+			n.promote(replica.PromoteOptions{PeerFenced: true, Force: w.p(0.2)})
+		}
+	case k < 45:
+		p.enter(func() { p.operate("demote", func(done func(error)) { p.m.Demote(p.now(), done) }, nil) })
+	case k < 57:
+		if n = w.primary(); n == nil || n.proc.paused || n.proc.stopping {
+			return
+		}
+		p = n.proc
+		to := n.peers[w.n(len(n.peers))]
+		p.enter(func() {
+			p.operate("switchover to "+to.name, func(done func(error)) { p.m.Switchover(p.now(), p.peerID(to), done) }, nil)
+		})
+	case k < 64:
+		q := w.n(len(n.peers))
+		p.enter(func() {
+			p.operate("disconnect "+n.peers[q].name, func(done func(error)) { p.m.Disconnect(p.now(), replica.PeerID(q)); done(nil) }, nil)
+		})
+		w.at(w.between(0, 5*second), func() { w.connectBoth(n, n.peers[q]) })
+	case k < 76:
+		q := n.peers[w.n(len(n.peers))]
+		w.connectBoth(n, q)
+	case k < 78:
+		n.connect(n.peers[w.n(len(n.peers))], true)
+	case k < 82:
+		p.enter(func() {
+			p.operate("invalidate", func(done func(error)) { p.m.Invalidate(p.now(), done) }, func(err error) {
+				if err == nil {
+					w.o.st[n.index].gaveUp = true
+				}
+			})
+		})
+	case k < 90:
+		q := w.n(len(n.peers))
+		p.enter(func() {
+			p.operate("verify "+n.peers[q].name, func(done func(error)) { p.m.Verify(p.now(), replica.PeerID(q), done) }, nil)
+		})
+	case k < 95:
+		w.restart(n)
+	default:
+		w.replace(n)
+	}
+}
+
+// failover kills whoever may be primary and promotes another node, truthfully.
+func (w *World) failover() {
+	old := w.primary()
+	if old == nil {
+		old = w.any()
+	}
+	n := old.peers[w.n(len(old.peers))]
+	if n.proc == nil || n.proc.paused || n.busy {
+		return
+	}
+	w.count("failover")
+	// Everyone whom n cannot see is made certain to be dead.
+	v := n.proc.m.View()
+	old.crash(w.p(0.5), w.back())
+	for i, q := range n.peers {
+		if q != old && v.Peers[i].Conn != protocol.Connected {
+			q.crash(w.p(0.5), w.back())
+		}
+	}
+	proc := n.proc
+	w.at(w.between(0, second), func() {
+		if n.proc != proc {
+			return
+		}
+		v := proc.m.View()
+		for i, q := range n.peers {
+			if v.Peers[i].Conn != protocol.Connected && q.proc != nil && q.proc.seen.branch != nil && w.sc.honest {
+				return // came back, and is primary again
+			}
+		}
+		n.promote(replica.PromoteOptions{PeerFenced: true})
+	})
+}
+
+func (n *node) connect(q *node, discard bool) {
+	p := n.proc
+	if p == nil || p.paused || p.stopping {
+		return
+	}
+	what := "connect " + q.name
+	if discard {
+		what += " --discard-my-data"
+	}
+	p.enter(func() {
+		p.operate(what, func(done func(error)) {
+			err := p.m.Connect(p.now(), p.peerID(q), discard)
+			if err == nil && discard {
+				n.w.o.st[n.index].gaveUp = true
+			}
+			done(err)
+		}, nil)
+	})
+}
+
+func (w *World) connectBoth(a, b *node) {
+	a.connect(b, false)
+	b.connect(a, false)
+}
+
+// restart stops a node in order and starts it again.
+func (w *World) restart(n *node) {
+	p := n.proc
+	if p == nil || p.stopping || n.busy {
+		return
+	}
+	n.busy = true
+	w.count("restart")
+	p.enter(func() {
+		p.shutdown(func() {
+			w.at(w.between(milli, 3*second), func() {
+				n.busy = false
+				n.start()
+			})
+		})
+	})
+}
+
+// replace gives a node a new disk if it needs one, and somebody has the data.
+func (w *World) replace(n *node) {
+	if !n.needsDisk() || n.busy {
+		return
+	}
+	w.count("disk replaced")
+	w.log("operator: new disk for %s", n.name)
+	n.kill(false)
+	n.create()
+	w.o.recreated(n)
+	w.at(100*milli, n.start)
+}
+
+func (n *node) needsDisk() bool {
+	return n.disk.failed || n.proc != nil && n.proc.m.View().Disk == protocol.Failed
+}

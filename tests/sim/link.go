@@ -1,0 +1,456 @@
+package sim
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
+	"github.com/qrbd/qrbd/resync"
+)
+
+// link imitates volume.link: its goroutines send, receive, flush, bulkReceive and
+// runPlan are chains of events.
+type link struct {
+	p    *process
+	w    *World
+	id   replica.PeerID
+	peer *node
+	mode protocol.Mode
+	e    *end
+
+	queue    []outFrame
+	wantAck  bool
+	leaving  bool
+	flushSeq uint64
+
+	dead     bool // aborted
+	sending  bool // the sender is awake or writing
+	rx       lane
+	bulk     lane
+	owed     bool
+	hold     func() // the receiver waits for this stream to be released
+	flushing bool
+	reflush  bool
+	planning bool
+	planKick bool
+	planWait uint64 // names the wait that may be ended by a kick
+	wake     func() // ends the wait
+	pieces   []resync.Run
+	runs     []resync.Run // target: since the last flush
+}
+
+// lane is the receiving side of one stream.
+type lane struct {
+	q     []packet
+	busy  bool
+	ended bool
+	dec   protocol.Decoder
+}
+
+type outFrame struct {
+	data protocol.Data
+	msg  protocol.Message
+	pay  []byte
+}
+
+func newLink(p *process, id replica.PeerID, peer *node, e *end) *link {
+	return &link{p: p, w: p.w, id: id, peer: peer, mode: p.w.sc.mode(p.n, peer), e: e}
+}
+
+func (l *link) begin() {
+	l.e.link = l
+	for kind, list := range l.e.early {
+		for _, pk := range list {
+			l.p.after(0, func() { l.arrived(kind, pk) })
+		}
+		l.e.early[kind] = nil
+	}
+}
+
+func (l *link) current() bool { return l.p.links[l.id] == l }
+
+// active reports whether something is still being done for the link.
+func (l *link) active() bool { return l.rx.busy || l.bulk.busy || l.flushing || l.planning }
+
+// refuse is volume.refuseConn.
+func (l *link) refuse(code protocol.Code, text string) {
+	l.dead = true
+	l.e.link = l
+	l.e.out[writeStream].send(protocol.AppendFrame(nil, &protocol.Refuse{Code: code, Text: text}, nil), nil)
+	l.e.out[writeStream].send(nil, errEOF)
+	l.w.at(l.w.between(10*milli, 2*second), l.e.abort)
+}
+
+func (l *link) enqueue(e *replica.Effect) {
+	f := outFrame{msg: e.Msg}
+	if e.Msg == nil {
+		f.data = e.Data
+		if e.Data.Op == protocol.DataWrite {
+			f.pay = payload(e.Req.Tag.(*clientOp).vals)
+		}
+	}
+	l.queue = append(l.queue, f)
+	l.kickSend()
+}
+
+// payload makes bytes of sector values: each sector begins with its value.
+func payload(vals []uint64) []byte {
+	b := make([]byte, len(vals)*sectorSize)
+	for i, v := range vals {
+		binary.LittleEndian.PutUint64(b[i*sectorSize:], v)
+	}
+	return b
+}
+
+func values(pay []byte) []uint64 {
+	vals := make([]uint64, len(pay)/sectorSize)
+	for i := range vals {
+		vals[i] = binary.LittleEndian.Uint64(pay[i*sectorSize:])
+	}
+	return vals
+}
+
+func (l *link) finish() {
+	l.leaving = true
+	l.kickSend()
+	l.p.after(2*second, l.abort)
+}
+
+func (l *link) abort() {
+	if l.dead {
+		return
+	}
+	l.dead = true
+	l.e.abort()
+	if fn := l.hold; fn != nil {
+		l.hold = nil
+		fn()
+	}
+	l.pumpRx()
+	l.pumpBulk()
+}
+
+// lost is link.lost.
+func (l *link) lost(err error) {
+	if l.current() {
+		l.p.links[l.id] = nil
+		l.p.w.log("%s lost %s: %v", l.p.n.name, l.peer.name, err)
+		l.p.m.Lost(l.p.now(), l.id, err)
+		l.p.run()
+	}
+	l.abort()
+}
+
+// deadStream: the session is gone. Whoever reads or writes finds out at its own
+// time.
+func (l *link) deadStream(why error) {
+	l.p.after(l.p.soon(), func() { l.arrived(writeStream, packet{end: why}) })
+	l.p.after(l.p.soon(), func() { l.arrived(bulkStream, packet{end: why}) })
+}
+
+func (l *link) kickSend() {
+	if l.sending || l.dead {
+		return
+	}
+	l.sending = true
+	l.p.after(l.p.soon(), l.send)
+}
+
+// send is one round of link.send.
+func (l *link) send() {
+	if l.dead {
+		l.sending = false
+		l.queue = nil
+		return
+	}
+	list := l.queue
+	l.queue = nil
+	ack, leaving := l.wantAck, l.leaving
+	l.wantAck = false
+	a := l.p.m.AckFor(l.id)
+	st := l.e.out[writeStream]
+	var err error
+	if ack && l.current() {
+		l.w.log("%s -> %s ack %d/%d/%d", l.p.n.name, l.peer.name, a.Received, a.Applied, a.Durable)
+		err = st.send(protocol.AppendFrame(nil, &a, nil), nil)
+	}
+	for i := range list {
+		f := &list[i]
+		if err != nil {
+			break
+		}
+		if f.msg != nil {
+			l.w.log("%s -> %s %s", l.p.n.name, l.peer.name, show(f.msg))
+			err = st.send(protocol.AppendFrame(nil, f.msg, nil), nil)
+			continue
+		}
+		l.w.log("%s -> %s data %d op %d [%d +%d] fl %d", l.p.n.name, l.peer.name, f.data.Seq, f.data.Op, f.data.Off, f.data.Len, f.data.Flags)
+		err = st.send(append(protocol.AppendFrame(nil, &f.data, f.pay), f.pay...), nil)
+	}
+	if err != nil {
+		l.sending = false
+		l.lost(err)
+		return
+	}
+	idle := len(list) == 0 && !ack
+	if idle && leaving {
+		st.send(nil, errEOF) // goodbye; finish's timer ends it
+		return
+	}
+	if idle {
+		l.sending = false
+		if len(l.queue) > 0 || l.wantAck || l.leaving {
+			l.kickSend()
+		}
+		return
+	}
+	if st.full() {
+		st.wake = func() { l.p.enter(l.send) }
+		return
+	}
+	l.p.after(l.p.soon(), l.send)
+}
+
+func show(m protocol.Message) string {
+	s := fmt.Sprintf("%v %+v", m.Type(), m)
+	if len(s) > 400 {
+		s = s[:400]
+	}
+	return s
+}
+
+// acknowledge is link.acknowledge.
+func (l *link) acknowledge() error {
+	if l.sending || l.w.p(0.05) {
+		l.wantAck = true
+		l.kickSend()
+		return nil
+	}
+	if !l.current() {
+		return nil
+	}
+	a := l.p.m.AckFor(l.id)
+	l.w.log("%s -> %s ack %d/%d/%d", l.p.n.name, l.peer.name, a.Received, a.Applied, a.Durable)
+	return l.e.out[writeStream].send(protocol.AppendFrame(nil, &a, nil), nil)
+}
+
+// arrived takes a packet of a stream.
+func (l *link) arrived(kind int, pk packet) {
+	if kind == writeStream {
+		l.rx.q = append(l.rx.q, pk)
+		l.pumpRx()
+		return
+	}
+	l.bulk.q = append(l.bulk.q, pk)
+	l.pumpBulk()
+}
+
+// decode reads a frame as frameReader.next does.
+func (l *link) decode(d *protocol.Decoder, frame []byte) (protocol.Message, []byte) {
+	h, err := protocol.ParseHeader(frame)
+	if err != nil {
+		l.w.fail("%s: header from %s: %v", l.p.n.name, l.peer.name, err)
+	}
+	body := frame[protocol.HeaderLen:][:h.BodyLen]
+	pay := frame[protocol.HeaderLen+h.BodyLen:]
+	msg, err := d.Decode(h, frame[:protocol.HeaderLen], body, pay)
+	if err != nil {
+		l.w.fail("%s: frame from %s: %v", l.p.n.name, l.peer.name, err)
+	}
+	return msg, pay
+}
+
+// pumpRx is link.receiveAll.
+func (l *link) pumpRx() {
+	for !l.rx.busy && !l.rx.ended && !l.p.dead {
+		if l.dead {
+			l.rx.ended = true
+			l.lost(errClosed)
+			return
+		}
+		if l.owed && len(l.rx.q) == 0 {
+			l.owed = false
+			if err := l.acknowledge(); err != nil {
+				l.rxEnd(err)
+				return
+			}
+		}
+		if len(l.rx.q) == 0 {
+			return
+		}
+		pk := l.rx.q[0]
+		l.rx.q = l.rx.q[1:]
+		if pk.end != nil {
+			l.rxEnd(pk.end)
+			return
+		}
+		msg, pay := l.decode(&l.rx.dec, pk.frame)
+		switch m := msg.(type) {
+		case *protocol.Data:
+			l.owed = true
+			l.rx.busy = true
+			l.apply(m, pay)
+		case *protocol.Ack:
+			if l.current() {
+				l.p.m.Acked(l.p.now(), l.id, *m)
+			}
+			l.p.run()
+		default:
+			if l.current() {
+				l.p.m.Receive(l.p.now(), l.id, msg)
+			}
+			l.p.run()
+			l.rx.busy = true
+			l.holdOn(l.rxDone)
+		}
+	}
+}
+
+// rxDone goes on after a message that took time.
+func (l *link) rxDone(err error) {
+	l.rx.busy = false
+	if err != nil {
+		l.rxEnd(err)
+		return
+	}
+	l.pumpRx()
+}
+
+func (l *link) rxEnd(err error) {
+	l.rx.ended = true
+	l.lost(err)
+}
+
+// holdOn calls then once the machine does not hold the stream.
+func (l *link) holdOn(then func(error)) {
+	if !(l.current() && l.p.m.Held(l.id)) {
+		then(nil)
+		return
+	}
+	if l.dead {
+		then(errClosed)
+		return
+	}
+	l.hold = func() {
+		if l.dead {
+			then(errClosed)
+			return
+		}
+		l.holdOn(then)
+	}
+}
+
+func (l *link) resumed() {
+	if l.hold == nil {
+		return
+	}
+	l.p.after(l.p.soon(), func() {
+		if fn := l.hold; fn != nil {
+			l.hold = nil
+			fn()
+		}
+	})
+}
+
+// apply is link.apply.
+func (l *link) apply(d *protocol.Data, pay []byte) {
+	p := l.p
+	if !l.current() {
+		l.rxDone(errClosed)
+		return
+	}
+	wait, err := p.m.PeerData(p.now(), l.id, d)
+	p.run()
+	if err != nil {
+		l.rxDone(err)
+		return
+	}
+	if wait {
+		l.holdOn(func(err error) {
+			if err != nil {
+				l.rxDone(err)
+				return
+			}
+			l.applyNow(d, pay)
+		})
+		return
+	}
+	l.applyNow(d, pay)
+}
+
+func (l *link) applyNow(d *protocol.Data, pay []byte) {
+	p := l.p
+	if l.mode == protocol.ModeB && d.Op != protocol.DataFlush {
+		if err := l.acknowledge(); err != nil {
+			l.rxDone(err)
+			return
+		}
+	}
+	durable := d.Op == protocol.DataFlush || d.Flags&protocol.DataFUA != 0
+	seq := d.Seq
+	done := func(err error) {
+		p.m.PeerApplied(p.now(), l.id, seq, err)
+		if err == nil && durable && l.mode == protocol.ModeC {
+			l.flushSeq = seq
+			l.kickFlush()
+		}
+		p.run()
+		if err == nil && durable && l.mode != protocol.ModeC {
+			l.makeDurable(seq, l.rxDone)
+			return
+		}
+		l.rxDone(err)
+	}
+	switch d.Op {
+	case protocol.DataWrite:
+		p.n.disk.write(p, d.Off, d.Len, values(pay), false, done)
+	case protocol.DataZero, protocol.DataTrim:
+		p.n.disk.write(p, d.Off, d.Len, nil, false, done)
+	default:
+		done(nil)
+	}
+}
+
+func (l *link) kickFlush() {
+	if l.flushing {
+		l.reflush = true
+		return
+	}
+	l.flushing = true
+	l.p.after(l.p.soon(), l.flush)
+}
+
+// flush is one round of link.flush.
+func (l *link) flush() {
+	if l.dead {
+		l.flushing = false
+		return
+	}
+	l.reflush = false
+	l.makeDurable(l.flushSeq, func(err error) {
+		if err == nil {
+			err = l.acknowledge()
+		}
+		if err == nil && l.reflush && !l.dead {
+			l.p.after(l.p.soon(), l.flush)
+			return
+		}
+		l.flushing = false
+	})
+}
+
+// makeDurable is link.makeDurable.
+func (l *link) makeDurable(seq uint64, then func(error)) {
+	p := l.p
+	p.n.disk.flush(p, func(err error) {
+		if l.current() {
+			p.m.PeerDurable(p.now(), l.id, seq, err)
+		}
+		p.run()
+		then(err)
+	})
+}
+
+var errStore = errors.New("the local store failed during the sync")

@@ -1,0 +1,492 @@
+package sim
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
+)
+
+// oracle knows what every replica must hold. It watches what clients are told and
+// what machines claim, and looks into the simulated disks.
+//
+// Every acknowledged write gets the next index. A branch is the history of the
+// data under one promotion: for each sector the values that it had, with the index
+// at which each was acknowledged, and the values of writes that may have happened.
+// A replica stands on a branch up to a position (what it was in the ack set of), and
+// has floors: nothing older than the newest value up to the floor may be read from
+// it.
+type oracle struct {
+	w    *World
+	idx  int
+	hot  []int32 // sectors that clients write
+	slot []int32 // sector -> place in hot, -1
+	st   []*standing
+	gens map[protocol.Generation]mark
+	next int // branch ids
+}
+
+// mark is a position in a branch.
+type mark struct {
+	br  *branch
+	pos int
+}
+
+type entry struct {
+	idx int
+	val uint64
+}
+
+// unsure is a write that was not acknowledged: it may have happened, up to end.
+type unsure struct {
+	val   uint64
+	op    *clientOp
+	end   int
+	reign int
+}
+
+type branch struct {
+	id     int
+	owner  string
+	parent *branch
+	fork   int
+	acks   []int
+	hist   [][]entry
+	maybe  [][]unsure
+}
+
+// standing is what is known of one replica.
+type standing struct {
+	br     *branch
+	pos    int
+	vol    int // in its cache
+	dur    int // on stable storage
+	fua    map[int32]int
+	broken bool // inconsistent: nothing is promised
+	gaveUp bool // an operator gave its data up
+	joint  join
+	wild   int // promoted by force when broken: what is not durable may be anything
+}
+
+// join is a replica's standing as soon as its sync ends.
+type join struct {
+	br       *branch
+	vol, dur int
+	fua      map[int32]int
+}
+
+// observed is what was last seen of a process.
+type observed struct {
+	role     protocol.Role
+	branch   *branch // while primary
+	disk     protocol.Disk
+	live     []bool
+	repl     []protocol.Repl
+	syncFrom int
+}
+
+const forever = math.MaxInt
+
+func newOracle(w *World) *oracle {
+	o := &oracle{w: w, gens: map[protocol.Generation]mark{}}
+	o.slot = make([]int32, w.sc.size/sectorSize)
+	for i := range o.slot {
+		o.slot[i] = -1
+	}
+	for _, win := range w.sc.windows {
+		for s := win[0] * bitmap.BlockSize / sectorSize; s < min(win[1]*bitmap.BlockSize, w.sc.size)/sectorSize; s++ {
+			if o.slot[s] < 0 {
+				o.slot[s] = int32(len(o.hot))
+				o.hot = append(o.hot, int32(s))
+			}
+		}
+	}
+	root := o.newBranch(nil, 0, "root")
+	for range w.nodes {
+		o.st = append(o.st, &standing{br: root, fua: map[int32]int{}, broken: true})
+	}
+	return o
+}
+
+// newBranch forks a branch at a position.
+func (o *oracle) newBranch(from *branch, pos int, owner string) *branch {
+	o.next++
+	b := &branch{id: o.next, owner: owner, parent: from, fork: pos, hist: make([][]entry, len(o.hot)), maybe: make([][]unsure, len(o.hot))}
+	for h := range o.hot {
+		if from == nil {
+			b.hist[h] = []entry{{0, 0}}
+			continue
+		}
+		for _, e := range from.hist[h] {
+			if e.idx <= pos {
+				b.hist[h] = append(b.hist[h], e)
+			}
+		}
+		for _, m := range from.maybe[h] {
+			m.end = min(m.end, o.idx)
+			m.op = nil
+			b.maybe[h] = append(b.maybe[h], m)
+		}
+	}
+	return b
+}
+
+// legal reports whether a sector may have the value, when everything up to floor
+// must be there. reign 0: unacknowledged writes of all reigns count.
+func (b *branch) legal(h int32, v uint64, floor, reign int) bool {
+	list := b.hist[h]
+	i := len(list) - 1
+	for i > 0 && list[i].idx > floor {
+		i--
+	}
+	for _, e := range list[i:] {
+		if e.val == v {
+			return true
+		}
+	}
+	for _, m := range b.maybe[h] {
+		if m.val == v && (reign == 0 || m.reign == reign) && list[i].idx <= m.end {
+			return true
+		}
+	}
+	return false
+}
+
+// within calls fn for every hot sector of a range.
+func (o *oracle) within(off, n int64, fn func(s, h int32)) {
+	for s := off / sectorSize; s < (off+n)/sectorSize; s++ {
+		if h := o.slot[s]; h >= 0 {
+			fn(int32(s), h)
+		}
+	}
+}
+
+func (c *clientOp) value(s int32) uint64 {
+	if c.vals == nil {
+		return 0
+	}
+	return c.vals[int64(s)-c.r.Off/sectorSize]
+}
+
+func (o *oracle) submitted(p *process, c *clientOp) {
+	c.idx, c.br = o.idx, p.seen.branch
+	if c.r.Op == replica.Read || c.r.Op == replica.Flush {
+		return
+	}
+	o.within(c.r.Off, c.r.Len, func(s, h int32) {
+		c.br.maybe[h] = append(c.br.maybe[h], unsure{c.value(s), c, forever, c.br.id})
+	})
+}
+
+func (o *oracle) completed(p *process, c *clientOp, err error) {
+	switch {
+	case c.r.Op == replica.Read:
+		if err == nil {
+			o.read(p, c)
+		}
+	case err != nil:
+		o.unsure(c)
+	case c.r.Op == replica.Flush:
+		o.flushed(p, c)
+	default:
+		o.acked(p, c)
+	}
+}
+
+// unsure: the write was not acknowledged and never will be.
+func (o *oracle) unsure(c *clientOp) {
+	o.within(c.r.Off, c.r.Len, func(s, h int32) {
+		for i := range c.br.maybe[h] {
+			if m := &c.br.maybe[h][i]; m.op == c {
+				m.end, m.op = o.idx, nil
+			}
+		}
+	})
+}
+
+// read: C6.
+func (o *oracle) read(p *process, c *clientOp) {
+	first := c.r.Off / sectorSize
+	for i, v := range c.got {
+		s := int32(first) + int32(i)
+		h := o.slot[s]
+		if h < 0 && v == 0 || h >= 0 && c.br.legal(h, v, c.idx, c.br.id) {
+			continue
+		}
+		o.w.fail("C6: %s reads %s in sector %d; branch %d has %s", p.n.name, valueText(v), s, c.br.id, c.br.text(h))
+	}
+}
+
+func valueText(v uint64) string { return fmt.Sprintf("write %d/%d", v>>16, v&0xffff) }
+
+func (b *branch) text(h int32) string {
+	if h < 0 {
+		return "only zeroes"
+	}
+	s := ""
+	l := b.hist[h]
+	for _, e := range l[max(0, len(l)-6):] {
+		s += fmt.Sprintf("%d:%s ", e.idx, valueText(e.val))
+	}
+	for _, m := range b.maybe[h] {
+		s += fmt.Sprintf("maybe(..%d):%s ", m.end, valueText(m.val))
+	}
+	return s
+}
+
+// acked: a write is acknowledged. C4.
+func (o *oracle) acked(p *process, c *clientOp) {
+	o.idx++
+	b := c.br
+	o.within(c.r.Off, c.r.Len, func(s, h int32) {
+		b.maybe[h] = slices.DeleteFunc(b.maybe[h], func(m unsure) bool { return m.op == c })
+		b.hist[h] = append(b.hist[h], entry{o.idx, c.value(s)})
+	})
+	b.acks = append(b.acks, o.idx)
+	v := p.m.View()
+	if m, ok := o.gens[v.Current]; ok && m.br != b && b.limit(m.br) < m.pos {
+		o.w.fail("C4: %s acknowledges in generation %s, in which %s acknowledged up to %d, which %s does not have",
+			p.n.name, v.Current, m.br.owner, m.pos, p.n.name)
+	}
+	o.gens[v.Current] = mark{b, o.idx}
+	me := o.st[p.n.index]
+	me.pos, me.vol = o.idx, o.idx
+	if c.r.FUA {
+		o.within(c.r.Off, c.r.Len, func(s, _ int32) { me.fua[s] = o.idx })
+	}
+	for i := range v.Peers {
+		q := &v.Peers[i]
+		if !q.Live {
+			continue
+		}
+		st := o.st[p.n.peers[i].index]
+		if st.br == b && !st.broken {
+			st.pos = o.idx
+			if q.Mode != protocol.ModeA {
+				st.vol = o.idx
+			}
+			if c.r.FUA && q.Mode == protocol.ModeC {
+				o.within(c.r.Off, c.r.Len, func(s, _ int32) { st.fua[s] = o.idx })
+			}
+		}
+		if st.joint.br == b {
+			if q.Mode != protocol.ModeA {
+				st.joint.vol = o.idx
+			}
+			if c.r.FUA && q.Mode == protocol.ModeC {
+				o.within(c.r.Off, c.r.Len, func(s, _ int32) { st.joint.fua[s] = o.idx })
+			}
+		}
+	}
+}
+
+// flushed: everything acknowledged before the flush was submitted is durable.
+func (o *oracle) flushed(p *process, c *clientOp) {
+	o.st[p.n.index].dur = max(o.st[p.n.index].dur, c.idx)
+	v := p.m.View()
+	for i := range v.Peers {
+		q := &v.Peers[i]
+		if !q.Live || q.Mode != protocol.ModeC {
+			continue
+		}
+		st := o.st[p.n.peers[i].index]
+		if st.br == c.br && !st.broken {
+			st.dur = max(st.dur, c.idx)
+		}
+		if st.joint.br == c.br {
+			st.joint.dur = max(st.joint.dur, c.idx)
+		}
+	}
+}
+
+// limit returns up to which index b has what was acknowledged in t, -1: nothing.
+func (b *branch) limit(t *branch) int {
+	lim := forever
+	for x := b; x != nil; x = x.parent {
+		if x == t {
+			return lim
+		}
+		lim = min(lim, x.fork)
+	}
+	return -1
+}
+
+// unique returns an index that a has acknowledged and b does not have, or 0.
+func unique(a, b mark) int {
+	lim := a.pos
+	for x := a.br; x != nil; x = x.parent {
+		has := min(b.br.limit(x), b.pos)
+		for _, i := range x.acks {
+			if i <= lim && i > has {
+				return i
+			}
+		}
+		lim = min(lim, x.fork)
+	}
+	return 0
+}
+
+func (st *standing) mark() mark { return mark{st.br, st.pos} }
+
+// powerCut: what was only in the cache may be gone.
+func (o *oracle) powerCut(n *node) {
+	st := o.st[n.index]
+	st.vol = min(st.vol, st.dur)
+}
+
+// died: requests under way were not acknowledged.
+func (o *oracle) died(p *process) {
+	for c := range p.ops { // the order does not matter
+		if c.r.Op != replica.Read && c.r.Op != replica.Flush {
+			o.unsure(c)
+		}
+	}
+	for _, q := range p.n.peers {
+		if o.w.sc.mode(p.n, q) == protocol.ModeB { // received is not applied
+			st := o.st[p.n.index]
+			st.vol = min(st.vol, st.dur)
+		}
+	}
+}
+
+// recreated: the replica is brand new.
+func (o *oracle) recreated(n *node) {
+	old := o.st[n.index]
+	o.st[n.index] = &standing{br: old.br, pos: old.pos, fua: map[int32]int{}, broken: true, gaveUp: true}
+}
+
+func (o *oracle) started(p *process) {
+	n := len(p.n.peers)
+	p.seen = observed{role: protocol.Secondary, disk: p.m.View().Disk, live: make([]bool, n), repl: make([]protocol.Repl, n), syncFrom: -1}
+	o.st[p.n.index].joint = join{}
+	if p.seen.disk <= protocol.Inconsistent {
+		o.st[p.n.index].broken = true
+	}
+}
+
+// observe looks at a process after an event.
+func (p *process) observe() {
+	o, v, seen := p.w.o, p.m.View(), &p.seen
+	st := o.st[p.n.index]
+	if seen.branch != nil && v.Role == protocol.Secondary {
+		p.w.log("oracle: %s is no longer primary", p.n.name)
+		seen.branch = nil
+	}
+	for i := range v.Peers {
+		q := &v.Peers[i]
+		if q.Repl == protocol.SyncTarget {
+			seen.syncFrom = i
+		}
+		if q.Live != seen.live[i] {
+			seen.live[i] = q.Live
+			if q.Live && seen.branch != nil {
+				o.joins(p, p.n.peers[i], q)
+			}
+		}
+		seen.repl[i] = q.Repl
+	}
+	if v.Disk != seen.disk {
+		seen.disk = v.Disk
+		switch {
+		case v.Disk == protocol.Inconsistent && seen.syncFrom >= 0:
+			o.overwritten(p, p.n.peers[seen.syncFrom])
+			st.broken = true
+		case v.Disk > protocol.Inconsistent && st.broken && v.Role != protocol.Primary:
+			if seen.syncFrom < 0 {
+				p.w.fail("C6: %s is %s without a sync", p.n.name, v.Disk)
+			}
+			o.joined(p, p.n.peers[seen.syncFrom])
+		}
+	}
+	if v.Role == protocol.Primary && seen.branch == nil {
+		o.promoted(p)
+		for i := range v.Peers {
+			if v.Peers[i].Live {
+				o.joins(p, p.n.peers[i], &v.Peers[i])
+			}
+		}
+	}
+	seen.role = v.Role
+}
+
+// joins: the primary takes a replica into its ack sets.
+func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
+	st, me := o.st[n.index], o.st[p.n.index]
+	vol := o.idx
+	if q.Repl == protocol.Established && !st.broken {
+		if i := unique(st.mark(), me.mark()); i != 0 && !st.gaveUp {
+			o.w.fail("C4: %s takes %s for equal, which acknowledged %d that %s does not have", p.n.name, n.name, i, p.n.name)
+		}
+		st.br, st.pos, st.vol, st.dur = me.br, o.idx, vol, o.idx
+		clear(st.fua)
+		return
+	}
+	st.joint = join{me.br, vol, o.idx, map[int32]int{}}
+}
+
+// overwritten: a sync begins to overwrite the replica. C4.
+func (o *oracle) overwritten(p *process, from *node) {
+	st, src := o.st[p.n.index], o.st[from.index]
+	if st.broken || st.gaveUp {
+		return
+	}
+	if i := unique(st.mark(), src.mark()); i != 0 {
+		o.w.fail("C4: %s is overwritten by %s, which does not have write %d (branch %d of %s), and nobody gave it up",
+			p.n.name, from.name, i, st.br.id, st.br.owner)
+	}
+}
+
+// joined: a sync from another replica has ended.
+func (o *oracle) joined(p *process, from *node) {
+	st, src := o.st[p.n.index], o.st[from.index]
+	st.broken, st.gaveUp = false, false
+	if j := st.joint; j.br != nil && j.br == src.br {
+		st.br, st.pos, st.vol, st.dur, st.fua = j.br, src.pos, j.vol, j.dur, j.fua
+	} else {
+		st.br, st.pos, st.vol, st.dur = src.br, src.pos, src.vol, src.vol
+		st.fua = map[int32]int{}
+	}
+	o.w.log("oracle: %s joins branch %d at %d, floors %d/%d", p.n.name, st.br.id, st.pos, st.vol, st.dur)
+}
+
+// promoted: C1 and C6. The new reign begins with what the replica holds.
+func (o *oracle) promoted(p *process) {
+	st := o.st[p.n.index]
+	forced := p.forcing > 0
+	d := p.n.disk
+	if !forced && st.dur >= st.wild {
+		if st.broken {
+			o.w.fail("C6: %s is promoted, and it is inconsistent", p.n.name)
+		}
+		for h, s := range o.hot {
+			floor := max(st.vol, st.fua[s])
+			if v := d.cur[s]; !st.br.legal(int32(h), v, floor, 0) {
+				o.w.fail("C1: %s is promoted and has %s in sector %d; it must have everything up to %d (durable %d) of branch %d: %s",
+					p.n.name, valueText(v), s, floor, st.dur, st.br.id, st.br.text(int32(h)))
+			}
+		}
+		for s, v := range d.cur {
+			if v != 0 && o.slot[s] < 0 {
+				o.w.fail("C1: %s has %s in sector %d, which was never written", p.n.name, valueText(v), s)
+			}
+		}
+	}
+	b := o.newBranch(st.br, st.pos, p.n.name)
+	o.idx++
+	for h, s := range o.hot {
+		if l := b.hist[h]; l[len(l)-1].val != d.cur[s] {
+			b.hist[h] = append(l, entry{o.idx, d.cur[s]})
+		}
+	}
+	if forced && st.broken {
+		st.dur, st.wild = 0, o.idx
+		clear(st.fua)
+	}
+	st.br, st.pos, st.vol, st.broken, st.gaveUp = b, o.idx, o.idx, false, false
+	p.seen.branch = b
+	o.w.count("promotions")
+	o.w.log("oracle: %s begins branch %d of %d at %d, index %d, forced %v", p.n.name, b.id, b.parent.id, b.fork, o.idx, forced)
+}

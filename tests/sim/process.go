@@ -1,0 +1,537 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
+	"github.com/qrbd/qrbd/volume/meta"
+)
+
+// node is a machine: its disk and metadata outlive its processes.
+type node struct {
+	w     *World
+	name  string
+	index int
+	disk  *disk
+	meta  *metaStore
+	clock int64 // offset
+	proc  *process
+	peers []*node // in the order of replica.Config.Peers
+	busy  bool    // being stopped or started by the operator
+}
+
+// process is one life of a volume on a node: what package volume does in
+// goroutines, done in events.
+type process struct {
+	n        *node
+	w        *World
+	m        *replica.Machine
+	file     *meta.File
+	super    meta.Super
+	links    []*link
+	dead     bool
+	paused   bool
+	deferred []func()
+	commit   bool // a commit is running, or about to
+	wanted   bool
+	stopping bool
+	all      []*link // that have not ended
+	ops      map[*clientOp]bool
+	seen     observed
+	started  int64
+	forcing  int           // promotions by force under way
+	dirty    []*bitmap.Set // toward each peer, the machine's own
+}
+
+// newNode makes a node as `qrbd create` does.
+func (w *World) newNode(i int) *node {
+	n := &node{w: w, name: []string{"alpha", "beta", "gamma"}[i], index: i}
+	n.clock = w.between(0, 3600*second) + 1e18
+	n.create()
+	return n
+}
+
+// create makes store and metadata anew.
+func (n *node) create() {
+	n.disk = newDisk(n.w, n.w.sc.size)
+	start, size, err := meta.Format(&meta.Super{Size: n.w.sc.size, Node: n.name, Name: "crm", Disk: protocol.Inconsistent, Clean: true}, n.w.id())
+	if err != nil {
+		panic(err)
+	}
+	n.meta = newMetaStore(n.w, start, size)
+}
+
+// start begins a process on the node. It may die on the way.
+func (n *node) start() {
+	w := n.w
+	if n.proc != nil {
+		return
+	}
+	if !w.calm && w.p(0.05) {
+		n.meta.budget = 1 + w.n(12)
+	}
+	file, state, err := meta.Open(n.meta)
+	crash := errors.Is(err, errCrash)
+	n.meta.budget = 0
+	if crash {
+		w.count("crash in open")
+		w.log("%s dies while it opens its metadata", n.name)
+		if w.p(0.5) {
+			n.meta.powerCut()
+			n.disk.powerCut()
+			w.o.powerCut(n)
+		} else {
+			n.meta.killed()
+		}
+		w.at(100*milli, n.start)
+		return
+	}
+	if err != nil {
+		w.fail("%s: metadata: %v", n.name, err)
+	}
+	p := &process{n: n, w: w, file: file, super: state.Super, links: make([]*link, len(n.peers)), ops: map[*clientOp]bool{}, started: w.now}
+	st := p.stored(state)
+	for _, q := range st.Peers {
+		p.dirty = append(p.dirty, q.Dirty)
+	}
+	p.m = replica.New(p.config(), st, p.activity(state), p.now())
+	p.m.Effects()
+	for {
+		b, ok := p.m.MetaBatch()
+		if !ok {
+			break
+		}
+		if !w.calm && w.p(0.03) {
+			n.meta.budget = 1 + w.n(4)
+		}
+		err := file.Commit(p.batch(b))
+		n.meta.budget = 0
+		if errors.Is(err, errCrash) {
+			w.count("crash in start")
+			n.meta.powerCut()
+			n.disk.powerCut()
+			w.o.powerCut(n)
+			w.at(100*milli, n.start)
+			return
+		}
+		if err != nil {
+			w.fail("%s: first commit: %v", n.name, err)
+		}
+		p.m.MetaDone(p.now(), b.Version, b, nil)
+	}
+	n.proc = p
+	v := p.m.View()
+	w.log("%s starts: %s, generation %s, crashed %v, clean %v, %d active extents, slots %s", n.name, v.Disk, short(v.Current), state.Super.Primary, state.Super.Clean, v.Active, slots(v))
+	w.o.started(p)
+	p.tick()
+	p.observe()
+	for range w.sc.clients {
+		p.after(w.between(0, 100*milli), func() { p.client() })
+	}
+}
+
+func short(g protocol.Generation) string { return g.String()[:6] }
+
+func slots(v replica.View) string {
+	s := ""
+	for _, p := range v.Peers {
+		s += fmt.Sprintf("%s=%s/%d ", p.Name, short(p.Slot), p.DirtyBytes/bitmap.BlockSize)
+	}
+	return s
+}
+
+func (p *process) config() replica.Config {
+	sc := &p.w.sc
+	cfg := replica.Config{Self: p.n.name, Name: "crm", Size: sc.size, Rand: p.w.id,
+		VolumeID:     func() (id protocol.VolumeID) { id[0] = byte(p.w.id()) | 1; return id },
+		WriteTimeout: sc.writeTimeout, FlushInterval: sc.flushInterval, FlushBytes: sc.flushBytes, ActivityIdle: sc.activityIdle,
+		HandshakeTime: 15 * second, RetryMin: 100 * milli, RetryMax: 2 * second, AskTime: 5 * second, QueueBytes: sc.queueBytes, Sync: sc.sync}
+	for _, q := range p.n.peers {
+		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: q.name, Mode: sc.mode(p.n, q)})
+	}
+	return cfg
+}
+
+// stored is volume.stored for a fixed set of peers: slots in the order of the
+// configuration.
+func (p *process) stored(state *meta.State) replica.Stored {
+	s := &state.Super
+	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Current: s.Current, History: s.History, Seq: s.Seq}
+	for i, q := range p.n.peers {
+		if i >= len(s.Peers) {
+			st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Dirty: bitmap.NewSet(bitmap.Blocks(p.w.sc.size))})
+			continue
+		}
+		st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: state.Bitmaps[i]})
+	}
+	return st
+}
+
+func (p *process) activity(state *meta.State) *bitmap.Activity {
+	if state.Super.Clean {
+		return bitmap.NewActivity(p.w.sc.size)
+	}
+	return state.Activity
+}
+
+func (p *process) batch(b replica.MetaBatch) *meta.Batch {
+	out := &meta.Batch{Activity: b.Activity}
+	if s := b.Super; s != nil {
+		sup := &meta.Super{Volume: s.Volume, Size: p.super.Size, Node: p.super.Node, Name: p.super.Name, Disk: s.Disk, Primary: s.Primary,
+			Clean: s.Clean, Flags: p.super.Flags, Current: s.Current, History: s.History, Seq: s.Seq}
+		for _, q := range s.Peers {
+			sup.Peers = append(sup.Peers, meta.PeerSlot{Name: q.Name, Bitmap: q.Bitmap, Disk: q.Disk})
+		}
+		out.Super = sup
+	}
+	for _, g := range b.Bitmaps {
+		out.Bitmap = append(out.Bitmap, meta.BitmapPage{Slot: int(g.Peer), Page: g.Page, Data: g.Data})
+	}
+	return out
+}
+
+func (p *process) now() int64 { return p.w.now + p.n.clock }
+
+// after calls fn in the process some time from now, if it lives; a paused process
+// does it when it goes on.
+func (p *process) after(d int64, fn func()) {
+	p.w.at(d, func() { p.enter(fn) })
+}
+
+func (p *process) enter(fn func()) {
+	switch {
+	case p.dead:
+	case p.paused:
+		p.deferred = append(p.deferred, fn)
+	default:
+		fn()
+		if !p.dead {
+			p.observe()
+		}
+	}
+}
+
+func (p *process) tick() {
+	p.after(100*milli, func() {
+		p.m.Tick(p.now())
+		p.run()
+		p.tick()
+	})
+}
+
+// soon is how long another goroutine takes to notice.
+func (p *process) soon() int64 {
+	if p.w.p(0.02) {
+		return p.w.between(0, 20*milli)
+	}
+	return p.w.between(0, 50*micro)
+}
+
+// run executes effects as volume.unlockAndRun does.
+func (p *process) run() {
+	es := slices.Clone(p.m.Effects())
+	for i := range es {
+		e := &es[i]
+		switch e.Kind {
+		case replica.DoSend:
+			if l := p.links[e.Peer]; l != nil {
+				l.enqueue(e)
+			}
+		case replica.DoDrop:
+			if l := p.links[e.Peer]; l != nil {
+				p.links[e.Peer] = nil
+				p.w.log("%s drops %s: %v", p.n.name, l.peer.name, e.Err)
+				l.finish()
+			}
+		case replica.DoResume:
+			if l := p.links[e.Peer]; l != nil {
+				l.resumed()
+			}
+		case replica.DoPersist:
+			p.journal()
+		case replica.DoEvent:
+			ev := e.Event
+			p.w.log("%s event %s %s: %s -> %s (%s)", p.n.name, ev.Peer, ev.Field, ev.Old, ev.New, ev.Reason)
+		default:
+		}
+	}
+	for i := range es {
+		e := &es[i]
+		switch e.Kind {
+		case replica.DoLocal:
+			p.local(e.Req)
+		case replica.DoComplete:
+			p.complete(e.Req, e.Err)
+		case replica.DoConnect:
+			q := p.n.peers[e.Peer]
+			p.w.net(p.n, q).ask(p)
+		case replica.DoSync:
+			p.startSync(e.Peer)
+		case replica.DoReply:
+			e.Reply(e.Err)
+		default:
+		}
+		if p.dead {
+			return
+		}
+	}
+}
+
+// journal is volume.journalLoop.
+func (p *process) journal() {
+	if p.commit {
+		p.wanted = true
+		return
+	}
+	p.commit = true
+	p.after(p.soon(), p.commitOnce)
+}
+
+func (p *process) commitOnce() {
+	p.wanted = false
+	b, ok := p.m.MetaBatch()
+	if !ok {
+		p.commit = false
+		return
+	}
+	s := p.n.meta
+	if !p.w.calm && p.w.p(p.w.sc.metaFail) {
+		s.failSync = true
+		p.w.count("metadata sync failed")
+	}
+	s.staging = true
+	err := p.file.Commit(p.batch(b))
+	s.staging = false
+	d := p.w.between(50*micro, p.w.sc.metaTime)
+	if p.w.p(0.02) {
+		d += p.w.between(0, 100*milli)
+	}
+	p.after(d, func() {
+		s.play(len(s.log))
+		s.failSync = false
+		p.m.MetaDone(p.now(), b.Version, b, err)
+		p.run()
+		if err == nil {
+			p.after(p.soon(), p.commitOnce)
+			return
+		}
+		p.commit = false
+		if p.wanted {
+			p.journal()
+		}
+	})
+}
+
+// local is volume.local.
+func (p *process) local(r *replica.Request) {
+	done := func(err error) {
+		fatal := err != nil && r.Op != replica.Read && !errors.Is(err, errSpace)
+		p.m.LocalDone(p.now(), r, err, fatal)
+		p.run()
+	}
+	d := p.n.disk
+	if r.Op == replica.Flush {
+		d.flush(p, done)
+		return
+	}
+	o := r.Tag.(*clientOp)
+	switch r.Op {
+	case replica.Read:
+		if p.w.p(0.5) && !d.failed { // in memory
+			o.got = d.values(r.Off, r.Len)
+			done(nil)
+			return
+		}
+		d.read(p, r.Off, r.Len, func(v []uint64, err error) { o.got = v; done(err) })
+	case replica.Write:
+		if r.Len <= 64<<10 && !r.FUA && p.w.p(0.5) { // inline
+			if err := d.trouble(true); err != nil {
+				done(err)
+				return
+			}
+			d.apply(&diskOp{off: r.Off, n: r.Len, vals: o.vals})
+			done(nil)
+			return
+		}
+		d.write(p, r.Off, r.Len, o.vals, r.FUA, done)
+	default:
+		d.write(p, r.Off, r.Len, nil, r.FUA, done)
+	}
+}
+
+// complete is volume.complete.
+func (p *process) complete(r *replica.Request, err error) {
+	if r.Internal() {
+		p.m.Finished(p.now(), r)
+		p.run()
+		return
+	}
+	p.answered(r.Tag.(*clientOp), err)
+}
+
+func (p *process) linkTo(n *node) *link {
+	for i, q := range p.n.peers {
+		if q == n {
+			return p.links[i]
+		}
+	}
+	return nil
+}
+
+func (p *process) peerID(n *node) replica.PeerID {
+	return replica.PeerID(slices.Index(p.n.peers, n))
+}
+
+// attach is volume.AttachPeer.
+func (p *process) attach(peer *node, e *end) {
+	id := p.peerID(peer)
+	l := newLink(p, id, peer, e)
+	if p.stopping {
+		l.refuse(protocol.CodeShutdown, "stopping")
+		return
+	}
+	if old := p.links[id]; old != nil {
+		p.links[id] = nil
+		p.m.Lost(p.now(), id, errors.New("replaced by a new connection"))
+		old.abort()
+	}
+	p.links[id] = l
+	err := p.m.Linked(p.now(), id)
+	if err != nil {
+		p.links[id] = nil
+		p.run()
+		var r *replica.Refusal
+		errors.As(err, &r)
+		l.refuse(r.Code, r.Text)
+		return
+	}
+	p.all = append(p.all, l)
+	p.run()
+	l.begin()
+}
+
+// kill ends the process without notice.
+func (n *node) kill(power bool) {
+	p := n.proc
+	if p == nil {
+		return
+	}
+	w := n.w
+	p.dead = true
+	n.proc = nil
+	for _, net := range w.nets {
+		s := net.sess
+		if s == nil || s.procs[net.side2(n)] != p {
+			continue
+		}
+		i := net.side2(n)
+		for _, c := range s.conns {
+			c.ends[i].killed()
+		}
+		s.down[i] = true
+		w.at(w.between(5*milli, w.sc.silence), func() { s.drop(1-i, errSilence) })
+	}
+	w.o.died(p)
+	if power {
+		n.disk.powerCut()
+		n.meta.powerCut()
+		w.o.powerCut(n)
+		return
+	}
+	n.disk.killed()
+	n.meta.killed()
+}
+
+// side2 returns n's side, or 0 if it has none (then nothing matches).
+func (n *net) side2(x *node) int {
+	if x == n.b {
+		return 1
+	}
+	return 0
+}
+
+// pause stops the process (SIGSTOP) for a while.
+func (n *node) pause(d int64) {
+	p := n.proc
+	if p == nil || p.paused {
+		return
+	}
+	p.paused = true
+	w := n.w
+	for _, net := range w.nets {
+		s := net.sess
+		if s == nil || s.procs[net.side2(n)] != p {
+			continue
+		}
+		i := net.side2(n)
+		w.at(w.between(2*second, 2*second+w.sc.silence), func() {
+			if p.paused {
+				s.drop(1-i, errSilence)
+			}
+		})
+	}
+	w.at(d, func() { n.resume(p) })
+}
+
+func (n *node) resume(p *process) {
+	if !p.paused {
+		return
+	}
+	p.paused = false
+	list := p.deferred
+	p.deferred = nil
+	for _, fn := range list {
+		p.enter(fn)
+	}
+}
+
+// shutdown is volume.Close: drain, step down, say goodbye, flush, mark clean.
+func (p *process) shutdown(then func()) {
+	p.stopping = true
+	p.operate("close", func(done func(error)) { p.m.Demote(p.now(), done) }, func(err error) {
+		if err != nil {
+			p.n.kill(false)
+			then()
+			return
+		}
+		p.m.Stop(p.now())
+		p.run()
+		var wait func()
+		wait = func() {
+			for _, l := range p.all {
+				if l.active() {
+					p.after(10*milli, wait)
+					return
+				}
+			}
+			p.n.disk.flush(p, func(err error) {
+				if err != nil {
+					p.n.kill(false)
+					then()
+					return
+				}
+				p.m.MarkClean(p.now())
+				p.run()
+				p.settleMeta(then)
+			})
+		}
+		wait()
+	})
+}
+
+func (p *process) settleMeta(then func()) {
+	if !p.m.MetaSettled() {
+		p.after(2*milli, func() { p.settleMeta(then) })
+		return
+	}
+	p.w.log("%s stopped in order", p.n.name)
+	if p.file.Close() == nil && p.w.p(0.5) {
+		p.n.meta.settle()
+	}
+	p.n.kill(false)
+	then()
+}

@@ -1,0 +1,95 @@
+package sim
+
+import (
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/resync"
+)
+
+// scenario is what a seed chooses before anything happens.
+type scenario struct {
+	size    int64
+	count   int // of nodes
+	modes   [3]protocol.Mode
+	honest  bool // --peer-fenced is only said when it is true
+	windows [][2]int64
+	clients int
+	think   int64
+	rest    bool // clients pause
+	length  int64
+	pace    int64 // between faults
+
+	diskTime, metaTime int64
+	metaFail           float64
+	diskFail           float64
+	netMin, netMax     int64
+	byteTime           int64
+	silence            int64 // a dead link is noticed within
+	streamMax          int   // packets in a stream before the sender waits
+
+	writeTimeout, flushInterval, activityIdle int64
+	flushBytes, queueBytes                    int64
+	sync                                      resync.Options
+}
+
+// mode returns the protocol between two nodes.
+func (sc *scenario) mode(a, b *node) protocol.Mode { return sc.modes[a.index+b.index-1] }
+
+func (w *World) choose() {
+	sc := &w.sc
+	pick := func(v ...int64) int64 { return v[w.n(len(v))] }
+	sc.count = 2
+	if w.p(0.3) {
+		sc.count = 3
+	}
+	sc.size = 5*bitmap.ExtentSize - 7*bitmap.BlockSize + 3*sectorSize
+	switch k := w.n(10); {
+	case k < 6:
+		sc.modes = [3]protocol.Mode{protocol.ModeC, protocol.ModeC, protocol.ModeC}
+	case k < 7:
+		sc.modes = [3]protocol.Mode{protocol.ModeA, protocol.ModeA, protocol.ModeA}
+	case k < 8:
+		sc.modes = [3]protocol.Mode{protocol.ModeB, protocol.ModeB, protocol.ModeB}
+	default:
+		for i := range sc.modes {
+			sc.modes[i] = protocol.Mode(1 + w.n(3))
+		}
+	}
+	sc.honest = w.p(0.75)
+	blocks := bitmap.Blocks(sc.size)
+	for i := range int64(5) { // one window in each extent, one over a border, one at the end
+		from := i*bitmap.BlocksPerExtent + int64(w.n(900))
+		sc.windows = append(sc.windows, [2]int64{from, from + 2 + int64(w.n(20))})
+	}
+	sc.windows = append(sc.windows, [2]int64{bitmap.BlocksPerExtent - 2, bitmap.BlocksPerExtent + 2}, [2]int64{blocks - 3, blocks})
+	sc.windows = sc.windows[w.n(len(sc.windows)-1):]
+	for i := range sc.windows {
+		sc.windows[i][1] = min(sc.windows[i][1], blocks)
+	}
+	sc.clients = 1 + w.n(6)
+	sc.think = pick(milli, 5*milli, 30*milli, 200*milli)
+	sc.length = w.between(5*second, 40*second)
+	sc.pace = pick(100*milli, 500*milli, 2*second, 5*second)
+	sc.diskTime = pick(100*micro, 500*micro, 5*milli)
+	sc.metaTime = pick(200*micro, 2*milli, 20*milli)
+	if w.p(0.1) {
+		sc.metaFail = 0.002
+	}
+	if w.p(0.3) {
+		sc.diskFail = 0.05
+	}
+	sc.netMin = pick(50*micro, milli, 10*milli)
+	sc.netMax = sc.netMin * pick(1, 2, 10)
+	sc.byteTime = pick(1, 10, 100)
+	sc.silence = pick(500*milli, 3*second, 6*second)
+	sc.streamMax = int(pick(4, 64, 1000))
+	sc.writeTimeout = pick(2*second, 3*second, 10*second)
+	sc.flushInterval = pick(50*milli, 200*milli, second)
+	sc.flushBytes = pick(64<<10, 1<<20, 64<<20)
+	sc.activityIdle = pick(100*milli, 500*milli, 5*second)
+	sc.queueBytes = pick(16<<10, 256<<10, 32<<20)
+	sc.sync = resync.Options{WindowBytes: pick(1<<20, 8<<20), FlushBytes: pick(8<<10, 64<<10, 64<<20)}
+	if w.p(0.3) {
+		sc.sync.RateBytes = pick(200<<10, 2<<20, 20<<20)
+	}
+}

@@ -1,0 +1,312 @@
+package sim
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
+)
+
+// settleTime is how long a cluster may take to settle once faults have ended.
+const settleTime = 120 * second
+
+// settle ends all faults and has operators put everything in order. C2, C5.
+func (w *World) settle() {
+	w.calm = true
+	w.sc.rest = false
+	w.sc.metaFail, w.sc.diskFail = 0, 0
+	if w.sc.sync.RateBytes != 0 {
+		w.sc.sync.RateBytes = 20 << 20
+	}
+	w.log("---- faults end")
+	for _, net := range w.nets {
+		net.setCut(false, false)
+	}
+	for _, n := range w.nodes {
+		n.disk.slow, n.disk.space, n.disk.failOp = 0, 0, 0
+		n.meta.failSync = false
+		if n.proc != nil {
+			n.resume(n.proc)
+		}
+	}
+	limit := w.now + settleTime
+	for tries := 0; ; tries++ {
+		w.runUntil(w.now + w.between(500*milli, 1500*milli))
+		why := w.unsettled()
+		if why == "" {
+			break
+		}
+		if w.now > limit {
+			w.fail("C5: not settled %d s after the last fault: %s\n%s", settleTime/second, why, w.dump())
+		}
+		if tries%2 == 1 {
+			w.mend(tries)
+		}
+	}
+	w.sc.rest = true
+	for end := w.now + 60*second; ; {
+		w.runUntil(w.now + second)
+		why := w.quiet()
+		if why == "" {
+			break
+		}
+		if w.now > end {
+			w.fail("C5: not quiet: %s\n%s", why, w.dump())
+		}
+	}
+	w.equal()
+}
+
+// unsettled says what is not as it should be at last.
+func (w *World) unsettled() string {
+	primaries := 0
+	for _, n := range w.nodes {
+		p := n.proc
+		if p == nil || p.stopping {
+			return n.name + " is down"
+		}
+		v := p.m.View()
+		if v.Role == protocol.Primary {
+			primaries++
+		}
+		if v.Disk != protocol.UpToDate {
+			return fmt.Sprintf("%s is %s", n.name, v.Disk)
+		}
+		if v.Current != w.nodes[0].proc.m.View().Current {
+			return "generations differ"
+		}
+		for i := range v.Peers {
+			q := &v.Peers[i]
+			if q.Repl != protocol.Established || q.DirtyBytes != 0 {
+				return fmt.Sprintf("%s-%s is %s, %d bytes out of sync", n.name, q.Name, q.Repl, q.DirtyBytes)
+			}
+			if v.Role == protocol.Primary && !q.Live {
+				return fmt.Sprintf("%s is not live on %s", q.Name, n.name)
+			}
+		}
+	}
+	if primaries != 1 {
+		return fmt.Sprintf("%d primaries", primaries)
+	}
+	return ""
+}
+
+// quiet says what is still under way although clients rest.
+func (w *World) quiet() string {
+	if s := w.unsettled(); s != "" {
+		return s
+	}
+	for r := range w.replies {
+		if !r.p.dead {
+			return "no answer to " + r.what + " on " + r.p.n.name
+		}
+	}
+	for _, n := range w.nodes {
+		if len(n.proc.ops) > 0 || len(n.disk.order) > 0 {
+			return fmt.Sprintf("%d requests and %d writes under way on %s", len(n.proc.ops), len(n.disk.order), n.name)
+		}
+		v := n.proc.m.View()
+		for i := range v.Peers {
+			if v.Peers[i].Unacked != 0 {
+				return "unacknowledged bytes on " + n.name
+			}
+			if v.Peers[i].Slot != 0 {
+				return fmt.Sprintf("%s has %s at %s", n.name, v.Peers[i].Name, v.Peers[i].Slot)
+			}
+		}
+	}
+	return ""
+}
+
+// equal is C2.
+func (w *World) equal() {
+	p := w.primary()
+	for h, s := range w.o.hot {
+		if v := p.disk.cur[s]; !p.proc.seen.branch.legal(int32(h), v, w.o.idx, 0) {
+			w.fail("C2: at the end %s has %s in sector %d: %s", p.name, valueText(v), s, p.proc.seen.branch.text(int32(h)))
+		}
+	}
+	for _, n := range w.nodes {
+		for s, v := range n.disk.cur {
+			if v != p.disk.cur[s] {
+				w.fail("C2: at the end sector %d is %s on %s and %s on %s", s, valueText(v), n.name, valueText(p.disk.cur[s]), p.name)
+			}
+		}
+	}
+}
+
+// mend is an operator who wants everything connected and one primary.
+func (w *World) mend(tries int) {
+	for _, n := range w.nodes {
+		if n.needsDisk() && w.goodElsewhere(n) {
+			w.replace(n)
+			return
+		}
+		if n.proc == nil && !n.busy {
+			n.start()
+		}
+	}
+	for _, n := range w.nodes {
+		if n.proc == nil || n.proc.stopping {
+			return
+		}
+	}
+	for _, net := range w.nets {
+		w.mendPair(net)
+	}
+	if w.primary() != nil {
+		return
+	}
+	best := w.best()
+	v := best.proc.m.View()
+	for i := range v.Peers {
+		if v.Peers[i].Conn == protocol.Connecting && tries < 20 {
+			return
+		}
+	}
+	best.promote(replica.PromoteOptions{Force: tries > 30 || v.Current == 0})
+}
+
+func (w *World) goodElsewhere(n *node) bool {
+	for _, x := range w.nodes {
+		if x != n && !x.needsDisk() && x.proc != nil {
+			return true
+		}
+	}
+	return w.p(0.3)
+}
+
+// best is the replica that an operator would promote.
+func (w *World) best() *node {
+	list := append([]*node(nil), w.nodes...)
+	sort.SliceStable(list, func(i, j int) bool { return list[i].proc.m.View().Disk > list[j].proc.m.View().Disk })
+	return list[0]
+}
+
+// mendPair connects two nodes that stand alone, giving one side up where they have
+// diverged.
+func (w *World) mendPair(net *net) {
+	a, b := net.a, net.b
+	va, vb := a.view(b), b.view(a)
+	if va.Conn != protocol.Standalone && vb.Conn != protocol.Standalone {
+		return
+	}
+	text := va.Reason + vb.Reason
+	if !strings.Contains(text, "discard") && !strings.Contains(text, "demote") && !strings.Contains(text, "differ") {
+		w.connectBoth(a, b)
+		return
+	}
+	// The loser: not the primary, not the better disk.
+	win, lose := a, b
+	ma, mb := a.proc.m.View(), b.proc.m.View()
+	switch {
+	case ma.Role != mb.Role:
+		if mb.Role == protocol.Primary {
+			win, lose = b, a
+		}
+	case ma.Disk != mb.Disk:
+		if mb.Disk > ma.Disk {
+			win, lose = b, a
+		}
+	case w.p(0.5):
+		win, lose = b, a
+	}
+	if strings.Contains(text, "would be overwritten") || strings.Contains(text, "the older") {
+		// The primary is the older side.
+		win, lose = lose, win
+	}
+	w.count("divergence mended")
+	w.log("operator: %s wins over %s", win.name, lose.name)
+	then := func(error) {
+		lose.connect(win, true)
+		win.connect(lose, false)
+	}
+	if lose.proc.m.View().Role == protocol.Primary {
+		p := lose.proc
+		p.enter(func() { p.operate("demote", func(done func(error)) { p.m.Demote(p.now(), done) }, then) })
+		return
+	}
+	then(nil)
+}
+
+func (n *node) view(q *node) replica.PeerView {
+	return n.proc.m.View().Peers[n.proc.peerID(q)]
+}
+
+// compare is C3: two replicas that are taken to be equal, with nothing under way,
+// differ only where a bit says so.
+func (w *World) compare() {
+	w.at(w.between(100*milli, 700*milli), w.compare)
+	for _, net := range w.nets {
+		a, b := net.a.proc, net.b.proc
+		if a == nil || b == nil || a.paused || b.paused || !idle(a, b) || !idle(b, a) {
+			continue
+		}
+		va, vb := net.a.view(net.b), net.b.view(net.a)
+		if va.Repl != protocol.Established || vb.Repl != protocol.Established || va.Rule == replica.RuleDefer || !va.Live && !vb.Live {
+			continue
+		}
+		if va.Live && a.seen.branch == nil || vb.Live && b.seen.branch == nil {
+			if a.m.View().Current != b.m.View().Current || !w.idle() {
+				continue // they follow a primary, each at its own pace
+			}
+		}
+		w.count("compared")
+		da, db := a.dirty[a.peerID(net.b)], b.dirty[b.peerID(net.a)]
+		for s := range net.a.disk.cur {
+			block := int64(s) * sectorSize / bitmap.BlockSize
+			if net.a.disk.cur[s] != net.b.disk.cur[s] && !da.Test(block) && !db.Test(block) {
+				w.fail("C3: sector %d is %s on %s and %s on %s; they are established, nothing is under way and no bit is set",
+					s, valueText(net.a.disk.cur[s]), net.a.name, valueText(net.b.disk.cur[s]), net.b.name)
+			}
+		}
+	}
+}
+
+// idle reports whether nothing is under way anywhere.
+func (w *World) idle() bool {
+	for _, net := range w.nets {
+		a, b := net.a.proc, net.b.proc
+		if a == nil || b == nil || a.paused || b.paused || !idle(a, b) || !idle(b, a) {
+			return false
+		}
+	}
+	return true
+}
+
+// idle reports whether p has nothing under way toward q.
+func idle(p, q *process) bool {
+	l, back := p.linkTo(q.n), q.linkTo(p.n)
+	if l == nil || back == nil || l.e.c != back.e.c || len(p.ops) > 0 || len(p.n.disk.order) > 0 || len(l.queue) > 0 ||
+		l.rx.busy || l.bulk.busy || l.planning || len(l.rx.q) > 0 {
+		return false
+	}
+	for _, st := range l.e.out {
+		if len(st.q) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// dump describes every node.
+func (w *World) dump() string {
+	s := ""
+	for _, n := range w.nodes {
+		if n.proc == nil {
+			s += n.name + ": down\n"
+			continue
+		}
+		v := n.proc.m.View()
+		s += fmt.Sprintf("%s: %s %s (%s) generation %s, in flight %d, waiting %d\n", n.name, v.Role, v.Disk, v.DiskReason, short(v.Current), v.InFlight, v.Waiting)
+		for i := range v.Peers {
+			q := &v.Peers[i]
+			s += fmt.Sprintf("    %s: %s %s (%s) role %s disk %s dirty %d slot %s live %v linked %v rule %s\n", q.Name, q.Conn, q.Repl, q.Reason, q.Role, q.Disk,
+				q.DirtyBytes/bitmap.BlockSize, short(q.Slot), q.Live, q.Linked, q.Rule)
+		}
+	}
+	return s
+}

@@ -1,0 +1,158 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+)
+
+// Simulated time is in nanoseconds.
+const (
+	micro  = int64(1e3)
+	milli  = int64(1e6)
+	second = int64(1e9)
+)
+
+// event is a function at a time; seq keeps events of one time in the order in
+// which they were made.
+type event struct {
+	at  int64
+	seq uint64
+	fn  func()
+}
+
+// World is one run. It belongs to one goroutine.
+type World struct {
+	seed uint64
+	rng  *rand.Rand
+	now  int64
+	seq  uint64
+	heap []event
+	done int // events executed
+
+	sc    scenario
+	nodes []*node
+	nets  []*net // one per pair
+	o     *oracle
+	calm  bool // no more faults
+
+	trace   bool
+	lines   []string
+	failed  string
+	counts  map[string]int  // faults, operations and outcomes by kind
+	replies map[*reply]bool // that have no answer yet
+}
+
+// failure is the panic of fail.
+type failure struct{ text string }
+
+// fail ends the run.
+func (w *World) fail(format string, args ...any) {
+	panic(failure{fmt.Sprintf(format, args...)})
+}
+
+// at calls fn d nanoseconds from now.
+func (w *World) at(d int64, fn func()) {
+	w.seq++
+	e := event{w.now + max(d, 0), w.seq, fn}
+	h := append(w.heap, e)
+	i := len(h) - 1
+	for i > 0 {
+		up := (i - 1) / 2
+		if !less(&h[i], &h[up]) {
+			break
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
+	w.heap = h
+}
+
+func less(a, b *event) bool { return a.at < b.at || a.at == b.at && a.seq < b.seq }
+
+// step executes the next event; false: there is none before the limit.
+func (w *World) step(limit int64) bool {
+	if len(w.heap) == 0 || w.heap[0].at > limit {
+		return false
+	}
+	h := w.heap
+	e := h[0]
+	last := len(h) - 1
+	h[0] = h[last]
+	h[last] = event{}
+	h = h[:last]
+	for i := 0; ; {
+		c := 2*i + 1
+		if c >= len(h) {
+			break
+		}
+		if c+1 < len(h) && less(&h[c+1], &h[c]) {
+			c++
+		}
+		if !less(&h[c], &h[i]) {
+			break
+		}
+		h[i], h[c] = h[c], h[i]
+		i = c
+	}
+	w.heap = h
+	w.now = e.at
+	w.done++
+	e.fn()
+	return true
+}
+
+// runUntil executes everything up to a time.
+func (w *World) runUntil(t int64) {
+	for w.step(t) {
+	}
+	w.now = t
+}
+
+// n returns a number in [0, k).
+func (w *World) n(k int) int { return w.rng.IntN(k) }
+
+// p is true with the given probability.
+func (w *World) p(chance float64) bool { return w.rng.Float64() < chance }
+
+// between returns a time in [a, b).
+func (w *World) between(a, b int64) int64 {
+	if b <= a {
+		return a
+	}
+	return a + w.rng.Int64N(b-a)
+}
+
+// id returns a random number other than zero.
+func (w *World) id() uint64 {
+	for {
+		if v := w.rng.Uint64(); v != 0 {
+			return v
+		}
+	}
+}
+
+func (w *World) count(what string) { w.counts[what]++ }
+
+// tailMax is how many lines of a traced run are kept.
+const tailMax = 4000
+
+// log adds a line to the tail of events. Untraced runs pay a branch.
+func (w *World) log(format string, args ...any) {
+	if !w.trace {
+		return
+	}
+	if len(w.lines) >= 2*tailMax {
+		w.lines = append(w.lines[:0], w.lines[len(w.lines)-tailMax:]...)
+	}
+	w.lines = append(w.lines, fmt.Sprintf("%10.4f ", float64(w.now)/1e9)+fmt.Sprintf(format, args...))
+}
+
+// Tail returns the last lines of a traced run.
+func (w *World) Tail(n int) string {
+	l := w.lines
+	if len(l) > n {
+		l = l[len(l)-n:]
+	}
+	return strings.Join(l, "\n")
+}
