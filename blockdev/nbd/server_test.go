@@ -252,6 +252,7 @@ func TestPoolBound(t *testing.T) {
 	left := make(chan error, 1)
 	go func() { left <- s.Disconnect(ctx, "crm") }()
 	wg.Wait() // both calls fail: the connections are closed
+	eventually(t, "the one that waits for bytes ends", func() bool { return s.Clients("crm") == 1 })
 	d.release()
 	must(t, <-left)
 	if pool.Out() != 0 {

@@ -12,8 +12,12 @@ import (
 )
 
 const (
-	iovMax   = 1024    // the kernel's limit of parts in one writev
-	smallMax = 4 << 10 // bytes of short parts in one write: 256 simple replies
+	iovMax = 1024 // the kernel's limit of parts in one writev
+	// unixBuffer, in bytes, lets a reply of 1 MiB leave in one write where the
+	// system allows it (net.core.wmem_max); the default of 208 KiB makes it wait
+	// for the client five times. TCP sizes its buffers itself.
+	unixBuffer = 1 << 20
+	smallMax   = 4 << 10 // bytes of short parts in one write: 256 simple replies
 )
 
 // stream moves bytes over a connection with scattered reads and gathered writes
@@ -45,6 +49,9 @@ type stream struct {
 
 func newStream(c net.Conn, stall time.Duration) *stream {
 	s := &stream{conn: c, stall: stall, small: make([]byte, 0, smallMax)}
+	if u, ok := c.(*net.UnixConn); ok {
+		u.SetWriteBuffer(unixBuffer) // best effort: only speed depends on it
+	}
 	if sc, ok := c.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			s.raw = raw

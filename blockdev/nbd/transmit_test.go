@@ -275,6 +275,27 @@ func TestOutOfOrder(t *testing.T) {
 	}
 }
 
+// TestPipelined: requests that arrive together with the end of the handshake are
+// served.
+func TestPipelined(t *testing.T) {
+	s, d := serveDisk(t)
+	h := greet(t, s, bothFlags)
+	b := client.AppendOption(nil, nbd.OptGo, client.InfoData("crm"))
+	b = append(b, request(nbd.CmdWrite, 0, 1, 0, 4)...)
+	b = append(b, "data"...)
+	_, err := h.Conn.Write(append(b, request(nbd.CmdDisc, 0, 2, 0, 0)...))
+	must(t, err)
+	got, err := io.ReadAll(h)
+	if err != nil || len(got) < 16 || binary.BigEndian.Uint64(got[len(got)-8:]) != 1 {
+		t.Errorf("% x %v", got, err)
+	}
+	p := make([]byte, 4)
+	must(t, d.mem.ReadAt(p, 0))
+	if string(p) != "data" {
+		t.Errorf("device holds %q", p)
+	}
+}
+
 // TestBlockStatus: line 25.
 func TestBlockStatus(t *testing.T) {
 	s, d := serveDisk(t)
