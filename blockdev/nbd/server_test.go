@@ -237,13 +237,16 @@ func TestPoolBound(t *testing.T) {
 	pool := blockdev.NewPool(32 << 20)
 	d := newDisk(64 << 20)
 	s := serve(t, nbd.Options{Exports: newExports(&nbd.Export{Name: "crm", Device: d}), Pool: pool})
-	a, b := dial(t, s, "", client.Options{}), dial(t, s, "", client.Options{})
-	d.holdAll()
+	a, h := dial(t, s, "", client.Options{}), greet(t, s, bothFlags)
+	outcome(h, nbd.OptGo, client.InfoData(""))
+	d.setHold(func(r *blockdev.Request) bool { return r.Op == blockdev.OpRead })
 	var wg sync.WaitGroup
-	for _, c := range []*client.Client{a, b} {
-		wg.Go(func() { c.ReadAt(make([]byte, 32<<20), 0) })
-	}
+	wg.Go(func() { a.ReadAt(make([]byte, 32<<20), 0) })
 	d.wait(t, 1)
+	_, err := h.Conn.Write(append(request(nbd.CmdTrim, 0, 1, 0, 512), request(nbd.CmdRead, 0, 2, 0, 32<<20)...))
+	must(t, err)
+	_, err = io.ReadFull(h, make([]byte, 16)) // the trim's reply leaves when the read has to wait
+	must(t, err)
 	if out := pool.Out(); out > 32<<20 {
 		t.Errorf("%d bytes are out", out)
 	}
@@ -251,7 +254,7 @@ func TestPoolBound(t *testing.T) {
 	defer cancel()
 	left := make(chan error, 1)
 	go func() { left <- s.Disconnect(ctx, "crm") }()
-	wg.Wait() // both calls fail: the connections are closed
+	wg.Wait() // the call fails: the connection is closed
 	eventually(t, "the one that waits for bytes ends", func() bool { return s.Clients("crm") == 1 })
 	d.release()
 	must(t, <-left)
