@@ -72,6 +72,7 @@ type Plan struct {
 	end      int64 // verify: block to stop at
 	nextID   uint64
 	runs     []*runState
+	want     Run // Len 0: none; kept free of new writes until it can be handed out
 	inFlight int64
 	acked    []Run // acknowledged, not yet covered by a flush
 	ackedB   int64
@@ -357,7 +358,9 @@ func (p *Plan) Acked(id uint64) (known bool) {
 }
 
 // WantFlush says that a flush should be sent to the target now, and its id:
-// enough is acknowledged, or there is nothing else to do.
+// enough is acknowledged, or there is nothing else to do. The owner flushes the
+// source's own store first: a copy of what the source may still lose is no proof
+// that the two are equal.
 func (p *Plan) WantFlush() (id uint64, want bool) {
 	if len(p.acked) == 0 {
 		return 0, false

@@ -81,6 +81,11 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) (ended bool, err error) 
 	}
 	if id, want := plan.WantFlush(); want {
 		v.mu.Unlock()
+		// What was copied must be as durable here: a survivor may hold writes in
+		// its cache only, and no bit will say so once they are cleared.
+		if err := v.opt.Store.Flush(); err != nil {
+			return false, l.storeFailed(err)
+		}
 		return false, l.writeBulk(&protocol.SyncFlush{ID: id}, nil)
 	}
 	v.mu.Unlock()

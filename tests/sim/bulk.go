@@ -54,7 +54,13 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) {
 		return
 	}
 	if id, want := plan.WantFlush(); want {
-		next(l.writeBulk(&protocol.SyncFlush{ID: id}, nil))
+		p.n.disk.flush(p, func(err error) {
+			if err != nil {
+				next(l.storeFailed(err))
+				return
+			}
+			next(l.writeBulk(&protocol.SyncFlush{ID: id}, nil))
+		})
 		return
 	}
 	if l.planKick {
