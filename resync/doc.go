@@ -8,7 +8,9 @@
 //
 // A run holds its range from Next until it is acknowledged: the owner lets no
 // write into a held range, and Next gives out no range that the owner says is
-// being written. So a run never carries older data past a newer write.
+// being written. So a run never carries older data past a newer write. A range that
+// is being written whenever its turn comes is reserved: it takes no new writes, and
+// is handed out when those under way are done.
 //
 // Invariant: a bit is cleared only in Flushed: the target confirmed a flush that
 // was asked for after the run was acknowledged, or after its digests matched

@@ -37,6 +37,9 @@ const (
 	DataMax = protocol.PayloadMax
 	// runsMax bounds the runs in flight, whatever their size.
 	runsMax = 64
+	// reserveMax is how many blocks that were always being written are kept free
+	// of new writes together.
+	reserveMax = 64
 	// busyWait is how long a range that is being written is left alone.
 	busyWait = 5 * time.Millisecond
 )
@@ -141,6 +144,14 @@ func (p *Plan) Next(now int64, free func(off, n int64) bool) (r Run, wait time.D
 	if w := p.throttle(now); w > 0 {
 		return Run{}, w, false
 	}
+	if p.want.Len > 0 {
+		if !free(p.want.Off, p.want.Len) {
+			return Run{}, busyWait, false
+		}
+		off, length := p.want.Off, p.want.Len
+		p.want = Run{}
+		return p.handOut(off, length), 0, false
+	}
 	for {
 		from, n := p.ahead()
 		if n == 0 {
@@ -158,18 +169,31 @@ func (p *Plan) Next(now int64, free func(off, n int64) bool) (r Run, wait time.D
 		}
 		if !ok {
 			if p.kind == Verify {
+				p.reserve(from, 1)
 				return Run{}, busyWait, false
 			}
 			p.cursor = from + n
 			continue
 		}
-		p.cursor = from + n
-		p.nextID++
-		s := &runState{Run: Run{p.nextID, off, length}, left: 1}
-		p.runs = append(p.runs, s)
-		p.inFlight += min(length, DataMax)
-		return s.Run, 0, false
+		return p.handOut(off, length), 0, false
 	}
+}
+
+// handOut holds a range and returns it as a run.
+func (p *Plan) handOut(off, length int64) Run {
+	p.cursor = (off + length + bitmap.BlockSize - 1) / bitmap.BlockSize
+	p.nextID++
+	s := &runState{Run: Run{p.nextID, off, length}, left: 1}
+	p.runs = append(p.runs, s)
+	p.inFlight += min(length, DataMax)
+	return s.Run
+}
+
+// reserve keeps new writes off n blocks, so that their turn comes when those under
+// way are done: a spot that is written all the time would never be copied.
+func (p *Plan) reserve(from, n int64) {
+	off := from * bitmap.BlockSize
+	p.want = Run{Off: off, Len: min(n*bitmap.BlockSize, p.size-off)}
 }
 
 // ahead returns the next blocks to do.
@@ -181,8 +205,8 @@ func (p *Plan) ahead() (from, n int64) {
 	return p.set.Next(p.cursor, limit)
 }
 
-// passEnd says how long to wait when the cursor has nothing ahead; a pass that
-// had to leave something out starts over once the rest is confirmed.
+// passEnd says how long to wait when the cursor has nothing ahead; what a pass had
+// to leave out is reserved once the rest is confirmed.
 func (p *Plan) passEnd() time.Duration {
 	if len(p.runs) > 0 || len(p.flushes) > 0 || len(p.acked) > 0 {
 		return time.Second
@@ -190,7 +214,9 @@ func (p *Plan) passEnd() time.Duration {
 	if p.finished() {
 		return 0
 	}
-	p.cursor = 0
+	if from, n := p.set.Next(0, reserveMax); n > 0 {
+		p.reserve(from, n)
+	}
 	return busyWait
 }
 
@@ -257,8 +283,12 @@ func (p *Plan) Plain(id uint64) {
 // Sent counts payload bytes that crossed the wire.
 func (p *Plan) Sent(n int64) { p.stats.Sent += n; p.allow -= n }
 
-// Holds reports whether the range overlaps a run in flight.
+// Holds reports whether the range overlaps a run in flight, or one that waits for
+// writes under way.
 func (p *Plan) Holds(off, n int64) bool {
+	if p.want.Off < off+n && off < p.want.Off+p.want.Len {
+		return true
+	}
 	for _, s := range p.runs {
 		if s.Off < off+n && off < s.Off+s.Len {
 			return true
