@@ -40,6 +40,7 @@ const (
 	RuleTwoPrimaries     Rule = "two-primaries"                // refused
 	RulePrimaryTarget    Rule = "primary-would-be-overwritten" // refused
 	RuleNoGoodCopy       Rule = "no-good-copy"                 // refused
+	RuleBusy             Rule = "overwritten-by-another"       // refused for now
 )
 
 // NamedID is one generation that a rule looked at.
@@ -340,6 +341,8 @@ func vet(me, peer Side, d Decision) Decision {
 		return d
 	}
 	switch {
+	case target.has(protocol.HelloTarget):
+		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RuleBusy, protocol.CodeBusy
 	case target.Role == protocol.Primary:
 		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RulePrimaryTarget, protocol.CodePrimaryIsTarget
 	case source.Disk <= protocol.Inconsistent && source.Disk != protocol.DiskUnknown:
@@ -389,6 +392,8 @@ func (d Decision) Text(me, peer, volume string) string {
 			return fmt.Sprintf("%s and %s are both primary: demote one (qrbd demote %s)", me, peer, volume)
 		case RulePrimaryTarget:
 			return fmt.Sprintf("a primary's data is the older: demote the primary that is to be overwritten (qrbd demote %s) and connect again", volume)
+		case RuleBusy:
+			return fmt.Sprintf("%s or %s is being overwritten by another node; they compare again after that", me, peer)
 		default:
 			return fmt.Sprintf("neither %s nor %s can be the source: one is inconsistent or its disk failed", me, peer)
 		}

@@ -47,6 +47,9 @@ func (m *Machine) hello(p *peer) *protocol.Hello {
 	set(p.overwrite, protocol.HelloFullTarget)
 	set(m.fenced, protocol.HelloPeerFenced)
 	for _, q := range m.peers {
+		set(q != p && q.repl == protocol.SyncTarget, protocol.HelloTarget)
+	}
+	for _, q := range m.peers {
 		h.Slots = append(h.Slots, protocol.PeerSlot{Name: q.name, Bitmap: q.slot, Dirty: uint64(q.dirty.Count())})
 	}
 	return h
@@ -352,7 +355,7 @@ func (m *Machine) act(p *peer, d Decision) {
 			code = protocol.CodeNotAllowed
 		}
 		why := refusal(code, "%s", d.Text(m.cfg.Self, p.name, m.cfg.Name))
-		if d.Rule == RuleNoGoodCopy { // a third node may make one good: try again
+		if d.Rule == RuleNoGoodCopy || d.Rule == RuleBusy { // a third node may change that: try again
 			if bad := m.failedSide(p); bad != "" {
 				why = refusal(protocol.CodeDiskFailed, "the disk of %s on %s has failed. Replace it; then, with the agent there stopped, run: qrbd create %s --force",
 					m.cfg.Name, bad, m.cfg.Name)

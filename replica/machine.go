@@ -206,6 +206,8 @@ type Machine struct {
 	loose        int64      // bytes written that no flush follows
 	looseAt      Time       // when the first of them was issued; 0: none
 	ownFlush     *Request   // the machine's own flush in flight
+	bootFlush    *Request   // the flush of what earlier lives left in the cache
+	bootDurable  bool       // and it is done: extents of earlier lives may cool
 	frozen       int        // writes wait while > 0 (drain, mint)
 	minting      bool
 	mintWait     uint16

@@ -64,6 +64,7 @@ type peer struct {
 	live  bool // in the ack set of new writes
 	ring  sentRing
 	acked protocol.Ack
+	moved Time   // when acked last rose, or the first operation was sent after a rest
 	last  uint64 // last sequence sent
 
 	// Sync and verify.
@@ -92,6 +93,15 @@ type peer struct {
 	weak   bool
 	told   bool // heard of in Stable since the primary was last found
 	toldIn bool // what we told it last
+}
+
+// oldestUnapplied returns when the oldest operation was sent that the peer has not
+// applied, or now.
+func (p *peer) oldestUnapplied(now Time) Time {
+	if r := &p.ring; r.applied < r.tail {
+		return r.at(r.applied).at
+	}
+	return now
 }
 
 // sent is one operation on its way to a peer.

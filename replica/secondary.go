@@ -81,6 +81,7 @@ func (m *Machine) PeerDurable(now Time, id PeerID, seq uint64, err error) {
 	}
 	p.rxDurable = max(p.rxDurable, seq)
 	m.localDurable = max(m.localDurable, seq)
+	m.bootDurable = true
 }
 
 // recentRing remembers the writes of the primary that some other secondary may

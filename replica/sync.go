@@ -199,8 +199,15 @@ func (m *Machine) onSyncDoneAck(p *peer) {
 	m.nextTick.stable = 0
 }
 
-// startTarget prepares to be overwritten.
+// startTarget prepares to be overwritten, by one peer at a time. Whoever is
+// connected as an equal will not be one any more.
 func (m *Machine) startTarget(p *peer, d Decision) {
+	m.idSerial++
+	for _, q := range m.peers {
+		if q != p && q.linked && q.lastWhy != RuleDefer {
+			m.restart(q, m.cfg.Self+" is being overwritten by "+p.name)
+		}
+	}
 	m.setRepl(p, protocol.SyncTarget, "rule "+string(d.Rule))
 	p.step = syncWaitStart
 	p.live = false

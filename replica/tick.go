@@ -29,6 +29,7 @@ func (m *Machine) Tick(now Time) {
 			}
 		}
 	}
+	m.tickBoot()
 	m.tickFlush()
 	m.tickRoles()
 	if m.role == protocol.Primary && len(m.peers) > 1 && now >= m.nextTick.stable {
@@ -55,7 +56,7 @@ func (m *Machine) tickPeer(p *peer) {
 		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s did not finish the handshake in %s", p.name, seconds(m.cfg.HandshakeTime)))
 	case p.linked && p.deadline != never && now > p.deadline:
 		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s did not go on with the sync in %s", p.name, seconds(m.cfg.HandshakeTime)))
-	case p.live && p.ring.head < p.ring.tail && now-m.oldestSent(p) > m.cfg.WriteTimeout:
+	case p.live && p.ring.head < p.ring.tail && now-m.stuckSince(p) > m.cfg.WriteTimeout:
 		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s has not acknowledged a write for %s", p.name, seconds(m.cfg.WriteTimeout)))
 	case m.needsMending(p):
 		p.mendAt = now + mendEvery
@@ -63,16 +64,16 @@ func (m *Machine) tickPeer(p *peer) {
 	}
 }
 
-// oldestSent returns when the oldest operation was sent that the peer should have
-// answered: applied it, or made it durable if that was asked for.
-func (m *Machine) oldestSent(p *peer) Time {
+// stuckSince returns since when an answer is due from the peer and nothing has
+// come: a peer that is slow, and gets on, is not lost but waited for (congested).
+func (m *Machine) stuckSince(p *peer) Time {
 	r := &p.ring
 	if r.applied < r.tail {
-		return r.at(r.applied).at
+		return max(r.at(r.applied).at, p.moved)
 	}
 	for i := r.head; i < r.tail; i++ {
 		if s := r.at(i); s.fua || s.op == protocol.DataFlush {
-			return s.at
+			return max(s.at, p.moved)
 		}
 	}
 	return m.now
@@ -86,6 +87,18 @@ func (m *Machine) needsMending(p *peer) bool {
 		return false
 	}
 	return m.role == protocol.Primary || m.primary() == "" && p.role == protocol.Secondary
+}
+
+// tickBoot flushes the local store once. A process that was killed leaves its
+// writes in the cache: until they are flushed, an extent that was active then must
+// stay on the map, also when its blocks have been copied to every peer since.
+func (m *Machine) tickBoot() {
+	if m.bootDurable || m.bootFlush != nil || !m.usable() {
+		return
+	}
+	m.bootFlush = &Request{Op: Flush, Tag: internalTag, local: true, span: -1}
+	m.flights++
+	m.emit(Effect{Kind: DoLocal, Req: m.bootFlush})
 }
 
 // tickFlush sends a flush of the machine's own when writes have gone without one
@@ -158,7 +171,7 @@ func (m *Machine) cool() {
 	}
 	secondary := m.role != protocol.Primary
 	m.activity.Cool(m.now, m.cfg.ActivityIdle, coolMax, func(extent int64, last uint64) bool {
-		if last >= oldest || last > m.localDurable {
+		if last >= oldest || last > m.localDurable || !m.bootDurable {
 			return false
 		}
 		page := extent / bitmap.ExtentsPerPage

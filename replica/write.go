@@ -121,6 +121,9 @@ func (m *Machine) sendData(p *peer, d protocol.Data, r *Request) {
 		s.req = r
 		r.pending |= 1 << p.id
 	}
+	if p.ring.head == p.ring.tail {
+		p.moved = m.now
+	}
 	p.ring.push(s)
 	p.last = d.Seq
 	m.emit(Effect{Kind: DoSend, Peer: p.id, Data: d, Req: r})
@@ -183,8 +186,12 @@ func (m *Machine) syncing(off, n int64) bool {
 // A peer that stays there is dropped by Tick, so that the wait has an end.
 func (m *Machine) congested() bool {
 	for _, p := range m.peers {
-		if p.live && (p.ring.bytes > m.cfg.QueueBytes || p.ring.len() > ringMax) {
+		switch {
+		case !p.live:
+		case p.ring.bytes > m.cfg.QueueBytes || p.ring.len() > ringMax:
 			return true
+		case m.now-p.oldestUnapplied(m.now) > m.cfg.WriteTimeout/4:
+			return true // it keeps up, but slowly
 		}
 	}
 	return false
@@ -218,6 +225,7 @@ func (m *Machine) LocalDone(now Time, r *Request, err error, fatal bool) {
 		}
 	} else if r.Op == Flush {
 		m.localDurable = max(m.localDurable, r.covers)
+		m.bootDurable = true
 	}
 	m.settle(r)
 }
@@ -282,7 +290,9 @@ func (m *Machine) Acked(now Time, id PeerID, a protocol.Ack) {
 		m.answered(p, s)
 		*s = sent{}
 	}
-	p.acked = a
+	if a != p.acked {
+		p.acked, p.moved = a, m.now
+	}
 	m.pumpHeld()
 }
 
