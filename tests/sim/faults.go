@@ -307,6 +307,11 @@ func (w *World) replace(n *node) {
 	if !n.needsDisk() || n.busy {
 		return
 	}
+	w.recreate(n)
+}
+
+// recreate has a node begin anew, as `qrbd create --force` does.
+func (w *World) recreate(n *node) {
 	w.count("disk replaced")
 	w.log("operator: new disk for %s", n.name)
 	n.kill(false)

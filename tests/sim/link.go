@@ -363,6 +363,10 @@ func (l *link) apply(d *protocol.Data, pay []byte) {
 	}
 	wait, err := p.m.PeerData(p.now(), l.id, d)
 	p.run()
+	if errors.Is(err, replica.ErrDiskFailed) {
+		l.rxDone(nil) // the connection stays for what it has to say
+		return
+	}
 	if err != nil {
 		l.rxDone(err)
 		return
@@ -398,10 +402,10 @@ func (l *link) applyNow(d *protocol.Data, pay []byte) {
 		}
 		p.run()
 		if err == nil && durable && l.mode != protocol.ModeC {
-			l.makeDurable(seq, l.rxDone)
+			l.makeDurable(seq, func(error) { l.rxDone(nil) })
 			return
 		}
-		l.rxDone(err)
+		l.rxDone(nil) // a failed store is the machine's business
 	}
 	switch d.Op {
 	case protocol.DataWrite:

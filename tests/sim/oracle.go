@@ -339,6 +339,11 @@ func (o *oracle) powerCut(n *node) {
 
 // died: requests under way were not acknowledged.
 func (o *oracle) died(p *process) {
+	for _, q := range p.n.peers {
+		if st := o.st[q.index]; st.joint.br != nil && st.joint.br == p.seen.branch {
+			st.joint = join{}
+		}
+	}
 	for c := range p.ops { // the order does not matter
 		if c.r.Op != replica.Read && c.r.Op != replica.Flush {
 			o.unsure(c)
@@ -382,8 +387,11 @@ func (p *process) observe() {
 		}
 		if q.Live != seen.live[i] {
 			seen.live[i] = q.Live
-			if q.Live && seen.branch != nil {
+			switch {
+			case q.Live && seen.branch != nil:
 				o.joins(p, p.n.peers[i], q)
+			case !q.Live:
+				o.st[p.n.peers[i].index].joint = join{}
 			}
 		}
 		seen.repl[i] = q.Repl

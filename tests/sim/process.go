@@ -108,7 +108,7 @@ func (n *node) start() {
 		if !w.calm && w.p(0.03) {
 			n.meta.budget = 1 + w.n(4)
 		}
-		err := file.Commit(p.batch(b))
+		err := p.write(b)
 		n.meta.budget = 0
 		if errors.Is(err, errCrash) {
 			w.count("crash in start")
@@ -192,6 +192,18 @@ func (p *process) batch(b replica.MetaBatch) *meta.Batch {
 		out.Bitmap = append(out.Bitmap, meta.BitmapPage{Slot: int(g.Peer), Page: g.Page, Data: g.Data})
 	}
 	return out
+}
+
+// write is volume.write: bits first, then the super page.
+func (p *process) write(b replica.MetaBatch) error {
+	all := p.batch(b)
+	if all.Super != nil && len(all.Bitmap) > 0 {
+		if err := p.file.Commit(&meta.Batch{Activity: all.Activity, Bitmap: all.Bitmap}); err != nil {
+			return err
+		}
+		all.Activity, all.Bitmap = nil, nil
+	}
+	return p.file.Commit(all)
 }
 
 func (p *process) now() int64 { return p.w.now + p.n.clock }
@@ -304,7 +316,7 @@ func (p *process) commitOnce() {
 		p.w.count("metadata sync failed")
 	}
 	s.staging = true
-	err := p.file.Commit(p.batch(b))
+	err := p.write(b)
 	s.staging = false
 	d := p.w.between(50*micro, p.w.sc.metaTime)
 	if p.w.p(0.02) {

@@ -218,6 +218,10 @@ func (w *World) mendPair(net *net) {
 		// The primary is the older side.
 		win, lose = lose, win
 	}
+	if strings.Contains(text, "two different volumes") {
+		w.recreate(lose)
+		return
+	}
 	w.count("divergence mended")
 	w.log("operator: %s wins over %s", win.name, lose.name)
 	then := func(error) {

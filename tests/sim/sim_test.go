@@ -17,7 +17,7 @@ var (
 )
 
 // failedOnce lists seeds that once found something, always run.
-var failedOnce = []uint64{}
+var failedOnce = []uint64{39, 23, 130}
 
 func report(t *testing.T, r Result) {
 	t.Helper()
