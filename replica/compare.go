@@ -310,6 +310,9 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 		return sync(tieBreak(me, peer), RuleEqualBothCrashed)
 	case bits == 0 && mySlot.Bitmap != peerSlot.Bitmap:
 		return Decision{Strategy: protocol.NoSync, Rule: RuleEqualMissedEnd}
+	case bits != 0 && me.has(protocol.HelloReconnect) != peer.has(protocol.HelloReconnect):
+		// One was there while the other was away, and may have taken more.
+		return sync(me.has(protocol.HelloReconnect), RuleEqualSurvivor)
 	case (mySlot.Dirty != 0) != (peerSlot.Dirty != 0):
 		return sync(mySlot.Dirty != 0, RuleEqualDirty)
 	case bits != 0:

@@ -33,7 +33,7 @@ func (m *Machine) Linked(now Time, id PeerID) error {
 // hello says what this replica is, to p.
 func (m *Machine) hello(p *peer) *protocol.Hello {
 	h := &protocol.Hello{Volume: m.volume, Size: m.cfg.Size, Block: bitmap.BlockSize, Attempt: m.cfg.Rand(), Instance: m.instance,
-		Role: m.role, Disk: m.disk, Mode: p.mode, Seq: m.seq, Current: m.current,
+		Role: m.role, Disk: m.disk, Mode: p.mode, Seq: m.holds, Current: m.current,
 		History: append([]protocol.Generation(nil), m.history...), Primary: m.primary()}
 	set := func(on bool, flag uint32) {
 		if on {
@@ -407,6 +407,7 @@ func (m *Machine) settleEqual(p *peer, d Decision) {
 			m.persist()
 		}
 		m.raiseDisk(p)
+		m.holds = max(m.holds, p.heard.Seq)
 	}
 	p.live = d.Rule != RuleDefer && p.disk > protocol.Failed && m.current != 0 && p.slot == 0 && dirty == 0
 	p.discard, p.overwrite = false, false

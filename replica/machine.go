@@ -189,7 +189,8 @@ type Machine struct {
 	replayed bool // whole extents were marked when it started
 	fenced   bool // promoted by the operator's word
 	stopping bool
-	seq      uint64
+	seq      uint64 // highest ever heard of: none up to here is used again
+	holds    uint64 // highest whose operation this replica has taken in
 	idSerial uint64 // rises with every change of role or ids
 
 	peers    []*peer
@@ -248,7 +249,7 @@ type span struct {
 // every bit of theirs is set toward every peer.
 func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 	m := &Machine{cfg: cfg, now: now, activity: activity, role: protocol.Secondary,
-		volume: st.Volume, disk: st.Disk, current: st.Current, history: st.History, seq: st.Seq, crashed: st.Primary}
+		volume: st.Volume, disk: st.Disk, current: st.Current, history: st.History, seq: st.Seq, holds: st.Seq, crashed: st.Primary}
 	m.instance = cfg.Rand()
 	for i, c := range cfg.Peers {
 		s := st.Peers[i]

@@ -180,7 +180,7 @@ func (w *world) command(f []string) error {
 					p.dirty.Set(0, int64(n))
 				}
 			case "seq":
-				x.m.seq = n
+				x.m.seq, x.m.holds = n, n
 			default:
 				x.m.peers[x.peer(name)].slot = protocol.Generation(n)
 			}

@@ -31,6 +31,7 @@ func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, er
 	}
 	p.rxSeq = d.Seq
 	m.seq = max(m.seq, d.Seq)
+	m.holds = max(m.holds, d.Seq)
 	if d.Op == protocol.DataFlush || len(m.peers) < 2 {
 		return false, nil
 	}

@@ -294,6 +294,7 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 	m.event("", "generation", m.current.String(), s.Current.String(), "in sync with "+p.name)
 	m.current = s.Current
 	m.history = append([]protocol.Generation(nil), s.History...)
+	m.holds = max(m.holds, p.heard.Seq)
 	for _, q := range m.peers {
 		// What the others lack of the adopted data is not known here: their
 		// next handshake goes by the history, which compares in full.

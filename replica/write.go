@@ -71,6 +71,7 @@ func (m *Machine) admit(r *Request) {
 // local store can execute it.
 func (m *Machine) issue(r *Request) {
 	m.seq++
+	m.holds = m.seq
 	r.seq = m.seq
 	r.local = true
 	m.flights++
