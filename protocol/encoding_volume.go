@@ -3,7 +3,7 @@ package protocol
 import "fmt"
 
 // helloFlags are the flags of Hello that this version knows.
-const helloFlags = HelloCrashedPrimary | HelloReconnect | HelloDiscard | HelloFullTarget | HelloPeerFenced | HelloReplayed
+const helloFlags = HelloCrashedPrimary | HelloReconnect | HelloDiscard | HelloFullTarget | HelloPeerFenced | HelloReplayed | HelloTarget
 
 // Type implements Message.
 func (*Hello) Type() Type { return TypeHello }

@@ -69,6 +69,7 @@ const (
 	HelloFullTarget                        // the operator asked this side to be overwritten in full (invalidate)
 	HelloPeerFenced                        // promoted by the operator's word while the receiver was away
 	HelloReplayed                          // set bits include whole extents of an activity map: compare before copying
+	HelloTarget                            // is being overwritten by a node other than the receiver
 )
 
 // Hello opens a volume's connection, both ways.
