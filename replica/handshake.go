@@ -281,6 +281,9 @@ func (m *Machine) onHello(p *peer, h *protocol.Hello) {
 	}
 	m.setPeerDisk(p, h.Disk)
 	m.setPeerRole(p, h.Role)
+	if h.Role == protocol.Primary {
+		m.yieldTo(p)
+	}
 	if !m.decides(p) {
 		return
 	}
@@ -289,6 +292,17 @@ func (m *Machine) onHello(p *peer, h *protocol.Hello) {
 		return
 	}
 	m.verdict(p, Compare(Side{m.cfg.Self, m.hello(p)}, Side{p.name, p.heard}))
+}
+
+// yieldTo ends a sync from another secondary when the primary is here: it goes on
+// writing what that secondary would have to copy, and may never be done with.
+func (m *Machine) yieldTo(p *peer) {
+	for _, q := range m.peers {
+		if q != p && q.repl == protocol.SyncTarget && q.role != protocol.Primary {
+			m.idSerial++ // the hello says that this replica is busy: have it again
+			m.restart(q, "the primary "+p.name+" is here")
+		}
+	}
 }
 
 func (m *Machine) decides(p *peer) bool {
