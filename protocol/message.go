@@ -167,8 +167,9 @@ type Bye struct {
 	Text    string
 }
 
-// BitmapPart carries words of the sync target's dirty bitmap toward the source:
-// word i covers blocks [64*(First+i), 64*(First+i)+64).
+// BitmapPart carries words of the sync target's dirty bitmap toward the source,
+// and, when there are more replicas, of all that will be overwritten back to the
+// target before SyncStart: word i covers blocks [64*(First+i), 64*(First+i)+64).
 type BitmapPart struct {
 	First uint64
 	Words []uint64 // 1 to BitmapWordMax

@@ -34,6 +34,7 @@ const (
 	RuleSplitBitmap      Rule = "split-brain"                  // 11
 	RuleSplitHistory     Rule = "split-brain-history"          // 12
 	RuleUnrelated        Rule = "unrelated"                    // 13
+	RuleInterrupted      Rule = "interrupted-sync"             // 11-13, and one side is half overwritten by a third node
 	RuleDiscard          Rule = "discard"                      // 11-13, and an operator gave one side up
 	RuleDefer            Rule = "defer-to-primary"             // two secondaries; their primary settles it
 	RuleOtherVolume      Rule = "other-volume"                 // ids of two volumes
@@ -237,9 +238,19 @@ func divergence(me, peer Side, mySlot, peerSlot protocol.PeerSlot, d Decision) D
 	for _, h := range me.History {
 		shared = shared || peer.hadGeneration(h)
 	}
+	myBad, peerBad := me.Disk == protocol.Inconsistent, peer.Disk == protocol.Inconsistent
 	switch {
 	case d.Strategy == protocol.RefusedStrategy && (me.Current == peer.Current || !shared):
 		return d // two primaries, and nothing is known to have diverged
+	case myBad != peerBad && shared:
+		// A sync that a third node began, at a base that only the two know: what
+		// was given up then is not a side of its own.
+		d.Rule, d.Rebase, d.Digest = RuleInterrupted, true, true
+		d.Strategy = protocol.TargetFull
+		if peerBad {
+			d.Strategy = protocol.SourceFull
+		}
+		return d
 	case common:
 		d.Strategy, d.Rule, d.Code = protocol.SplitBrain, RuleSplitBitmap, protocol.CodeSplitBrain
 	case shared:

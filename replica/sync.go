@@ -61,13 +61,17 @@ func (m *Machine) mergeSlot(p, other *peer) {
 }
 
 func (m *Machine) onBitmapPart(p *peer, b *protocol.BitmapPart) {
-	if p.step != syncBitmap {
+	if p.step != syncBitmap && p.step != syncWaitStart {
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent a bitmap that nobody asked for", p.name))
 		return
 	}
 	p.deadline = m.now + m.cfg.HandshakeTime
 	if b.First > uint64(p.dirty.Words()) {
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent bits beyond the end of the volume", p.name))
+		return
+	}
+	if p.step == syncWaitStart {
+		m.markOverwritten(p, b)
 		return
 	}
 	if _, err := p.dirty.OrWords(int64(b.First), b.Words); err != nil {
@@ -99,6 +103,9 @@ func (m *Machine) persistBase(p *peer) {
 		}
 		p.step = syncWaitReady
 		p.deadline = m.now + m.cfg.HandshakeTime
+		if len(m.peers) > 1 {
+			m.sendBits(p)
+		}
 		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.SyncStart{Base: p.base, Volume: m.volume, Blocks: uint64(p.dirty.Count()), Digest: p.digest}})
 		// From this place in the stream on the peer gets every write.
 		p.live = true
@@ -216,17 +223,38 @@ func (m *Machine) startTarget(p *peer, d Decision) {
 		m.setDisk(protocol.Outdated, p.name+" has newer data")
 	}
 	if d.Strategy != protocol.TargetBitmap {
+		for _, q := range m.peers {
+			if q != p {
+				q.dirty.SetAll()
+			}
+		}
 		return
 	}
-	sent := uint64(0)
+	m.sendBits(p)
+	m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.BitmapDone{Blocks: uint64(p.dirty.Count())}})
+}
+
+// sendBits sends what is marked toward the peer.
+func (m *Machine) sendBits(p *peer) {
 	for w := p.dirty.NextWord(0); w >= 0 && w < p.dirty.Words(); w = p.dirty.NextWord(w) {
 		n := min(int64(protocol.BitmapWordMax), p.dirty.Words()-w)
-		part := &protocol.BitmapPart{First: uint64(w), Words: p.dirty.AppendWords(nil, w, int(n))}
-		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: part})
+		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.BitmapPart{First: uint64(w), Words: p.dirty.AppendWords(nil, w, int(n))}})
 		w += n
-		sent += uint64(n)
 	}
-	m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.BitmapDone{Blocks: uint64(p.dirty.Count())}})
+}
+
+// markOverwritten takes the source's word on which blocks it will overwrite. From
+// then on they may differ from those of every other replica.
+func (m *Machine) markOverwritten(p *peer, b *protocol.BitmapPart) {
+	for _, q := range m.peers {
+		if q == p {
+			continue
+		}
+		if _, err := q.dirty.OrWords(int64(b.First), b.Words); err != nil {
+			m.dropPeer(p, refusal(protocol.CodeProtocol, "%s: %v", p.name, err))
+			return
+		}
+	}
 }
 
 // onSyncStart makes "inconsistent, at this base" durable, and holds the stream
@@ -244,6 +272,7 @@ func (m *Machine) onSyncStart(p *peer, s *protocol.SyncStart) {
 	m.crashed = false
 	m.idSerial++
 	m.setDisk(protocol.Inconsistent, "being overwritten by "+p.name)
+	m.wantBitmaps = true
 	m.persist()
 	p.rxHold = true
 	p.total = int64(s.Blocks)
