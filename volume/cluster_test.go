@@ -82,11 +82,13 @@ type cluster struct {
 	mu    sync.Mutex
 	cut   map[string]bool // "a-b": no connections
 	conns map[string][]Stream
-	log   *slog.Logger
+	// opening: a pair that is being connected; both sides ask.
+	opening map[string]bool
+	log     *slog.Logger
 }
 
 func newCluster(t *testing.T, size int64, mode protocol.Mode, names ...string) *cluster {
-	c := &cluster{t: t, size: size, mode: mode, nodes: map[string]*node{}, names: names, cut: map[string]bool{}, conns: map[string][]Stream{}}
+	c := &cluster{t: t, size: size, mode: mode, nodes: map[string]*node{}, names: names, cut: map[string]bool{}, conns: map[string][]Stream{}, opening: map[string]bool{}}
 	c.log = slog.New(slog.DiscardHandler)
 	if os.Getenv("QRBD_TEST_LOG") != "" {
 		c.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -147,12 +149,20 @@ func pair(a, b string) string { return min(a, b) + "-" + max(a, b) }
 func (c *cluster) connect(from, to string) {
 	c.mu.Lock()
 	a, b := c.nodes[min(from, to)].vol, c.nodes[max(from, to)].vol
-	no := c.cut[pair(from, to)] || a == nil || b == nil
+	no := c.cut[pair(from, to)] || a == nil || b == nil || c.opening[pair(from, to)] || a.Linked(max(from, to))
+	if !no {
+		c.opening[pair(from, to)] = true
+	}
 	c.mu.Unlock()
-	if no || a.Linked(max(from, to)) {
+	if no {
 		return
 	}
 	go func() {
+		defer func() {
+			c.mu.Lock()
+			delete(c.opening, pair(from, to))
+			c.mu.Unlock()
+		}()
 		w1, w2 := socketPair(c.t)
 		b1, b2 := socketPair(c.t)
 		c.mu.Lock()
