@@ -19,9 +19,8 @@ import (
 
 // pair is two real agents, alpha and beta, that share the volume crm.
 type pair struct {
-	t           *testing.T
-	alpha, beta *Agent
-	cfgA, cfgB  *config.Config
+	t          *testing.T
+	cfgA, cfgB *config.Config
 }
 
 // newPair makes their files; begin starts them.

@@ -28,7 +28,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type fakeVolume struct {
 	blockdev.Submitter
 	name string
-	opt  volume.Options
 
 	mu       sync.Mutex
 	role     string

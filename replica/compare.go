@@ -344,6 +344,11 @@ func tieBreak(me, peer Side) bool {
 // vet refuses what must not be done whatever the ids say: overwriting a
 // primary, or copying from a replica that is no good.
 func vet(me, peer Side, d Decision) Decision {
+	if (me.has(protocol.HelloTarget) || peer.has(protocol.HelloTarget)) && d.Rule != RuleDefer {
+		// What it is now says nothing of what it will be in a moment.
+		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RuleBusy, protocol.CodeBusy
+		return d
+	}
 	source, target := me, peer
 	switch d.Strategy {
 	case protocol.SourceBitmap, protocol.SourceFull:
@@ -355,8 +360,6 @@ func vet(me, peer Side, d Decision) Decision {
 		return d
 	}
 	switch {
-	case target.has(protocol.HelloTarget):
-		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RuleBusy, protocol.CodeBusy
 	case target.Role == protocol.Primary:
 		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RulePrimaryTarget, protocol.CodePrimaryIsTarget
 	case source.Disk <= protocol.Inconsistent && source.Disk != protocol.DiskUnknown:

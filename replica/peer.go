@@ -92,7 +92,6 @@ type peer struct {
 	stable uint64
 	weak   bool
 	told   bool // heard of in Stable since the primary was last found
-	toldIn bool // what we told it last
 }
 
 // oldestUnapplied returns when the oldest operation was sent that the peer has not

@@ -86,7 +86,7 @@ func (m *Machine) needsMending(p *peer) bool {
 	if !p.settled || p.repl != protocol.Established || p.dirty.Count() == 0 || p.verified || m.now < p.mendAt {
 		return false
 	}
-	return m.role == protocol.Primary || m.primary() == "" && p.role == protocol.Secondary
+	return m.role == protocol.Primary || p.role == protocol.Primary || m.primary() == "" && p.role == protocol.Secondary
 }
 
 // tickBoot flushes the local store once. A process that was killed leaves its

@@ -20,7 +20,6 @@ type bulkState struct {
 	pieces  []resync.Run // source: runs whose digests differed, to be sent
 	applied int64        // target: bytes written or found equal in this sync
 	sent    int64        // target: payload bytes received
-	started time.Time
 }
 
 // startSync runs the peer's plan.
@@ -241,7 +240,7 @@ func (l *link) bulkReceiveAll() error {
 		case *protocol.SyncAck, *protocol.SyncDiffers, *protocol.SyncFlushed:
 			err = l.answered(msg)
 		case *protocol.SyncWrite:
-			err = l.syncApply(&t, resync.Run{ID: m.ID, Off: m.Off, Len: m.Len}, buf.Bytes())
+			err = l.syncApply(&t, resync.Run{ID: m.ID, Off: m.Off, Len: m.Len}, payload(buf))
 		case *protocol.SyncZero:
 			err = l.syncApply(&t, resync.Run{ID: m.ID, Off: m.Off, Len: m.Len}, nil)
 		case *protocol.SyncDigests:

@@ -29,7 +29,6 @@ type link struct {
 	wantAck  bool
 	leaving  bool // the queue is the last that is sent
 	flushSeq uint64
-	rtt      time.Duration
 
 	writeMu sync.Mutex // held while writing to conn.Write; taken before v.mu
 	bulkMu  sync.Mutex // the same for conn.Bulk
@@ -372,6 +371,14 @@ func (f *frameReader) next() (protocol.Message, *blockdev.Buffer, error) {
 	}
 }
 
+// payload returns the bytes of a frame's payload; a frame may have none.
+func payload(buf *blockdev.Buffer) []byte {
+	if buf == nil {
+		return nil
+	}
+	return buf.Bytes()
+}
+
 // more reports whether the next header is here already.
 func (f *frameReader) more() bool { return f.r.Buffered() >= protocol.HeaderLen }
 
@@ -480,7 +487,7 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer) error {
 	durable := d.Op == protocol.DataFlush || d.Flags&protocol.DataFUA != 0
 	switch d.Op {
 	case protocol.DataWrite:
-		err = v.opt.Store.WriteAt(buf.Bytes(), d.Off, 0)
+		err = v.opt.Store.WriteAt(payload(buf), d.Off, 0)
 	case protocol.DataZero:
 		var fl blockdev.Flags
 		if d.Flags&protocol.DataNoHole != 0 {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/qrbd/qrbd/bitmap"
@@ -43,7 +42,6 @@ type Volume struct {
 	stop    chan struct{} // closed when the volume ends
 	ended   sync.WaitGroup
 	fast    sync.WaitGroup // links
-	crash   atomic.Bool    // closing without draining
 }
 
 const (
