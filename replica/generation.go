@@ -53,9 +53,10 @@ func (m *Machine) mintRound() {
 	m.mintNext = func() {
 		m.mintNext = nil
 		for _, p := range rotate {
-			// One that came back meanwhile would not have the id: its slot is
-			// rotated all the same, and its next handshake settles it.
 			p.slot = parent
+			if p.linked && p.settled { // came back meanwhile, and does not have the id
+				m.restart(p, "a generation began without "+p.name)
+			}
 		}
 		m.remember(parent)
 		m.event("", "generation", parent.String(), current.String(), "writes go on without "+join(weak))

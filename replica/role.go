@@ -132,12 +132,23 @@ func (m *Machine) promoteAnswered() {
 	m.frozen++ // no write before the role is durable
 	m.setRole(protocol.Primary, why)
 	m.recent.list = m.recent.list[:0]
+	m.endTarget()
 	m.promote.waiting = 0
 	m.whenDurable(func() {
 		m.frozen--
 		m.endPromote(nil)
 		m.becamePrimary()
 	})
+}
+
+// endTarget ends the sync that would go on overwriting what this node, primary by
+// force, writes.
+func (m *Machine) endTarget() {
+	for _, p := range m.peers {
+		if p.repl == protocol.SyncTarget {
+			m.restart(p, m.cfg.Self+" was promoted by force while it was overwritten")
+		}
+	}
 }
 
 // mayStillPromote checks again what may have changed while peers were asked.

@@ -210,17 +210,20 @@ func (m *Machine) onSyncDoneAck(p *peer) {
 // connected as an equal will not be one any more.
 func (m *Machine) startTarget(p *peer, d Decision) {
 	m.idSerial++
-	for _, q := range m.peers {
-		if q != p && q.linked && q.lastWhy != RuleDefer {
-			m.restart(q, m.cfg.Self+" is being overwritten by "+p.name)
-		}
-	}
 	m.setRepl(p, protocol.SyncTarget, "rule "+string(d.Rule))
 	p.step = syncWaitStart
 	p.live = false
 	p.deadline = m.now + m.cfg.HandshakeTime
 	if m.disk > protocol.Outdated {
 		m.setDisk(protocol.Outdated, p.name+" has newer data")
+	}
+	for _, q := range m.peers {
+		if q != p && q.linked && q.lastWhy != RuleDefer {
+			m.restart(q, m.cfg.Self+" is being overwritten by "+p.name)
+		}
+	}
+	if p.repl != protocol.SyncTarget {
+		return // a promotion by force waited for one of those only
 	}
 	if d.Strategy != protocol.TargetBitmap {
 		for _, q := range m.peers {
@@ -316,7 +319,7 @@ func (m *Machine) SyncedDurable(id PeerID, runs []resync.Run) {
 }
 
 func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
-	if p.repl != protocol.SyncTarget || p.step != syncRunning {
+	if p.repl != protocol.SyncTarget || p.step != syncRunning || m.role == protocol.Primary {
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s ends a sync that did not run", p.name))
 		return
 	}
