@@ -281,7 +281,7 @@ func divergence(me, peer Side, mySlot, peerSlot protocol.PeerSlot, d Decision) D
 // compareEqual decides between replicas of one generation (rule 4). Either may
 // still lack writes that were under way when they parted.
 func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
-	bits := mySlot.Dirty + peerSlot.Dirty
+	bits := mySlot.Dirty | peerSlot.Dirty // a sum could wrap
 	myCrash, peerCrash := me.has(protocol.HelloCrashedPrimary), peer.has(protocol.HelloCrashedPrimary)
 	async := me.Mode != protocol.ModeC || peer.Mode != protocol.ModeC
 	sync := func(source bool, r Rule) Decision {

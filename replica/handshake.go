@@ -338,11 +338,37 @@ func (m *Machine) onVerdict(p *peer, v *protocol.Verdict) {
 	// The ids are looked at again for explain and for the code of a refusal;
 	// the strategy is the decider's.
 	d := Compare(Side{m.cfg.Self, p.sent}, Side{p.name, p.heard})
-	if d.Strategy != v.Strategy {
+	switch {
+	case !m.acceptable(d, v.Strategy):
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "the verdict of %s, %s by rule %s, must not be: here it is %s, %s, by rule %s %s",
+			p.name, v.Strategy, v.Rule, m.role, m.disk, d.Rule, d.Strategy))
+		return
+	case v.Strategy == protocol.NoSync && p.dirty.Count() != 0 && Rule(v.Rule) != RuleDefer && Rule(v.Rule) != RuleBothNew:
+		m.restart(p, "blocks were marked out of sync during the handshake")
+		return
+	case d.Strategy != v.Strategy:
 		d = Decision{Code: d.Code, IDs: d.IDs}
 	}
 	d.Strategy, d.Rule, d.Digest = v.Strategy, Rule(v.Rule), v.Digest
 	m.act(p, d)
+}
+
+// acceptable reports whether a strategy that the peer decided on may be followed
+// where Compare came to d. Counts of blocks may have moved under the peer, so that
+// it need not be the same; but no verdict joins what must not be joined, has a
+// primary overwritten, or copies from what is no good.
+func (m *Machine) acceptable(d Decision, s protocol.Strategy) bool {
+	refused := d.Strategy == protocol.SplitBrain || d.Strategy == protocol.Unrelated || d.Strategy == protocol.RefusedStrategy
+	switch s {
+	case protocol.TargetBitmap, protocol.TargetFull:
+		return !refused && m.role != protocol.Primary
+	case protocol.SourceBitmap, protocol.SourceFull:
+		return !refused && m.disk > protocol.Inconsistent
+	case protocol.NoSync:
+		return !refused
+	case protocol.SplitBrain, protocol.Unrelated, protocol.Retry, protocol.RefusedStrategy:
+	}
+	return true
 }
 
 // failedSide names the node whose disk rules a sync out, "" when neither does.
