@@ -97,6 +97,21 @@ func (d *disk) trouble(space bool) error {
 	return nil
 }
 
+// has reports whether a client's write is here, or on its way into the cache.
+func (d *disk) has(c *clientOp) bool {
+	for _, op := range d.order {
+		if op.off == c.r.Off && op.n == c.r.Len && len(op.vals) == len(c.vals) && (len(c.vals) == 0 || op.vals[0] == c.vals[0]) {
+			return true
+		}
+	}
+	for s := c.r.Off / sectorSize; s < (c.r.Off+c.r.Len)/sectorSize; s++ {
+		if d.cur[s] != c.value(int32(s)) {
+			return false
+		}
+	}
+	return true
+}
+
 func (d *disk) end(op *diskOp) {
 	if i := slices.Index(d.order, op); i >= 0 {
 		d.order = slices.Delete(d.order, i, i+1)

@@ -65,8 +65,9 @@ type standing struct {
 	vol    int // in its cache
 	dur    int // on stable storage
 	fua    map[int32]int
-	broken bool // inconsistent: nothing is promised
-	gaveUp bool // an operator gave its data up
+	hurt   int64 // when it last lost something, or may have
+	broken bool  // inconsistent: nothing is promised
+	gaveUp bool  // an operator gave its data up
 	joint  join
 	wild   int // promoted by force when broken: what is not durable may be anything
 }
@@ -245,6 +246,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 		b.maybe[h] = slices.DeleteFunc(b.maybe[h], func(m unsure) bool { return m.op == c })
 		b.hist[h] = append(b.hist[h], entry{o.idx, c.value(s)})
 	})
+	before := b.last()
 	b.acks = append(b.acks, o.idx)
 	v := p.m.View()
 	if m, ok := o.gens[v.Current]; ok && m.br != b && b.limit(m.br) < m.pos {
@@ -259,13 +261,17 @@ func (o *oracle) acked(p *process, c *clientOp) {
 	}
 	for i := range v.Peers {
 		q := &v.Peers[i]
+		st := o.st[p.n.peers[i].index]
 		if !q.Live {
+			// Lost between its answer and the others': it has the write all the same.
+			if st.br == b && !st.broken && st.pos >= before && p.n.peers[i].disk.has(c) {
+				st.pos = o.idx
+			}
 			continue
 		}
-		st := o.st[p.n.peers[i].index]
 		if st.br == b && !st.broken {
 			st.pos = o.idx
-			if q.Mode != protocol.ModeA {
+			if q.Mode != protocol.ModeA && c.at > st.hurt {
 				st.vol = o.idx
 			}
 			if c.r.FUA && q.Mode == protocol.ModeC {
@@ -273,7 +279,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 			}
 		}
 		if st.joint.br == b {
-			if q.Mode != protocol.ModeA {
+			if q.Mode != protocol.ModeA && c.at > st.hurt {
 				st.joint.vol = o.idx
 			}
 			if c.r.FUA && q.Mode == protocol.ModeC {
@@ -300,6 +306,14 @@ func (o *oracle) flushed(p *process, c *clientOp) {
 			st.joint.dur = max(st.joint.dur, c.idx)
 		}
 	}
+}
+
+// last returns the index of what was acknowledged last in b.
+func (b *branch) last() int {
+	if l := len(b.acks); l > 0 {
+		return b.acks[l-1]
+	}
+	return b.fork
 }
 
 // limit returns up to which index b has what was acknowledged in t, -1: nothing.
@@ -334,7 +348,7 @@ func (st *standing) mark() mark { return mark{st.br, st.pos} }
 // powerCut: what was only in the cache may be gone.
 func (o *oracle) powerCut(n *node) {
 	st := o.st[n.index]
-	st.vol = min(st.vol, st.dur)
+	st.vol, st.hurt = min(st.vol, st.dur), o.w.now
 }
 
 // died: requests under way were not acknowledged.
@@ -352,7 +366,7 @@ func (o *oracle) died(p *process) {
 	for _, q := range p.n.peers {
 		if o.w.sc.mode(p.n, q) == protocol.ModeB { // received is not applied
 			st := o.st[p.n.index]
-			st.vol = min(st.vol, st.dur)
+			st.vol, st.hurt = min(st.vol, st.dur), o.w.now
 		}
 	}
 }
