@@ -321,9 +321,11 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 		return sync(tieBreak(me, peer), RuleEqualBothCrashed)
 	case bits == 0 && mySlot.Bitmap != peerSlot.Bitmap:
 		return Decision{Strategy: protocol.NoSync, Rule: RuleEqualMissedEnd}
-	case bits != 0 && me.has(protocol.HelloReconnect) != peer.has(protocol.HelloReconnect):
-		// One was there while the other was away, and may have taken more.
-		return sync(me.has(protocol.HelloReconnect), RuleEqualSurvivor)
+	case bits != 0 && me.Seq != peer.Seq:
+		return sync(me.Seq > peer.Seq, RuleEqualDirty)
+	case bits != 0 && me.has(protocol.HelloReplayed) != peer.has(protocol.HelloReplayed):
+		// It stopped without notice, and may have lost what it had not flushed.
+		return sync(peer.has(protocol.HelloReplayed), RuleEqualDirty)
 	case (mySlot.Dirty != 0) != (peerSlot.Dirty != 0):
 		return sync(mySlot.Dirty != 0, RuleEqualDirty)
 	case bits != 0:
