@@ -3,6 +3,8 @@ package e2e
 import (
 	"bytes"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -220,6 +222,31 @@ func TestInvalidate(t *testing.T) {
 	c.Equal("crm")
 }
 
+// flood writes 256 KiB at a time, 32 at once, to 256 MiB from off on, as fast as
+// it goes.
+func flood(t *testing.T, n *cluster.Node, off int64, d time.Duration) {
+	t.Helper()
+	disk := n.Dial("crm")
+	defer disk.Close()
+	data := pattern(1, 256*kib)
+	var wg sync.WaitGroup
+	var total atomic.Int64
+	end := time.Now().Add(d)
+	for range 32 {
+		wg.Go(func() {
+			for time.Now().Before(end) {
+				if err := disk.WriteAt(data, off+rand.Int64N(1024)*256*kib, false); err != nil {
+					t.Error(err)
+					return
+				}
+				total.Add(256 * kib)
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d MiB/s", total.Load()/mib/int64(d.Seconds()))
+}
+
 // TestHugeVolume: an empty volume of 1 TiB is in sync within seconds, takes no
 // space, starts at once, and needs little memory under load.
 func TestHugeVolume(t *testing.T) {
@@ -247,7 +274,7 @@ func TestHugeVolume(t *testing.T) {
 		}
 	}
 	d.Close()
-	r.runFor(2 * time.Second)
+	flood(t, alpha, 900*gib, 3*time.Second)
 	r.stop()
 	judge(t, alpha, l, ledger.Acked)
 	for _, n := range c.Nodes {
