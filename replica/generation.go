@@ -3,17 +3,22 @@ package replica
 import "github.com/qrbd/qrbd/protocol"
 
 // mustMint reports whether the next write begins a generation: a peer that will
-// not get it is still taken to be in sync. It is false once that peer's slot says
-// at which generation it stayed behind, so that one parting mints one id, and
-// none at all when nothing is written.
+// not get it may be at the current one. It is false once this primary has begun a
+// generation without that peer, so that one parting mints one id, and none at all
+// when nothing is written.
 func (m *Machine) mustMint() bool {
 	for _, p := range m.peers {
-		if !p.live && p.slot == 0 {
+		if p.mayBeCurrent() {
 			return true
 		}
 	}
 	return false
 }
+
+// mayBeCurrent reports whether the peer, which does not get writes, may have the
+// current generation. What its slot says is not enough: a third node may have
+// brought it up to date since.
+func (p *peer) mayBeCurrent() bool { return !p.live && !p.apart }
 
 // mint begins a new generation. New writes wait. First every connected peer in
 // sync makes the id durable, then this node, then writes go on: a peer may know a
@@ -33,7 +38,7 @@ func (m *Machine) mintRound() {
 	var weak []string
 	var rotate []*peer
 	for _, p := range m.peers {
-		if !p.live && p.slot == 0 {
+		if p.mayBeCurrent() {
 			rotate = append(rotate, p)
 			weak = append(weak, p.name)
 		}
@@ -42,7 +47,7 @@ func (m *Machine) mintRound() {
 		m.minted()
 		return
 	}
-	m.mintWait = 0
+	m.mintWait, m.mintID = 0, current
 	m.mintDeadline = m.now + m.cfg.WriteTimeout
 	for _, p := range m.peers {
 		if p.live && (p.repl == protocol.Established || p.repl == protocol.VerifySource || p.step == syncWaitAck) {
@@ -53,7 +58,10 @@ func (m *Machine) mintRound() {
 	m.mintNext = func() {
 		m.mintNext = nil
 		for _, p := range rotate {
-			p.slot = parent
+			p.apart = true
+			if p.slot == 0 {
+				p.slot = parent
+			}
 			if p.linked && p.settled { // came back meanwhile, and does not have the id
 				m.restart(p, "a generation began without "+p.name)
 			}
@@ -120,7 +128,11 @@ func join(names []string) string {
 
 // onNewGeneration is the peer's side of mint.
 func (m *Machine) onNewGeneration(p *peer, g *protocol.NewGeneration) {
-	if g.Parent != m.current && g.Current != m.current {
+	switch {
+	case m.role == protocol.Primary || p.role != protocol.Primary || g.Current == 0:
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s, %s, minted generation %s for a %s", p.name, p.role, g.Current, m.role))
+		return
+	case g.Parent != m.current && g.Current != m.current:
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s minted a generation after %s, but here it is %s", p.name, g.Parent, m.current))
 		return
 	}
@@ -139,16 +151,20 @@ func (m *Machine) onNewGeneration(p *peer, g *protocol.NewGeneration) {
 		}
 		m.persist()
 	}
-	epoch := p.epoch
+	epoch, current := p.epoch, g.Current
+	p.rxHold = true // nothing piles up behind a slow disk
 	m.whenDurable(func() {
 		if p.epoch == epoch && p.linked {
-			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.GenerationAck{Current: g.Current}})
+			m.release(p)
+			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.GenerationAck{Current: current}})
 		}
 	})
 }
 
 func (m *Machine) onGenerationAck(p *peer, g *protocol.GenerationAck) {
-	m.mintConfirmed(p)
+	if g.Current == m.mintID {
+		m.mintConfirmed(p)
+	}
 }
 
 func (m *Machine) byName(name string) *peer {

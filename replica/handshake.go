@@ -22,7 +22,7 @@ func (m *Machine) Linked(now Time, id PeerID) error {
 	}
 	p.linked, p.settled, p.alone, p.verified = true, false, aloneNo, false
 	p.epoch++
-	p.heard, p.rxSeq, p.rxApplied, p.rxDurable = nil, 0, 0, 0
+	p.heard, p.rxSeq, p.rxApplied, p.rxDurable, p.rxWord = nil, 0, 0, 0, 0
 	p.deadline = now + m.cfg.HandshakeTime
 	p.sent = m.hello(p)
 	p.serial = m.idSerial
@@ -265,6 +265,10 @@ func (m *Machine) onHello(p *peer, h *protocol.Hello) {
 	c.Slots = append([]protocol.PeerSlot(nil), h.Slots...)
 	c.History = append([]protocol.Generation(nil), h.History...)
 	p.heard = &c
+	if h.Seq > seqMax {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s says it has sequence %d", p.name, h.Seq))
+		return
+	}
 	m.seqSeen(h.Seq)
 	switch {
 	case h.Size != m.cfg.Size:

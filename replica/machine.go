@@ -212,6 +212,7 @@ type Machine struct {
 	frozen       int        // writes wait while > 0 (drain, mint)
 	minting      bool
 	mintWait     uint16
+	mintID       protocol.Generation // that the peers are to confirm
 	mintNext     func()
 	mintDeadline Time
 
@@ -312,9 +313,13 @@ func (m *Machine) commit() {
 	m.emit(Effect{Kind: DoPersist})
 }
 
-// whenDurable calls fn once the state as it is now is on stable storage. fn must
-// check that it still applies.
+// whenDurable calls fn once the state as it is now is on stable storage, at once
+// if it is. fn must check that it still applies.
 func (m *Machine) whenDurable(fn func()) {
+	if m.metaDone == m.metaWant {
+		fn()
+		return
+	}
 	m.after = append(m.after, afterMeta{m.metaWant, fn})
 }
 
@@ -417,7 +422,7 @@ func (m *Machine) remember(g protocol.Generation) {
 }
 
 func (m *Machine) setDisk(d protocol.Disk, why string) {
-	if m.disk == d {
+	if m.disk == d || m.disk == protocol.Failed { // for good (P9)
 		return
 	}
 	m.event("", "disk", m.disk.String(), d.String(), why)

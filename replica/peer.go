@@ -62,6 +62,7 @@ type peer struct {
 	slot  protocol.Generation // bitmap id; zero: in sync, or as good as
 	dirty *bitmap.Set
 	live  bool // in the ack set of new writes
+	apart bool // not live, and not at the generation that this primary has begun
 	ring  sentRing
 	acked protocol.Ack
 	moved Time   // when acked last rose, or the first operation was sent after a rest
@@ -85,6 +86,7 @@ type peer struct {
 	// Data from the peer.
 	rxSeq     uint64
 	rxHold    bool
+	rxWord    uint64 // first word of the bitmap that may come next
 	rxApplied uint64
 	rxDurable uint64
 

@@ -163,6 +163,9 @@ func (m *Machine) mayStillPromote(opt PromoteOptions) error {
 // becamePrimary tells the peers, and settles with those that cannot simply be
 // written to.
 func (m *Machine) becamePrimary() {
+	for _, p := range m.peers {
+		p.apart = false
+	}
 	m.broadcastState()
 	for _, p := range m.peers {
 		if !p.linked || !p.settled || p.repl != protocol.Established {
@@ -403,7 +406,7 @@ func (m *Machine) onHandover(p *peer, h *protocol.Handover) {
 	}
 	var err error
 	switch {
-	case m.role == protocol.Primary || m.promote != nil || m.drain != nil || m.stopping:
+	case m.role == protocol.Primary || m.primary() != "" || m.promote != nil || m.drain != nil || m.stopping || h.Seq > seqMax:
 		err = refusal(protocol.CodeBusy, "%s takes part in another change of the role", m.cfg.Self)
 	case p.repl != protocol.Established || m.disk != protocol.UpToDate || m.current != h.Current:
 		err = refusal(protocol.CodeNotAllowed, "%s is %s, at generation %s", m.cfg.Self, m.disk, m.current)

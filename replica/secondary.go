@@ -20,7 +20,7 @@ func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, er
 		err = refusal(protocol.CodeProtocol, "%s sent a write while the connection is %s and it is %s", p.name, p.repl, p.role)
 	case !m.usable():
 		return false, ErrDiskFailed // the primary has been told, or is about to be
-	case d.Seq <= p.rxSeq:
+	case d.Seq <= p.rxSeq || d.Seq > seqMax:
 		err = refusal(protocol.CodeProtocol, "%s sent sequence %d after %d", p.name, d.Seq, p.rxSeq)
 	case d.Off > m.cfg.Size || d.Len > m.cfg.Size-d.Off:
 		err = refusal(protocol.CodeProtocol, "%s wrote %d bytes at %d of %d", p.name, d.Len, d.Off, m.cfg.Size)
@@ -47,13 +47,25 @@ func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, er
 	if m.activity.Touch(d.Off, d.Len, d.Seq, now) {
 		return false, nil
 	}
+	epoch := p.epoch
 	p.rxHold = true
 	m.commit()
 	m.whenDurable(func() {
-		p.rxHold = false
-		m.emit(Effect{Kind: DoResume, Peer: p.id})
+		if p.epoch == epoch { // else the hold is another connection's
+			m.release(p)
+		}
 	})
 	return true, nil
+}
+
+// seqMax bounds the sequences that a peer may name: this node counts on from there,
+// and must not wrap in its life.
+const seqMax = 1 << 62
+
+// release lets a held stream go on.
+func (m *Machine) release(p *peer) {
+	p.rxHold = false
+	m.emit(Effect{Kind: DoResume, Peer: p.id})
 }
 
 // Held reports whether the peer's stream must wait.

@@ -66,10 +66,15 @@ func (m *Machine) onBitmapPart(p *peer, b *protocol.BitmapPart) {
 		return
 	}
 	p.deadline = m.now + m.cfg.HandshakeTime
-	if b.First > uint64(p.dirty.Words()) {
+	switch {
+	case b.First > uint64(p.dirty.Words()):
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent bits beyond the end of the volume", p.name))
 		return
+	case b.First < p.rxWord: // or it never ends
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent bits from word %d after those up to %d", p.name, b.First, p.rxWord))
+		return
 	}
+	p.rxWord = b.First + uint64(len(b.Words))
 	if p.step == syncWaitStart {
 		m.markOverwritten(p, b)
 		return
@@ -263,8 +268,12 @@ func (m *Machine) markOverwritten(p *peer, b *protocol.BitmapPart) {
 // onSyncStart makes "inconsistent, at this base" durable, and holds the stream
 // until it is.
 func (m *Machine) onSyncStart(p *peer, s *protocol.SyncStart) {
-	if p.step != syncWaitStart || m.role == protocol.Primary {
+	switch {
+	case p.step != syncWaitStart || m.role == protocol.Primary || p.rxHold || s.Base == 0:
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s starts a sync that was not agreed", p.name))
+		return
+	case !m.usable(): // it failed since the handshake
+		m.dropPeer(p, refusal(protocol.CodeDiskFailed, "the disk of %s on %s has failed: %s", m.cfg.Name, m.cfg.Self, m.diskWhy))
 		return
 	}
 	if m.volume != s.Volume {
@@ -278,16 +287,15 @@ func (m *Machine) onSyncStart(p *peer, s *protocol.SyncStart) {
 	m.wantBitmaps = true
 	m.persist()
 	p.rxHold = true
-	p.total = int64(s.Blocks)
+	p.total = int64(min(s.Blocks, uint64(p.dirty.Blocks())))
 	epoch := p.epoch
 	m.whenDurable(func() {
 		if p.epoch != epoch {
 			return
 		}
-		p.rxHold = false
 		p.step = syncRunning
 		p.deadline = never
-		m.emit(Effect{Kind: DoResume, Peer: p.id})
+		m.release(p)
 		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.SyncReady{}})
 	})
 }
@@ -323,6 +331,14 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s ends a sync that did not run", p.name))
 		return
 	}
+	switch {
+	case s.Current == 0 || p.rxHold:
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s ends a sync at generation %s, or twice", p.name, s.Current))
+		return
+	case !m.usable():
+		m.dropPeer(p, refusal(protocol.CodeDiskFailed, "the disk of %s on %s has failed: %s", m.cfg.Name, m.cfg.Self, m.diskWhy))
+		return
+	}
 	m.event("", "generation", m.current.String(), s.Current.String(), "in sync with "+p.name)
 	m.current = s.Current
 	m.history = append([]protocol.Generation(nil), s.History...)
@@ -339,10 +355,12 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 	m.setDisk(protocol.UpToDate, "in sync with "+p.name)
 	m.persist()
 	epoch := p.epoch
+	p.rxHold = true // what follows belongs to the new generation
 	m.whenDurable(func() {
 		if p.epoch != epoch {
 			return
 		}
+		m.release(p)
 		p.step = syncNone
 		m.setRepl(p, protocol.Established, "sync done")
 		m.equalNow(p)
@@ -364,8 +382,7 @@ func (m *Machine) endSync(p *peer) {
 	p.step, p.endPending = syncNone, false
 	p.deadline = never
 	if p.rxHold {
-		p.rxHold = false
-		m.emit(Effect{Kind: DoResume, Peer: p.id})
+		m.release(p)
 	}
 }
 
