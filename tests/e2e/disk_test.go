@@ -63,34 +63,55 @@ func replaceDisk(t *testing.T, n *cluster.Node) {
 	n.Start()
 }
 
-// TestPrimaryDiskFails: clients of a primary whose disk failed get errors or
-// are served by the peer, and are never told of a write that is nowhere; the
-// peer can be promoted and has everything.
+// TestPrimaryDiskFails: clients of a primary whose disk failed get errors, and
+// are never told of a write that is nowhere; the peer can be promoted and has
+// everything.
 func TestPrimaryDiskFails(t *testing.T) {
 	t.Parallel()
+	for _, script := range []string{"write error", "flush error"} {
+		t.Run(script, func(t *testing.T) {
+			t.Parallel()
+			c := cluster.New(t, cluster.Options{Program: cluster.FaultAgent, Configure: quick})
+			alpha, beta := c.Up(), c.Nodes[1]
+			l := newLedger()
+			r := startLoad(t, alpha, l)
+			r.runFor(700 * time.Millisecond)
+			alpha.Faults("crm", script+"\n")
+			alpha.Wait("crm", "failed", lostWithin, func(v cluster.Volume) bool { return v.Disk == "failed" })
+			r.broken()
+			if v := beta.Volume("crm"); v.Disk != "up-to-date" && v.Disk != "consistent" {
+				t.Fatalf("the good copy: %v", v)
+			}
+			alpha.Must("demote", "crm", "--force")
+			beta.Must("promote", "crm", "--peer-fenced")
+			settle(t, beta, l, ledger.Acked)
+			drive(t, beta, l, 500*time.Millisecond)
+			replaceDisk(t, alpha)
+			c.WaitInSync("crm", syncWithin)
+			judge(t, beta, l, ledger.Acked)
+			c.Equal("crm")
+		})
+	}
+}
+
+// TestPrimaryIsFull: a write that finds no space fails, and that is all: neither
+// side keeps half of it for good, and the disk is not failed.
+func TestPrimaryIsFull(t *testing.T) {
+	t.Parallel()
 	c := cluster.New(t, cluster.Options{Program: cluster.FaultAgent, Configure: quick})
-	alpha, beta := c.Up(), c.Nodes[1]
+	alpha := c.Up()
 	l := newLedger()
 	r := startLoad(t, alpha, l)
-	r.runFor(700 * time.Millisecond)
-	alpha.Faults("crm", "write error\n")
-	alpha.Wait("crm", "failed", lostWithin, func(v cluster.Volume) bool { return v.Disk == "failed" || v.Disk == "diskless" })
-	select {
-	case <-r.done:
-	case <-time.After(2 * time.Second):
-		r.cancel() // served by the peer
+	r.runFor(500 * time.Millisecond)
+	alpha.Faults("crm", "write nospace\n")
+	r.broken()
+	alpha.Faults("crm", "")
+	if v := alpha.Volume("crm"); v.Role != "primary" || v.Disk != "up-to-date" {
+		t.Fatalf("after a write without space: %v", v)
 	}
-	r.join()
-	if v := beta.Volume("crm"); v.Disk != "up-to-date" {
-		t.Fatalf("the good copy: %v", v)
-	}
-	alpha.Must("demote", "crm", "--force")
-	beta.Must("promote", "crm", "--peer-fenced")
-	settle(t, beta, l, ledger.Acked)
-	drive(t, beta, l, 500*time.Millisecond)
-	replaceDisk(t, alpha)
+	settle(t, alpha, l, ledger.Acked)
+	drive(t, alpha, l, 500*time.Millisecond)
 	c.WaitInSync("crm", syncWithin)
-	judge(t, beta, l, ledger.Acked)
 	c.Equal("crm")
 }
 
