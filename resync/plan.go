@@ -40,6 +40,9 @@ const (
 	// reserveMax is how many blocks that were always being written are kept free
 	// of new writes together.
 	reserveMax = 64
+	// ackedMax bounds the runs and pieces that wait for a flush, here and at the
+	// target: a flush's worth of single blocks.
+	ackedMax = 16 << 10
 	// busyWait is how long a range that is being written is left alone.
 	busyWait = 5 * time.Millisecond
 )
@@ -52,6 +55,7 @@ type Run struct {
 
 type runState struct {
 	Run
+	offered  bool // narrowed to what is sent: may be answered
 	plain    bool // sent without comparing first
 	answered bool // its digests were answered; the rest is a copy
 	differ   []Run
@@ -257,10 +261,15 @@ func (p *Plan) find(id uint64) (int, *runState) {
 }
 
 // Narrow shortens a run to its first n bytes, whole blocks or up to the device's
-// end, before anything of it is sent.
+// end, before anything of it is sent. Every run is narrowed once, if only to its
+// length: what a target says of it before is refused.
 func (p *Plan) Narrow(id uint64, n int64) {
 	_, s := p.find(id)
-	if s == nil || n >= s.Len {
+	if s == nil {
+		return
+	}
+	s.offered = true
+	if n >= s.Len {
 		return
 	}
 	if n <= 0 || n%bitmap.BlockSize != 0 {
@@ -303,7 +312,7 @@ func (p *Plan) Holds(off, n int64) bool {
 // id that is not in flight.
 func (p *Plan) Answered(id uint64, differ []uint64) (send []Run, known bool) {
 	i, s := p.find(id)
-	if s == nil || s.answered || s.plain || p.kind == Copy {
+	if s == nil || !s.offered || s.answered || s.plain || p.kind == Copy {
 		return nil, false
 	}
 	s.answered = true
@@ -374,7 +383,7 @@ func (p *Plan) Acked(id uint64) (known bool) {
 			if !ok {
 				continue
 			}
-		} else if s.ID != id || p.kind != Copy && !s.plain {
+		} else if s.ID != id || !s.offered || p.kind != Copy && !s.plain {
 			continue
 		}
 		p.acked = append(p.acked, piece)
@@ -400,7 +409,7 @@ func (p *Plan) WantFlush() (id uint64, want bool) {
 		_, n := p.ahead()
 		idle = n == 0
 	}
-	if p.ackedB < p.opt.FlushBytes && !idle {
+	if p.ackedB < p.opt.FlushBytes && len(p.acked) < ackedMax && !idle {
 		return 0, false
 	}
 	p.nextID++

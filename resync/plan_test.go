@@ -158,6 +158,10 @@ func TestUnknownAnswers(t *testing.T) {
 	if _, known := p.Answered(run.ID, make([]uint64, 4)); known {
 		t.Error("a copy takes an answer to digests")
 	}
+	if p.Acked(run.ID) {
+		t.Error("an acknowledgement is taken of a run that was not sent yet")
+	}
+	p.Narrow(run.ID, run.Len)
 	if !p.Acked(run.ID) || p.Acked(run.ID) {
 		t.Error("an acknowledgement counts once")
 	}
@@ -170,6 +174,45 @@ func TestUnknownAnswers(t *testing.T) {
 	}
 	if _, _, done := p.Next(0, always); !done {
 		t.Error("not done")
+	}
+}
+
+// TestEarlyAnswer: a target knows a run's number before the run is narrowed to what
+// its answer has room for.
+func TestEarlyAnswer(t *testing.T) {
+	for _, kind := range []Kind{Digest, Verify} {
+		set := bitmap.NewSet(testBlocks)
+		set.SetAll()
+		p := New(kind, set, testBlocks*bitmap.BlockSize, Options{}, 0)
+		run, _, _ := p.Next(0, always)
+		if run.Len <= DataMax {
+			t.Fatalf("a run of %d bytes is no test", run.Len)
+		}
+		if _, known := p.Answered(run.ID, make([]uint64, 4)); known {
+			t.Error("an answer is taken to what was not asked")
+		}
+		if set.Count() != testBlocks {
+			t.Error("bits were cleared")
+		}
+	}
+}
+
+// TestFlushOfManyPieces: single blocks found equal do not pile up until a flush's
+// worth of bytes is copied.
+func TestFlushOfManyPieces(t *testing.T) {
+	const blocks = 4 * ackedMax
+	set := bitmap.NewSet(blocks)
+	for b := int64(0); b < blocks; b += 2 {
+		set.Set(b, b+1)
+	}
+	p := New(Digest, set, blocks*bitmap.BlockSize, Options{}, 0)
+	for range ackedMax {
+		run, _, _ := p.Next(0, always)
+		p.Narrow(run.ID, run.Len)
+		p.Answered(run.ID, make([]uint64, 4))
+	}
+	if _, want := p.WantFlush(); !want {
+		t.Errorf("%d pieces wait for a flush", ackedMax)
 	}
 }
 
