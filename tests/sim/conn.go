@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 )
 
@@ -232,10 +233,8 @@ func (s *session) connect() {
 				c.ends[i].out[k] = &stream{net: n, from: c.ends[i], to: c.ends[1-i], kind: k}
 			}
 		}
+		s.conns = slices.DeleteFunc(s.conns, func(c *conn) bool { return c.ends[0].aborted && c.ends[1].aborted })
 		s.conns = append(s.conns, c)
-		if len(s.conns) > 8 {
-			s.conns = s.conns[1:]
-		}
 		s.procs[0].after(0, func() { s.attach(c, 0) })
 		var there func()
 		there = func() {
@@ -353,4 +352,12 @@ func (e *end) killed() {
 		cutShort(e.c.sess.net.w, e.out[k])
 		e.c.ends[1-e.side].out[k].q = nil
 	}
+}
+
+// state describes the stream, for a failure.
+func (st *stream) state() string {
+	if len(st.q) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("next in %d us, waiting %v, aborted %v/%v", (st.q[0].at-st.net.w.now)/micro, st.waiting, st.from.aborted, st.to.aborted)
 }

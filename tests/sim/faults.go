@@ -137,7 +137,7 @@ func (w *World) trouble() {
 		}
 	case k < 54:
 		w.sc.rest = true
-		w.at(w.between(100*milli, 3*second), func() { w.sc.rest = false })
+		w.at(w.between(100*milli, 3*second), func() { w.sc.rest = w.calm && w.sc.rest })
 	default:
 		w.operator(n)
 	}

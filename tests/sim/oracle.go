@@ -38,6 +38,7 @@ type mark struct {
 type entry struct {
 	idx int
 	val uint64
+	seq uint64 // in its reign
 }
 
 // unsure is a write that was not acknowledged: it may have happened, up to end.
@@ -118,11 +119,12 @@ func (o *oracle) newBranch(from *branch, pos int, owner string) *branch {
 	b := &branch{id: o.next, owner: owner, parent: from, fork: pos, hist: make([][]entry, len(o.hot)), maybe: make([][]unsure, len(o.hot))}
 	for h := range o.hot {
 		if from == nil {
-			b.hist[h] = []entry{{0, 0}}
+			b.hist[h] = []entry{{}}
 			continue
 		}
 		for _, e := range from.hist[h] {
 			if e.idx <= pos {
+				e.seq = 0
 				b.hist[h] = append(b.hist[h], e)
 			}
 		}
@@ -244,7 +246,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 	b := c.br
 	o.within(c.r.Off, c.r.Len, func(s, h int32) {
 		b.maybe[h] = slices.DeleteFunc(b.maybe[h], func(m unsure) bool { return m.op == c })
-		b.hist[h] = append(b.hist[h], entry{o.idx, c.value(s)})
+		b.hist[h] = b.after(b.hist[h], entry{o.idx, c.value(s), c.r.Seq()}, c.idx)
 	})
 	before := b.last()
 	b.acks = append(b.acks, o.idx)
@@ -306,6 +308,18 @@ func (o *oracle) flushed(p *process, c *clientOp) {
 			st.joint.dur = max(st.joint.dur, c.idx)
 		}
 	}
+}
+
+// after adds a write to a sector's history. Of two writes that were under way
+// together the one that the machine took later counts, whichever was answered first.
+func (b *branch) after(list []entry, e entry, submitted int) []entry {
+	tail := list[len(list)-1]
+	if tail.seq <= e.seq || tail.idx <= submitted {
+		return append(list, e)
+	}
+	list = append(list[:len(list)-1], entry{tail.idx, e.val, e.seq}, tail)
+	tail.idx = e.idx
+	return append(list, tail)
 }
 
 // last returns the index of what was acknowledged last in b.
@@ -500,7 +514,7 @@ func (o *oracle) promoted(p *process) {
 	o.idx++
 	for h, s := range o.hot {
 		if l := b.hist[h]; l[len(l)-1].val != d.cur[s] {
-			b.hist[h] = append(l, entry{o.idx, d.cur[s]})
+			b.hist[h] = append(l, entry{o.idx, d.cur[s], 0})
 		}
 	}
 	if forced && st.broken {

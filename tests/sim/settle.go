@@ -155,10 +155,14 @@ func (w *World) mend(tries int) {
 		}
 	}
 	for _, net := range w.nets {
-		w.mendPair(net)
+		if net.a.proc != nil && net.b.proc != nil {
+			w.mendPair(net)
+		}
 	}
-	if w.primary() != nil {
-		return
+	for _, n := range w.nodes {
+		if n.proc == nil || n.proc.seen.branch != nil {
+			return
+		}
 	}
 	best := w.best()
 	v := best.proc.m.View()
@@ -250,6 +254,9 @@ func (w *World) compare() {
 			continue
 		}
 		va, vb := net.a.view(net.b), net.b.view(net.a)
+		if a.m.View().Disk <= protocol.Failed || b.m.View().Disk <= protocol.Failed {
+			continue
+		}
 		if va.Repl != protocol.Established || vb.Repl != protocol.Established || va.Rule == replica.RuleDefer || !va.Live && !vb.Live {
 			continue
 		}
@@ -310,6 +317,10 @@ func (w *World) dump() string {
 			q := &v.Peers[i]
 			s += fmt.Sprintf("    %s: %s %s (%s) role %s disk %s dirty %d slot %s live %v linked %v rule %s\n", q.Name, q.Conn, q.Repl, q.Reason, q.Role, q.Disk,
 				q.DirtyBytes/bitmap.BlockSize, short(q.Slot), q.Live, q.Linked, q.Rule)
+			if l := n.proc.links[i]; l != nil {
+				s += fmt.Sprintf("        link: queue %d sending %v receiving %v/%d held %v/%v bulk %v/%d flushing %v plan %v, on the way %d and %d, cut %v, %v\n", len(l.queue), l.sending,
+					l.rx.busy, len(l.rx.q), l.hold != nil, n.proc.m.Held(replica.PeerID(i)), l.bulk.busy, len(l.bulk.q), l.flushing, l.planning, len(l.e.out[0].q), len(l.e.out[1].q), w.net(n, n.peers[i]).cut, l.e.out[0].state())
+			}
 		}
 	}
 	return s
