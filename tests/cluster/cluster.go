@@ -134,7 +134,8 @@ func (c *Cluster) WaitInSync(volume string, limit time.Duration) {
 }
 
 // Equal flushes the volume on the primary, if there is one, and compares the
-// backing stores of the named nodes (none: all) byte for byte.
+// backing stores of the named nodes (none: all) byte for byte. Under A and B the
+// flush does not wait for the peers, so they are given a moment.
 func (c *Cluster) Equal(volume string, names ...string) {
 	c.t.Helper()
 	nodes := c.Nodes
@@ -144,22 +145,40 @@ func (c *Cluster) Equal(volume string, names ...string) {
 			nodes = append(nodes, c.Node(name))
 		}
 	}
+	var patience time.Duration
 	for _, n := range nodes {
-		if n.Running() && n.Volume(volume).Role == "primary" {
-			d := n.Dial(volume)
-			if err := d.Flush(); err != nil {
-				c.t.Fatalf("flush on %s: %v", n.Name, err)
+		if !n.Running() {
+			continue
+		}
+		v := n.Volume(volume)
+		if v.Role != "primary" {
+			continue
+		}
+		d := n.Dial(volume)
+		if err := d.Flush(); err != nil {
+			c.t.Fatalf("flush on %s: %v", n.Name, err)
+		}
+		d.Close()
+		for _, p := range v.Peers {
+			if p.Protocol != "C" {
+				patience = 5 * time.Second
 			}
-			d.Close()
 		}
 	}
+	deadline := time.Now().Add(patience)
 	for _, n := range nodes[1:] {
-		diff, err := Diff(nodes[0].Backing(volume), n.Backing(volume))
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		if len(diff) > 0 {
-			c.t.Fatalf("stores of %s and %s differ in %d blocks of 4 KiB, first at %d", nodes[0].Name, n.Name, len(diff), diff[0])
+		for {
+			diff, err := Diff(nodes[0].Backing(volume), n.Backing(volume))
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			if len(diff) == 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				c.t.Fatalf("stores of %s and %s differ in %d blocks of 4 KiB, first at %d", nodes[0].Name, n.Name, len(diff), diff[0])
+			}
+			time.Sleep(50 * time.Millisecond)
 		}
 	}
 }
