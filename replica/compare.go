@@ -173,9 +173,9 @@ func compare(me, peer Side) Decision {
 		return divergence(me, peer, mySlot, peerSlot, d)
 	}
 	switch {
-	case me.has(protocol.HelloFullTarget) && !peer.has(protocol.HelloFullTarget) && peer.Current != 0:
+	case me.has(protocol.HelloFullTarget) && !peer.has(protocol.HelloFullTarget) && peer.Current != 0 && !older(peer, me):
 		return full(protocol.TargetFull, RuleInvalidate, true)
-	case peer.has(protocol.HelloFullTarget) && !me.has(protocol.HelloFullTarget) && me.Current != 0:
+	case peer.has(protocol.HelloFullTarget) && !me.has(protocol.HelloFullTarget) && me.Current != 0 && !older(me, peer):
 		return full(protocol.SourceFull, RuleInvalidate, true)
 	case me.Current == 0 && peer.Current == 0:
 		return decide(protocol.NoSync, RuleBothNew)
@@ -216,6 +216,12 @@ func compare(me, peer Side) Decision {
 // follows reports whether s is a secondary of a primary other than the two.
 func follows(s, other Side) bool {
 	return s.Role != protocol.Primary && s.Primary != "" && s.Primary != s.Name && s.Primary != other.Name && other.Role != protocol.Primary
+}
+
+// older reports whether s has stayed behind at a generation that the other has
+// left: nobody who wants a replica overwritten by a good one means that.
+func older(s, other Side) bool {
+	return s.Current != other.Current && (other.slot(s.Name).Bitmap == s.Current || other.hadGeneration(s.Current))
 }
 
 // slotAt returns the name of a slot of s, other than notName's, that parted at

@@ -133,12 +133,21 @@ func (m *Machine) promoteAnswered() {
 	m.setRole(protocol.Primary, why)
 	m.recent.list = m.recent.list[:0]
 	m.endTarget()
+	m.forgetWords()
 	m.promote.waiting = 0
 	m.whenDurable(func() {
 		m.frozen--
 		m.endPromote(nil)
 		m.becamePrimary()
 	})
+}
+
+// forgetWords drops what operators said of the data that was here: it is not the
+// same any more.
+func (m *Machine) forgetWords() {
+	for _, p := range m.peers {
+		p.discard, p.overwrite = false, false
+	}
 }
 
 // endTarget ends the sync that would go on overwriting what this node, primary by

@@ -279,7 +279,7 @@ func (m *Machine) onSyncStart(p *peer, s *protocol.SyncStart) {
 	if m.volume != s.Volume {
 		m.volume = s.Volume
 	}
-	p.discard, p.overwrite = false, false
+	m.forgetWords()
 	m.current = s.Base
 	m.crashed = false
 	m.idSerial++
