@@ -73,11 +73,12 @@ type standing struct {
 	wild   int // promoted by force when broken: what is not durable may be anything
 }
 
-// join is a replica's standing as soon as its sync ends.
+// join is a replica's standing as soon as the sync from a primary ends.
 type join struct {
-	br       *branch
-	vol, dur int
-	fua      map[int32]int
+	br            *branch
+	from          *process
+	pos, vol, dur int
+	fua           map[int32]int
 }
 
 // observed is what was last seen of a process.
@@ -280,7 +281,8 @@ func (o *oracle) acked(p *process, c *clientOp) {
 				o.within(c.r.Off, c.r.Len, func(s, _ int32) { st.fua[s] = o.idx })
 			}
 		}
-		if st.joint.br == b {
+		if st.joint.from == p && st.joint.br == b {
+			st.joint.pos = o.idx
 			if q.Mode != protocol.ModeA && c.at > st.hurt {
 				st.joint.vol = o.idx
 			}
@@ -304,7 +306,7 @@ func (o *oracle) flushed(p *process, c *clientOp) {
 		if st.br == c.br && !st.broken {
 			st.dur = max(st.dur, c.idx)
 		}
-		if st.joint.br == c.br {
+		if st.joint.from == p && st.joint.br == c.br {
 			st.joint.dur = max(st.joint.dur, c.idx)
 		}
 	}
@@ -342,19 +344,20 @@ func (b *branch) limit(t *branch) int {
 	return -1
 }
 
-// unique returns an index that a has acknowledged and b does not have, or 0.
+// unique returns the first index that a has acknowledged and b does not have, or 0.
 func unique(a, b mark) int {
-	lim := a.pos
+	lim, first := a.pos, 0
 	for x := a.br; x != nil; x = x.parent {
 		has := min(b.br.limit(x), b.pos)
 		for _, i := range x.acks {
 			if i <= lim && i > has {
-				return i
+				first = i
+				break
 			}
 		}
 		lim = min(lim, x.fork)
 	}
-	return 0
+	return first
 }
 
 func (st *standing) mark() mark { return mark{st.br, st.pos} }
@@ -367,11 +370,6 @@ func (o *oracle) powerCut(n *node) {
 
 // died: requests under way were not acknowledged.
 func (o *oracle) died(p *process) {
-	for _, q := range p.n.peers {
-		if st := o.st[q.index]; st.joint.br != nil && st.joint.br == p.seen.branch {
-			st.joint = join{}
-		}
-	}
 	for c := range p.ops { // the order does not matter
 		if c.r.Op != replica.Read && c.r.Op != replica.Flush {
 			o.unsure(c)
@@ -415,11 +413,8 @@ func (p *process) observe() {
 		}
 		if q.Live != seen.live[i] {
 			seen.live[i] = q.Live
-			switch {
-			case q.Live && seen.branch != nil:
+			if q.Live && seen.branch != nil {
 				o.joins(p, p.n.peers[i], q)
-			case !q.Live:
-				o.st[p.n.peers[i].index].joint = join{}
 			}
 		}
 		seen.repl[i] = q.Repl
@@ -460,7 +455,7 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 		clear(st.fua)
 		return
 	}
-	st.joint = join{me.br, vol, o.idx, map[int32]int{}}
+	st.joint = join{me.br, p, o.idx, vol, o.idx, map[int32]int{}}
 }
 
 // overwritten: a sync begins to overwrite the replica. C4.
@@ -469,9 +464,18 @@ func (o *oracle) overwritten(p *process, from *node) {
 	if st.broken || st.gaveUp {
 		return
 	}
-	if i := unique(st.mark(), src.mark()); i != 0 {
-		o.w.fail("C4: %s is overwritten by %s, which does not have write %d (branch %d of %s), and nobody gave it up",
-			p.n.name, from.name, i, st.br.id, st.br.owner)
+	first := unique(st.mark(), src.mark())
+	if first == 0 {
+		return
+	}
+	// It was not told of them, or not that we know. What do the disks say?
+	for h, s := range o.hot {
+		for _, e := range st.br.hist[h] {
+			if e.idx >= first && e.idx <= st.pos && st.br.legal(int32(h), p.n.disk.cur[s], e.idx, 0) && !st.br.legal(int32(h), from.disk.cur[s], e.idx, 0) {
+				o.w.fail("C4: %s is overwritten by %s, which does not have write %d (%s in sector %d, branch %d of %s), and nobody gave it up",
+					p.n.name, from.name, e.idx, valueText(e.val), s, st.br.id, st.br.owner)
+			}
+		}
 	}
 }
 
@@ -479,8 +483,9 @@ func (o *oracle) overwritten(p *process, from *node) {
 func (o *oracle) joined(p *process, from *node) {
 	st, src := o.st[p.n.index], o.st[from.index]
 	st.broken, st.gaveUp = false, false
-	if j := st.joint; j.br != nil && j.br == src.br {
-		st.br, st.pos, st.vol, st.dur, st.fua = j.br, src.pos, j.vol, j.dur, j.fua
+	l := p.linkTo(from)
+	if j := st.joint; j.br != nil && l != nil && l.e.c.ends[1-l.e.side].p == j.from {
+		st.br, st.pos, st.vol, st.dur, st.fua = j.br, j.pos, j.vol, j.dur, j.fua
 	} else {
 		st.br, st.pos, st.vol, st.dur = src.br, src.pos, src.vol, src.vol
 		st.fua = map[int32]int{}
