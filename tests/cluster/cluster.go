@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -176,11 +178,26 @@ func (c *Cluster) Equal(volume string, names ...string) {
 				break
 			}
 			if time.Now().After(deadline) {
-				c.t.Fatalf("stores of %s and %s differ in %d blocks of 4 KiB, first at %d", nodes[0].Name, n.Name, len(diff), diff[0])
+				c.t.Fatalf("stores differ: %s", differences(volume, nodes))
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
 	}
+}
+
+// differences describes each pair of stores.
+func differences(volume string, nodes []*Node) string {
+	var b strings.Builder
+	for i, x := range nodes {
+		for _, y := range nodes[i+1:] {
+			diff, err := Diff(x.Backing(volume), y.Backing(volume))
+			fmt.Fprintf(&b, "\n  %s and %s: %d blocks of 4 KiB, first at %v", x.Name, y.Name, len(diff), diff[:min(4, len(diff))])
+			if err != nil {
+				fmt.Fprintf(&b, " (%v)", err)
+			}
+		}
+	}
+	return b.String()
 }
 
 // close ends every process and removes everything, printing the logs first if
@@ -196,7 +213,7 @@ func (c *Cluster) close() {
 	}
 	if c.t.Failed() {
 		for _, n := range c.Nodes {
-			c.t.Logf("log of %s:\n%s", n.Name, tail(n.logPath, 80))
+			c.t.Logf("log of %s:\n%s", n.Name, tail(n.logPath, logLines()))
 		}
 	}
 	if c.links != nil {
@@ -226,6 +243,14 @@ func (c *Cluster) Heal(a, b string) {
 	c.t.Helper()
 	c.links.unblock(c.t, a, b)
 	c.links.unblock(c.t, b, a)
+}
+
+// logLines is how many lines of each agent's log are printed when a test failed.
+func logLines() int {
+	if n, err := strconv.Atoi(os.Getenv("QRBD_E2E_LOG")); err == nil {
+		return n
+	}
+	return 80
 }
 
 // address returns where the i-th node listens.

@@ -11,5 +11,6 @@
 //
 // Every test runs its own cluster, and most run in parallel. Variables:
 // QRBD_E2E_DIR where clusters live, QRBD_E2E_KEEP keep a failed one,
+// QRBD_E2E_LOG lines of log it shows,
 // QRBD_E2E_RACE agents with the race detector, QRBD_E2E_LONG longer faults.
 package e2e
