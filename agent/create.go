@@ -18,7 +18,7 @@ import (
 func CreateOffline(c *config.Config, name string, force bool) error {
 	v := c.Volume(name)
 	if v == nil {
-		return unknownVolume(name, c.VolumeNames())
+		return unknownVolume(c, name)
 	}
 	lock, err := lockState(c.Node.State)
 	if err != nil {
@@ -27,8 +27,12 @@ func CreateOffline(c *config.Config, name string, force bool) error {
 	return errors.Join(createFiles(c, v, force), lock.release())
 }
 
-func unknownVolume(name, names string) error {
-	return &volume.Error{Code: protocol.CodeUnknownVolume, Text: fmt.Sprintf("volume %q is not configured on this node; there is: %s", name, names)}
+func unknownVolume(c *config.Config, name string) error {
+	text := fmt.Sprintf("volume %q is not configured on this node; there is: %s", name, c.VolumeNames())
+	if len(c.Volumes) == 0 {
+		text = fmt.Sprintf("volume %q is not configured on this node, nor any other: add a [[volume]] section to %s", name, c.File)
+	}
+	return &volume.Error{Code: protocol.CodeUnknownVolume, Text: text}
 }
 
 // createFiles makes backing store and metadata, or changes nothing. Without

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/qrbd/qrbd/agent/control"
 	"github.com/qrbd/qrbd/protocol"
@@ -33,7 +34,7 @@ func (a *Agent) find(name string) (*slot, error) {
 	if s := a.slot(name); s != nil {
 		return s, nil
 	}
-	return nil, unknownVolume(name, a.cfg.VolumeNames())
+	return nil, unknownVolume(a.cfg, name)
 }
 
 // findOpen returns the slot and its volume.
@@ -105,7 +106,37 @@ func (a *Agent) Promote(ctx context.Context, name string, r control.PromoteReque
 		return err
 	}
 	defer end()
-	return vol.Promote(ctx, volume.PromoteOptions{Force: r.Force, PeerFenced: r.PeerFenced})
+	return a.promote(ctx, vol, volume.PromoteOptions{Force: r.Force, PeerFenced: r.PeerFenced})
+}
+
+const (
+	// fencedGrace is what a promotion waits beyond the time after which a silent
+	// peer counts as lost.
+	fencedGrace = time.Second
+	fencedRetry = 100 * time.Millisecond
+)
+
+// promote promotes vol. A host that has just died still looks connected, and
+// primary, until PeerTimeout has passed. Whoever vouches for its death is not told
+// to ask it, but waits until its silence is noticed; if it goes on answering, the
+// vouching was wrong and the refusal stands.
+func (a *Agent) promote(ctx context.Context, vol running, o volume.PromoteOptions) error {
+	end := time.Now().Add(a.cfg.Node.PeerTimeout + fencedGrace)
+	for {
+		err := vol.Promote(ctx, o)
+		var ve *volume.Error
+		if !o.PeerFenced || !errors.As(err, &ve) || ve.Code != protocol.CodeTwoPrimaries {
+			return err
+		}
+		if time.Now().After(end) {
+			return &volume.Error{Code: ve.Code, Text: ve.Text + " (it still answers: it is not fenced)"}
+		}
+		select {
+		case <-time.After(fencedRetry):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // Demote implements control.Node.
@@ -115,6 +146,9 @@ func (a *Agent) Demote(ctx context.Context, name string, r control.DemoteRequest
 
 // Switchover implements control.Node.
 func (a *Agent) Switchover(ctx context.Context, name string, r control.SwitchoverRequest) error {
+	if r.To == a.cfg.Node.Name {
+		return &volume.Error{Code: protocol.CodeNotAllowed, Text: fmt.Sprintf("%s is this node: run the switchover on the primary, or qrbd promote %s here while there is none", r.To, name)}
+	}
 	if err := a.checkPeer(name, r.To, false); err != nil {
 		return err
 	}

@@ -106,9 +106,6 @@ func (c *Config) Volume(name string) *Volume {
 
 // VolumeNames lists the volumes for an error text.
 func (c *Config) VolumeNames() string {
-	if len(c.Volumes) == 0 {
-		return "none is configured"
-	}
 	names := make([]string, len(c.Volumes))
 	for i, v := range c.Volumes {
 		names[i] = v.Name
@@ -139,7 +136,7 @@ func (c *Config) CheckIdentity(own string) error {
 func Load(path string) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("there is no configuration at %s: write one with `qrbd init`, or name another with --config or QRBD_CONFIG: %w", path, fs.ErrNotExist)
+		return nil, &missingError{path}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"io/fs"
 	"sort"
 	"strings"
 )
@@ -50,3 +51,12 @@ func (e *Error) orNil() error {
 	sort.SliceStable(e.Faults, func(i, j int) bool { return e.Faults[i].Line < e.Faults[j].Line })
 	return e
 }
+
+// missingError is fs.ErrNotExist for people.
+type missingError struct{ path string }
+
+func (e *missingError) Error() string {
+	return fmt.Sprintf("there is no configuration at %s: write one with qrbd init, or name another with --config or QRBD_CONFIG", e.path)
+}
+
+func (e *missingError) Unwrap() error { return fs.ErrNotExist }

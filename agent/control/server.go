@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path"
 	"strconv"
 	"time"
 
@@ -110,11 +111,11 @@ func call[T any](s *Server, op func(context.Context, string, T) error) http.Hand
 		defer cancel()
 		name := r.PathValue("name")
 		if err := op(ctx, name, req); err != nil {
-			s.log.Info("operation refused", "volume", name, "operation", r.URL.Path, "err", err)
+			s.log.Info("operation refused", "volume", name, "operation", path.Base(r.URL.Path), "err", err)
 			writeError(w, err)
 			return
 		}
-		s.log.Info("operation done", "volume", name, "operation", r.URL.Path)
+		s.log.Info("operation done", "volume", name, "operation", path.Base(r.URL.Path))
 		writeJSON(w, http.StatusOK, struct{}{})
 	}
 }

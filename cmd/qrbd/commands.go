@@ -52,7 +52,9 @@ func configFlag() cli.Flag {
 	return &cli.StringFlag{Name: "config", Usage: "configuration `FILE`", Value: config.DefaultPath, EnvVars: []string{"QRBD_CONFIG"}}
 }
 
-func boolFlag(name, does string) cli.Flag { return &cli.BoolFlag{Name: name, Usage: does} }
+func boolFlag(name, does string) cli.Flag {
+	return &cli.BoolFlag{Name: name, Usage: does, DisableDefaultText: true}
+}
 
 func textFlag(name, does string) cli.Flag { return &cli.StringFlag{Name: name, Usage: does} }
 
@@ -117,7 +119,22 @@ func commands(t *terminal) []*cli.Command {
 			boolFlag("once", "end after the last event instead of waiting for more"),
 		), runEvents),
 		command(t, "version", "", "print the version", 0, 0, []cli.Flag{jsonFlag()}, runVersion),
+		command(t, "help", "[COMMAND]", "show what a command takes", 0, 1, nil, runHelp),
 	}
+}
+
+// runHelp shows the help of a command, or of all.
+func runHelp(c call) error {
+	name := c.Args().First()
+	if name == "" {
+		return cli.ShowAppHelp(c.Context)
+	}
+	if c.App.Command(name) == nil {
+		return usage("help: there is no command %q; see qrbd --help", name)
+	}
+	// The command's own help flag shows it: urfave/cli's function for it looks
+	// below the running command.
+	return c.App.RunContext(c.Context.Context, []string{c.App.Name, name, "--help"})
 }
 
 // volumeName is the command's first argument.

@@ -101,6 +101,7 @@ func newApp(t *terminal) *cli.App {
 		ErrWriter:       t.err,
 		HideHelpCommand: true,
 		Commands:        commands(t),
+		Flags:           []cli.Flag{cli.HelpFlag}, // the library adds none where a command is called help
 		// Errors are run's to print, and exiting is main's.
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return usage("%v; see qrbd --help", err) },

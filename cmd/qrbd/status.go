@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,8 +76,14 @@ func volumeLines(v volume.Status, p palette, width int) []string {
 	if v.Reason != "" {
 		lines = append(lines, notice(p, "", v.Reason, width)...)
 	}
+	if brandNew(v) {
+		lines = append(lines, notice(p, "", "brand new, without data: once its peers have it too, start it on one node with: qrbd promote "+v.Name+" --force", width)...)
+	}
 	where := "  " + p.paint(dim, "export ") + clean(v.Export)
 	generation := p.paint(dim, "generation ") + v.Generation
+	if v.Generation == noGeneration {
+		generation = p.paint(dim, "no generation yet")
+	}
 	if columns(where)+2+columns(generation) <= width {
 		lines = append(lines, where+"  "+generation)
 	} else {
@@ -86,6 +93,18 @@ func volumeLines(v volume.Status, p palette, width int) []string {
 		return append(lines, "  "+p.paint(dim, "no peers: the only copy is here"))
 	}
 	return append(lines, peerLines(v.Peers, p, width)...)
+}
+
+// noGeneration is the generation of a replica that never held data.
+var noGeneration = protocol.Generation(0).String()
+
+// brandNew says that no node that this one knows of has data: nothing will
+// happen before an operator starts the volume.
+func brandNew(v volume.Status) bool {
+	data := func(s volume.PeerStatus) bool {
+		return s.Role == protocol.Primary.String() || s.Disk == protocol.UpToDate.String()
+	}
+	return v.Generation == noGeneration && v.Disk == protocol.Inconsistent.String() && !slices.ContainsFunc(v.Peers, data)
 }
 
 // column is a column of the table of peers.
@@ -195,7 +214,7 @@ func floorTenth(percent float64) float64 {
 
 // notice is a line, wrapped, that says what is wrong and what to do.
 func notice(p palette, who, text string, width int) []string {
-	if who != "" {
+	if who != "" && !strings.HasPrefix(text, who+" ") {
 		text = who + ": " + text
 	}
 	lines := wrap("  ! ", clean(text), width)

@@ -53,6 +53,9 @@ func showcase() control.NodeStatus {
 				Reason: "split brain: both sides wrote since 2026-11-21 23:10:04; what to do: decide whose writes to keep, then run qrbd connect mail --discard-my-data on the other side"}}},
 		{Name: "new", Size: 1000 * 512, Role: "secondary", Disk: "diskless", Export: "unix:/run/qrbd/new.sock", Generation: "0000000000000000",
 			Reason: "not created: run qrbd create new", Peers: []volume.PeerStatus{}},
+		{Name: "first", Size: 1 << 30, Role: "secondary", Disk: "inconsistent", Export: "unix:/run/qrbd/first.sock", Generation: "0000000000000000",
+			Peers: []volume.PeerStatus{{Name: "beta", Connection: "connecting", Replication: "off", Role: "unknown", Disk: "unknown", Protocol: "C",
+				Reason: "beta at 10.0.0.2:7790: unreachable: no answer"}}},
 	}}
 }
 
