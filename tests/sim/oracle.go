@@ -76,7 +76,7 @@ type standing struct {
 // join is a replica's standing as soon as the sync from a primary ends.
 type join struct {
 	br            *branch
-	from          *process
+	c             *conn // that the sync runs over
 	pos, vol, dur int
 	fua           map[int32]int
 }
@@ -281,7 +281,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 				o.within(c.r.Off, c.r.Len, func(s, _ int32) { st.fua[s] = o.idx })
 			}
 		}
-		if st.joint.from == p && st.joint.br == b {
+		if st.joint.br == b {
 			st.joint.pos = o.idx
 			if q.Mode != protocol.ModeA && c.at > st.hurt {
 				st.joint.vol = o.idx
@@ -306,7 +306,7 @@ func (o *oracle) flushed(p *process, c *clientOp) {
 		if st.br == c.br && !st.broken {
 			st.dur = max(st.dur, c.idx)
 		}
-		if st.joint.from == p && st.joint.br == c.br {
+		if st.joint.br == c.br {
 			st.joint.dur = max(st.joint.dur, c.idx)
 		}
 	}
@@ -453,9 +453,12 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 		}
 		st.br, st.pos, st.vol, st.dur = me.br, o.idx, vol, o.idx
 		clear(st.fua)
+		o.w.log("oracle: %s is with %s on branch %d at %d", n.name, p.n.name, st.br.id, st.pos)
 		return
 	}
-	st.joint = join{me.br, p, o.idx, vol, o.idx, map[int32]int{}}
+	if l := p.linkTo(n); l != nil {
+		st.joint = join{me.br, l.e.c, o.idx, vol, o.idx, map[int32]int{}}
+	}
 }
 
 // overwritten: a sync begins to overwrite the replica. C4.
@@ -484,7 +487,7 @@ func (o *oracle) joined(p *process, from *node) {
 	st, src := o.st[p.n.index], o.st[from.index]
 	st.broken, st.gaveUp = false, false
 	l := p.linkTo(from)
-	if j := st.joint; j.br != nil && l != nil && l.e.c.ends[1-l.e.side].p == j.from {
+	if j := st.joint; j.br != nil && l != nil && l.e.c == j.c {
 		st.br, st.pos, st.vol, st.dur, st.fua = j.br, j.pos, j.vol, j.dur, j.fua
 	} else {
 		st.br, st.pos, st.vol, st.dur = src.br, src.pos, src.vol, src.vol
