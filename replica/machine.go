@@ -79,6 +79,7 @@ type Request struct {
 	local   bool   // the local part is not done
 	pending uint16 // peers whose answer is missing, by PeerID
 	needGen bool   // completes only under a generation that a lost peer has not
+	all     bool   // Flush: every peer confirms it, whatever its protocol
 	covers  uint64 // Flush: highest sequence that the local flush makes durable
 	span    int    // index in Machine.spans, or -1
 	err     error
@@ -238,6 +239,7 @@ type Machine struct {
 type afterMeta struct {
 	version uint64
 	fn      func()
+	anyway  bool // also when the metadata cannot be written
 }
 
 type span struct {
@@ -320,7 +322,17 @@ func (m *Machine) whenDurable(fn func()) {
 		fn()
 		return
 	}
-	m.after = append(m.after, afterMeta{m.metaWant, fn})
+	m.after = append(m.after, afterMeta{m.metaWant, fn, false})
+}
+
+// whenSettled is whenDurable for what goes on even if the metadata cannot be
+// written, and the disk is failed by that.
+func (m *Machine) whenSettled(fn func()) {
+	if m.metaDone == m.metaWant {
+		fn()
+		return
+	}
+	m.after = append(m.after, afterMeta{m.metaWant, fn, true})
 }
 
 // BitmapPage is one changed page of a peer's dirty bitmap.
@@ -378,8 +390,15 @@ func (m *Machine) MetaDone(now Time, version uint64, b MetaBatch, err error) {
 		if len(b.Activity) > 0 {
 			m.activity.Failed()
 		}
-		m.after = nil // never durable
+		after := m.after
+		m.after = nil    // never durable
+		m.superTaken = 0 // nor is what was taken
 		m.failDisk("metadata: " + err.Error())
+		for _, a := range after {
+			if a.anyway {
+				a.fn()
+			}
+		}
 		return
 	}
 	m.metaDone = version

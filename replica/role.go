@@ -290,13 +290,15 @@ func (m *Machine) startDrain(done func(error), next func(error)) {
 func (m *Machine) drained() {
 	d := m.drain
 	switch {
-	case m.minting || len(m.arming) > 0:
-		return // Tick looks again
 	case !m.usable():
 		m.drain = nil
 		d.next(nil) // nothing can be flushed; stepping down is right all the same
+	case m.minting || len(m.arming) > 0:
+		return // Tick looks again
 	case d.flush == nil:
-		d.flush = &Request{Op: Flush, Tag: internalTag, span: -1}
+		// The next primary may be one that cannot know what is still on its way
+		// to a third replica.
+		d.flush = &Request{Op: Flush, Tag: internalTag, span: -1, all: true}
 		m.issueFlush(d.flush)
 	case d.flushed:
 		m.drain = nil
@@ -340,7 +342,9 @@ func (m *Machine) stepDown(why string, then func()) {
 			m.endVerifyEarly(p)
 		}
 	}
-	m.whenDurable(func() {
+	// Metadata that still says primary counts as a crash at the next start: that
+	// costs a comparison, and nobody can write meanwhile.
+	m.whenSettled(func() {
 		m.frozen--
 		m.broadcastState()
 		then()
@@ -495,6 +499,22 @@ func (m *Machine) Stop(now Time) {
 			m.drop(p, refusal(protocol.CodeShutdown, "%s is stopping", m.cfg.Self))
 		}
 	}
+}
+
+// Abandon answers the requests that nobody will finish any more. REQUIRES Stop.
+// Those that are with the local store are answered when it is done (LocalDone).
+func (m *Machine) Abandon(now Time) {
+	m.now = now
+	for _, list := range []*[]*Request{&m.held, &m.arming, &m.overlapped} {
+		for _, r := range *list {
+			m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrStopping})
+		}
+		*list = nil
+	}
+	for _, r := range m.genWait {
+		r.err = ErrStopping
+	}
+	m.releaseGenWait()
 }
 
 // MarkClean is the last change: nothing is in flight, the store is flushed. The

@@ -163,6 +163,7 @@ func (m *Machine) PlanDone(now Time, id PeerID) {
 	// it the other way, a crash between would leave a peer that is taken to be
 	// behind at a generation that it has left.
 	p.step = syncEnding
+	p.deadline = m.now + m.cfg.HandshakeTime
 	m.remember(p.slot)
 	p.slot = 0
 	m.idSerial++

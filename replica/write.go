@@ -118,7 +118,7 @@ func dataOp(o Op) protocol.DataOp {
 // sendData queues d to a live peer and, but for protocol A, makes r wait for it.
 func (m *Machine) sendData(p *peer, d protocol.Data, r *Request) {
 	s := sent{seq: d.Seq, off: d.Off, n: d.Len, at: m.now, op: d.Op, fua: d.Flags&protocol.DataFUA != 0}
-	if r != nil && p.mode != protocol.ModeA {
+	if r != nil && (p.mode != protocol.ModeA || r.all) {
 		s.req = r
 		r.pending |= 1 << p.id
 	}
@@ -236,6 +236,14 @@ func (m *Machine) settle(r *Request) {
 	if r.local || r.pending != 0 {
 		return
 	}
+	if r.needGen && (m.stopping || !m.usable()) { // no generation comes any more
+		if r.needGen = false; r.err == nil {
+			r.err = ErrStopping
+			if !m.usable() {
+				r.err = ErrDiskFailed
+			}
+		}
+	}
 	if r.needGen {
 		m.genWait = append(m.genWait, r)
 		m.mint()
@@ -275,7 +283,7 @@ func (m *Machine) Acked(now Time, id PeerID, a protocol.Ack) {
 	}
 	r := &p.ring
 	for ; r.received < r.tail && r.at(r.received).seq <= a.Received; r.received++ {
-		if s := r.at(r.received); p.mode == protocol.ModeB {
+		if s := r.at(r.received); p.mode == protocol.ModeB && (s.req == nil || !s.req.all) {
 			m.answered(p, s)
 		}
 	}
@@ -314,7 +322,9 @@ func (m *Machine) answered(p *peer, s *sent) {
 //
 // Invariant: no request that p was to hold completes before the mark.
 func (m *Machine) forget(p *peer) {
-	p.live = false
+	if p.live {
+		p.live, p.apart = false, false
+	}
 	r := &p.ring
 	for i := r.head; i < r.tail; i++ {
 		if s := r.at(i); s.op != protocol.DataFlush {

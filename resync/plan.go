@@ -292,6 +292,9 @@ func (p *Plan) Plain(id uint64) {
 // Sent counts payload bytes that crossed the wire.
 func (p *Plan) Sent(n int64) { p.stats.Sent += n; p.allow -= n }
 
+// Awaits reports whether something was handed out that is not confirmed.
+func (p *Plan) Awaits() bool { return len(p.runs) > 0 || len(p.flushes) > 0 }
+
 // Holds reports whether the range overlaps a run in flight, or one that waits for
 // writes under way.
 func (p *Plan) Holds(off, n int64) bool {

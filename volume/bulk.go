@@ -18,6 +18,7 @@ import (
 // bulkState is a link's part in syncs. Guarded by v.mu.
 type bulkState struct {
 	pieces  []resync.Run // source: runs whose digests differed, to be sent
+	waiting int64        // source: since when the target owes an answer; 0: it does not
 	applied int64        // target: bytes written or found equal in this sync
 	sent    int64        // target: payload bytes received
 }
@@ -30,7 +31,7 @@ func (v *Volume) startSync(id replica.PeerID) {
 		v.mu.Unlock()
 		return
 	}
-	l.bulk.pieces = nil
+	l.bulk.pieces, l.bulk.waiting = nil, 0
 	v.fast.Add(1)
 	v.mu.Unlock()
 	go l.runPlan(plan)
@@ -75,10 +76,16 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) (ended bool, err error) 
 		return true, nil
 	}
 	if r.Len > 0 {
+		if l.bulk.waiting == 0 {
+			l.bulk.waiting = v.now()
+		}
 		v.mu.Unlock()
 		return false, l.sendRun(plan, r, seed)
 	}
 	if id, want := plan.WantFlush(); want {
+		if l.bulk.waiting == 0 {
+			l.bulk.waiting = v.now()
+		}
 		v.mu.Unlock()
 		// What was copied must be as durable here: a survivor may hold writes in
 		// its cache only, and no bit will say so once they are cleared.
@@ -206,6 +213,8 @@ func (l *link) writeBulk(m protocol.Message, pay []byte) error {
 	if len(pay) > 0 && len(pay) <= gatherMax {
 		head, pay = append(head, pay...), nil
 	}
+	l.filling.Store(l.v.now())
+	defer l.filling.Store(0)
 	if _, err := l.conn.Bulk.Write(head); err != nil {
 		return err
 	}
@@ -219,6 +228,7 @@ func (l *link) writeBulk(m protocol.Message, pay []byte) error {
 // bulkReceive serves the bulk stream, as source and as target.
 func (l *link) bulkReceive() {
 	defer l.v.fast.Done()
+	defer l.readerEnds()
 	l.lost(l.bulkReceiveAll())
 }
 
@@ -226,6 +236,22 @@ func (l *link) bulkReceive() {
 // bulkReceive's goroutine.
 type bulkTarget struct {
 	runs []resync.Run
+}
+
+// runsMax bounds them: a source asks for a flush long before.
+const runsMax = 64 << 10
+
+func (t *bulkTarget) add(from string, r resync.Run) error {
+	last := len(t.runs) - 1
+	switch {
+	case last >= 0 && t.runs[last].Off+t.runs[last].Len == r.Off:
+		t.runs[last].Len += r.Len
+	case len(t.runs) == runsMax:
+		return refuse(protocol.CodeProtocol, "%s sent %d runs and asks for no flush", from, runsMax)
+	default:
+		t.runs = append(t.runs, r)
+	}
+	return nil
 }
 
 func (l *link) bulkReceiveAll() error {
@@ -279,6 +305,10 @@ func (l *link) answered(msg protocol.Message) error {
 		send, known = plan.Answered(m.ID, m.Differ[:])
 		l.bulk.pieces = append(l.bulk.pieces, send...)
 	}
+	l.bulk.waiting = 0
+	if plan.Awaits() {
+		l.bulk.waiting = v.now()
+	}
 	v.m.PlanProgressed(v.now(), l.id)
 	v.unlockAndRun()
 	kick(l.plan)
@@ -315,7 +345,9 @@ func (l *link) syncApply(t *bulkTarget, r resync.Run, data []byte) error {
 	if err != nil {
 		return l.storeFailed(err)
 	}
-	t.runs = append(t.runs, r)
+	if err := t.add(l.name, r); err != nil {
+		return err
+	}
 	v.mu.Lock()
 	l.bulk.applied += r.Len
 	l.bulk.sent += int64(len(data))
@@ -371,10 +403,11 @@ func (l *link) syncCompare(t *bulkTarget, m *protocol.SyncDigests) error {
 		off := m.Off + int64(i)*bitmap.BlockSize
 		n := min(bitmap.BlockSize, m.Off+m.Len-off)
 		equal += n
-		if last := len(t.runs) - 1; last >= 0 && t.runs[last].Off+t.runs[last].Len == off {
-			t.runs[last].Len += n
-		} else if !m.Verify {
-			t.runs = append(t.runs, resync.Run{Off: off, Len: n})
+		if m.Verify {
+			continue
+		}
+		if err := t.add(l.name, resync.Run{Off: off, Len: n}); err != nil {
+			return err
 		}
 	}
 	if !m.Verify {

@@ -25,6 +25,13 @@ type memStorage struct {
 	mu     sync.Mutex
 	now    []byte
 	synced []byte
+	broken error // what Sync returns from now on
+}
+
+func (s *memStorage) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.broken = err
 }
 
 func (s *memStorage) ReadAt(p []byte, off int64) (int, error) {
@@ -49,6 +56,9 @@ func (s *memStorage) WriteAt(p []byte, off int64) (int, error) {
 func (s *memStorage) Sync() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.broken != nil {
+		return s.broken
+	}
 	copy(s.synced, s.now)
 	return nil
 }

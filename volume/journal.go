@@ -51,7 +51,7 @@ func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 	for _, i := range index {
 		g := s.Peers[i]
 		g.Flags |= slotGone
-		v.gone = append(v.gone, goneSlot{i, g})
+		v.former = append(v.former, goneSlot{i, g})
 	}
 	return st, nil
 }
@@ -63,8 +63,8 @@ func (v *Volume) batch(b replica.MetaBatch) *meta.Batch {
 		old := &v.opt.State.Super
 		sup := &meta.Super{Volume: s.Volume, Size: old.Size, Node: old.Node, Name: old.Name, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean,
 			Flags: old.Flags, Current: s.Current, History: s.History, Seq: s.Seq}
-		sup.Peers = make([]meta.PeerSlot, len(v.slots)+len(v.gone))
-		for _, g := range v.gone {
+		sup.Peers = make([]meta.PeerSlot, len(v.slots)+len(v.former))
+		for _, g := range v.former {
 			sup.Peers[g.index] = g.slot
 		}
 		for i, p := range s.Peers {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/qrbd/qrbd/blockdev"
@@ -26,6 +27,8 @@ type link struct {
 
 	// Guarded by v.mu.
 	queue    []frame
+	words    int   // messages in queue, writes and bitmaps not counted
+	cause    error // why it was ended from here, nil: the streams say why
 	wantAck  bool
 	leaving  bool // the queue is the last that is sent
 	flushSeq uint64
@@ -37,6 +40,10 @@ type link struct {
 	flushes chan struct{}
 	plan    chan struct{}
 	dead    chan struct{} // closed when the streams are aborted
+	quiet   chan struct{} // closed when nothing of this link is being applied any more
+	readers atomic.Int32  // receive and bulkReceive, while they run
+	writing atomic.Int64  // when the write to conn.Write under way began; 0: none
+	filling atomic.Int64  // the same for conn.Bulk
 	once    sync.Once
 	bulk    bulkState
 }
@@ -57,6 +64,14 @@ const (
 	gatherMax = 64 << 10
 	// lingerTime is how long a last word (a refusal, a goodbye) may take.
 	lingerTime = 2 * time.Second
+	// wordsMax bounds the messages that wait for a peer which asks and does not
+	// listen. A sound one is owed a handful.
+	wordsMax = 4096
+	// ackEvery: so many applied bytes are acknowledged even while more come in.
+	ackEvery = 256 << 10
+	// bulkTimeout bounds one write to the bulk stream, and the answer to what was
+	// sent on it: zeroing 1 GiB on a slow disk takes a while.
+	bulkTimeout = time.Minute
 )
 
 // AttachPeer implements Control. A connection that replaces a live one ends that
@@ -69,7 +84,8 @@ func (v *Volume) AttachPeer(peer string, c Conn) error {
 	}
 	l := &link{v: v, id: id, name: peer, mode: v.machineConfig().Peers[id].Mode, conn: c,
 		wake: make(chan struct{}, 1), resume: make(chan struct{}, 1), flushes: make(chan struct{}, 1),
-		plan: make(chan struct{}, 1), dead: make(chan struct{})}
+		plan: make(chan struct{}, 1), dead: make(chan struct{}), quiet: make(chan struct{})}
+	l.readers.Store(2)
 	v.mu.Lock()
 	if v.closed {
 		v.mu.Unlock()
@@ -150,8 +166,20 @@ func (v *Volume) peerID(name string) (replica.PeerID, error) {
 
 // enqueue appends a frame. REQUIRES v.mu.
 func (l *link) enqueue(e *replica.Effect) {
+	if l.cause != nil {
+		return
+	}
 	f := frame{msg: e.Msg}
-	if e.Msg == nil {
+	if e.Msg != nil {
+		if e.Msg.Type() != protocol.TypeBitmapPart {
+			l.words++
+		}
+		if l.words > wordsMax {
+			l.cause = refuse(protocol.CodeProtocol, "%s does not read its answers: %d wait for it", l.name, l.words)
+			l.abort() // lost is reported by send
+			return
+		}
+	} else {
 		f.data = e.Data
 		if e.Data.Op == protocol.DataWrite {
 			o := e.Req.Tag.(*op)
@@ -186,6 +214,9 @@ func (l *link) lost(err error) {
 	v.mu.Lock()
 	if v.links[l.id] == l {
 		v.links[l.id] = nil
+		if l.cause != nil {
+			err = l.cause
+		}
 		v.m.Lost(v.now(), l.id, err)
 		v.unlockAndRun()
 	} else {
@@ -202,7 +233,7 @@ func (l *link) send() {
 	for {
 		l.writeMu.Lock()
 		l.v.mu.Lock()
-		list, l.queue = l.queue, list[:0]
+		list, l.queue, l.words = l.queue, list[:0], 0
 		ack, leaving := l.wantAck, l.leaving
 		l.wantAck = false
 		a := l.v.m.AckFor(l.id)
@@ -229,10 +260,19 @@ func (l *link) send() {
 		select {
 		case <-l.wake:
 		case <-l.dead:
+			l.lost(io.ErrClosedPipe)
 			l.drain()
 			return
 		}
 	}
+}
+
+// put writes to the write stream. REQUIRES writeMu.
+func (l *link) put(b []byte) error {
+	l.writing.Store(l.v.now())
+	_, err := l.conn.Write.Write(b)
+	l.writing.Store(0)
+	return err
 }
 
 // write sends out and the frames, and releases their buffers whatever happens.
@@ -240,7 +280,7 @@ func (l *link) write(out []byte, list []frame) ([]byte, error) {
 	var err error
 	put := func(b []byte) {
 		if err == nil && len(b) > 0 {
-			_, err = l.conn.Write.Write(b)
+			err = l.put(b)
 		}
 	}
 	for i := range list {
@@ -270,6 +310,37 @@ func (l *link) write(out []byte, list []frame) ([]byte, error) {
 	}
 	put(out)
 	return out[:0], err
+}
+
+// dropStalled ends the links whose peer has taken nothing for too long.
+func (v *Volume) dropStalled() {
+	v.mu.Lock()
+	now := v.now()
+	var stalled []*link
+	for _, l := range v.links {
+		if l == nil {
+			continue
+		}
+		since := func(at int64) time.Duration {
+			if at == 0 {
+				return 0
+			}
+			return time.Duration(now - at)
+		}
+		switch wait, bulk := since(l.writing.Load()), max(since(l.filling.Load()), since(l.bulk.waiting)); {
+		case wait > v.writeTimeout:
+			l.cause = fmt.Errorf("%s has not read for %v", l.name, v.writeTimeout)
+		case bulk > bulkTimeout:
+			l.cause = fmt.Errorf("%s has not gone on with the sync for %v", l.name, bulkTimeout)
+		default:
+			continue
+		}
+		stalled = append(stalled, l)
+	}
+	v.mu.Unlock()
+	for _, l := range stalled {
+		l.lost(nil)
+	}
 }
 
 // drain releases the buffers of what will never be sent.
@@ -313,8 +384,7 @@ func (l *link) acknowledge() error {
 		return nil
 	}
 	var b [protocol.HeaderLen + 32]byte
-	_, err := l.conn.Write.Write(protocol.AppendFrame(b[:0], &a, nil))
-	return err
+	return l.put(protocol.AppendFrame(b[:0], &a, nil))
 }
 
 // frameReader reads frames from a stream.
@@ -379,22 +449,65 @@ func payload(buf *blockdev.Buffer) []byte {
 	return buf.Bytes()
 }
 
-// more reports whether the next header is here already.
-func (f *frameReader) more() bool { return f.r.Buffered() >= protocol.HeaderLen }
+// more reports whether the next frame is here already, whole.
+func (f *frameReader) more() bool {
+	if f.r.Buffered() < protocol.HeaderLen {
+		return false
+	}
+	b, err := f.r.Peek(protocol.HeaderLen)
+	if err != nil {
+		return false
+	}
+	h, err := protocol.ParseHeader(b)
+	return err == nil && f.r.Buffered() >= protocol.HeaderLen+h.BodyLen+h.PayloadLen
+}
 
 // receive reads the write stream.
 func (l *link) receive() {
 	defer l.v.fast.Done()
-	l.lost(l.receiveAll())
+	defer l.readerEnds()
+	err := l.turn()
+	if err == nil {
+		err = l.receiveAll()
+	}
+	l.lost(err)
+}
+
+// turn waits until nothing that came over an earlier link to the peer is being
+// applied: a write that hangs in the store must not land on what is sent again.
+// Bulk data needs no turn: it is refused before the handshake, which is read here.
+func (l *link) turn() error {
+	v := l.v
+	for {
+		v.mu.Lock()
+		last := v.applying[l.id]
+		if last == nil || last.readers.Load() == 0 {
+			v.applying[l.id] = l
+			v.mu.Unlock()
+			return nil
+		}
+		v.mu.Unlock()
+		select {
+		case <-last.quiet:
+		case <-l.dead:
+			return io.ErrClosedPipe
+		}
+	}
+}
+
+func (l *link) readerEnds() {
+	if l.readers.Add(-1) == 0 {
+		close(l.quiet)
+	}
 }
 
 func (l *link) receiveAll() error {
 	v := l.v
 	fr := newFrameReader(l.conn.Write, v.opt.Pool, l.dead)
-	owed := false // an acknowledgement is due
+	owed := 0 // bytes to acknowledge, headers included
 	for {
-		if owed && !fr.more() {
-			owed = false
+		if owed > ackEvery || owed > 0 && !fr.more() {
+			owed = 0
 			if err := l.acknowledge(); err != nil {
 				return err
 			}
@@ -406,7 +519,7 @@ func (l *link) receiveAll() error {
 		switch m := msg.(type) {
 		case *protocol.Data:
 			err = l.apply(m, buf)
-			owed = true
+			owed += protocol.HeaderLen + len(payload(buf))
 		case *protocol.Ack:
 			v.mu.Lock()
 			if v.links[l.id] == l {
@@ -419,7 +532,7 @@ func (l *link) receiveAll() error {
 				v.m.Receive(v.now(), l.id, msg)
 			}
 			v.unlockAndRun()
-			err = l.holdOn()
+			_, err = l.holdOn()
 		}
 		if buf != nil {
 			buf.Release()
@@ -441,19 +554,20 @@ func (l *link) why(err error) error {
 	return err
 }
 
-// holdOn waits while the machine holds the stream.
-func (l *link) holdOn() error {
+// holdOn waits while the machine holds the stream. A link that is not the volume's
+// any more is not held: its last words are still read, but nothing may be applied.
+func (l *link) holdOn() (current bool, err error) {
 	for {
 		l.v.mu.Lock()
-		held := l.v.links[l.id] == l && l.v.m.Held(l.id)
+		current, held := l.v.links[l.id] == l, l.v.m.Held(l.id)
 		l.v.mu.Unlock()
-		if !held {
-			return nil
+		if !current || !held {
+			return current, nil
 		}
 		select {
 		case <-l.resume:
 		case <-l.dead:
-			return io.ErrClosedPipe
+			return false, io.ErrClosedPipe
 		}
 	}
 }
@@ -475,8 +589,8 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer) error {
 		return err
 	}
 	if wait {
-		if err := l.holdOn(); err != nil {
-			return err
+		if current, err := l.holdOn(); err != nil || !current {
+			return errors.Join(io.ErrClosedPipe, err)
 		}
 	}
 	if l.mode == protocol.ModeB && d.Op != protocol.DataFlush {
@@ -499,7 +613,9 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer) error {
 	case protocol.DataFlush:
 	}
 	v.mu.Lock()
-	v.m.PeerApplied(v.now(), l.id, d.Seq, err)
+	if v.links[l.id] == l || err != nil {
+		v.m.PeerApplied(v.now(), l.id, d.Seq, err)
+	}
 	if err == nil && durable && l.mode == protocol.ModeC {
 		l.flushSeq = d.Seq
 		kick(l.flushes)
@@ -538,7 +654,7 @@ func (l *link) makeDurable(seq uint64) error {
 	v := l.v
 	err := v.opt.Store.Flush()
 	v.mu.Lock()
-	if v.links[l.id] == l {
+	if v.links[l.id] == l || err != nil {
 		v.m.PeerDurable(v.now(), l.id, seq, err)
 	}
 	v.unlockAndRun()

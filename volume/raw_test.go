@@ -125,7 +125,7 @@ func (p *rawPeer) hello(self string, change func(h *protocol.Hello)) {
 	p.t.Helper()
 	p.theirs = *expect[*protocol.Hello](p)
 	h := p.theirs
-	h.Attempt, h.Flags = 77, 0
+	h.Attempt, h.Flags, h.Role = 77, 0, protocol.Secondary
 	h.Slots = []protocol.PeerSlot{{Name: p.to}}
 	h.Primary = ""
 	if change != nil {

@@ -104,14 +104,14 @@ func (v *Volume) submitPieces(r *blockdev.Request) {
 func (v *Volume) submit(o *op) {
 	v.mu.Lock()
 	v.m.Submit(v.now(), &o.r)
-	v.unlockAndRun()
+	v.unlockAndWork()
 }
 
-// local executes the local part of a request: on the spot when that cannot take
-// long, otherwise by a worker.
-func (v *Volume) local(r *replica.Request) {
+// local executes the local part of a request: on the spot when that does not take
+// long and the caller may wait for the store, otherwise by a worker.
+func (v *Volume) local(r *replica.Request, here bool) {
 	if r.Internal() {
-		v.work <- &op{r: replica.Request{Op: replica.Flush, Tag: r}}
+		v.hand(&op{r: replica.Request{Op: replica.Flush, Tag: r}})
 		return
 	}
 	o := r.Tag.(*op)
@@ -124,32 +124,39 @@ func (v *Volume) local(r *replica.Request) {
 			}
 		}
 	case replica.Write:
-		if r.Len <= inlineMax && !r.FUA {
+		if here && r.Len <= inlineMax && !r.FUA {
 			v.localDone(r, v.opt.Store.WriteAt(o.data, r.Off, 0))
 			return
 		}
 	case replica.Zero, replica.Trim, replica.Flush:
 	}
-	v.work <- o
+	v.hand(o)
+}
+
+// hand gives an operation to the workers.
+func (v *Volume) hand(o *op) {
+	if !v.work.put(o) {
+		v.localDone(o.request(), blockdev.ErrShutdown)
+	}
+}
+
+// request returns the machine's request behind an operation.
+func (o *op) request() *replica.Request {
+	if own, ok := o.r.Tag.(*replica.Request); ok {
+		return own
+	}
+	return &o.r
 }
 
 func (v *Volume) worker() {
 	defer v.ended.Done()
-	for {
-		select {
-		case o := <-v.work:
-			v.execute(o)
-		case <-v.stop:
-			return
-		}
+	for o := v.work.take(); o != nil; o = v.work.take() {
+		v.execute(o)
 	}
 }
 
 func (v *Volume) execute(o *op) {
-	r := &o.r
-	if own, ok := r.Tag.(*replica.Request); ok {
-		r = own
-	}
+	r := o.request()
 	var err error
 	switch r.Op {
 	case replica.Read:
@@ -167,10 +174,16 @@ func (v *Volume) execute(o *op) {
 }
 
 func (v *Volume) localDone(r *replica.Request, err error) {
-	fatal := err != nil && r.Op != replica.Read && !errors.Is(err, blockdev.ErrNoSpace)
+	fatal := err != nil && r.Op != replica.Read
+	switch {
+	case errors.Is(err, blockdev.ErrShutdown):
+		fatal = false // it was not executed
+	case errors.Is(err, blockdev.ErrNoSpace):
+		fatal = r.Op == replica.Flush // only what is lost in a cache cannot be told
+	}
 	v.mu.Lock()
 	v.m.LocalDone(v.now(), r, err, fatal)
-	v.unlockAndRun()
+	v.unlockAndWork()
 }
 
 // complete answers the client.

@@ -25,7 +25,8 @@ type Volume struct {
 	size int64
 	// nowait serves reads from memory without a worker; nil when the store
 	// cannot.
-	nowait blockdev.NowaitReader
+	nowait       blockdev.NowaitReader
+	writeTimeout time.Duration
 
 	mu sync.Mutex // guards what follows; never held across I/O or callbacks
 	m  *replica.Machine
@@ -34,19 +35,21 @@ type Volume struct {
 	events []Event
 	closed bool
 
-	slots   []int // meta slot of each peer, by PeerID
-	gone    []goneSlot
-	work    chan *op
-	journal chan struct{} // wakes the metadata committer; capacity 1
-	tell    chan struct{} // wakes the event teller; capacity 1
-	stop    chan struct{} // closed when the volume ends
-	ended   sync.WaitGroup
-	fast    sync.WaitGroup // links
+	slots    []int // meta slot of each peer, by PeerID
+	former   []goneSlot
+	begun    time.Time
+	gone     chan struct{} // closed when Close is done
+	applying []*link       // the last link to each peer that was let at the store
+	work     *workQueue
+	journal  chan struct{} // wakes the metadata committer; capacity 1
+	tell     chan struct{} // wakes the event teller; capacity 1
+	stop     chan struct{} // closed when the volume ends
+	ended    sync.WaitGroup
+	fast     sync.WaitGroup // links
 }
 
 const (
 	workers   = 16
-	workQueue = 1024
 	tickEvery = 100 * time.Millisecond
 	// inlineMax is the largest local write executed by the submitting goroutine:
 	// copying 64 KiB into the page cache costs less than two goroutine switches.
@@ -61,7 +64,7 @@ var (
 // Open starts a volume. It owns o.Store and o.Meta from then on, also when it
 // fails. On return the metadata says that the volume is in use.
 func Open(o Options) (*Volume, error) {
-	v := &Volume{opt: o, log: o.Log, size: o.Size, work: make(chan *op, workQueue),
+	v := &Volume{opt: o, log: o.Log, size: o.Size, work: newWorkQueue(), begun: time.Now(), gone: make(chan struct{}),
 		journal: make(chan struct{}, 1), tell: make(chan struct{}, 1), stop: make(chan struct{})}
 	if v.size == 0 {
 		v.size = o.Store.Size()
@@ -86,8 +89,10 @@ func (v *Volume) start() error {
 	if st.Clean {
 		activity = bitmap.NewActivity(v.size)
 	}
+	v.writeTimeout = time.Duration(cfg.WriteTimeout)
 	v.m = replica.New(cfg, st, activity, v.now())
 	v.links = make([]*link, len(cfg.Peers))
+	v.applying = make([]*link, len(cfg.Peers))
 	v.m.Effects() // DoPersist: done here, so that nothing is served before it
 	for {
 		b, ok := v.m.MetaBatch()
@@ -142,7 +147,9 @@ func (v *Volume) machineConfig() replica.Config {
 	return cfg
 }
 
-func (v *Volume) now() replica.Time { return time.Now().UnixNano() }
+// now is the wall clock as it was at Open, and runs evenly from there: a clock that
+// is set must not end or extend every wait.
+func (v *Volume) now() replica.Time { return v.begun.UnixNano() + int64(time.Since(v.begun)) }
 
 func randomID() uint64 {
 	var b [8]byte
@@ -180,6 +187,7 @@ func (v *Volume) tickLoop() {
 			v.mu.Lock()
 			v.m.Tick(v.now())
 			v.unlockAndRun()
+			v.dropStalled()
 		case <-v.stop:
 			return
 		}
@@ -187,12 +195,22 @@ func (v *Volume) tickLoop() {
 }
 
 // unlockAndRun releases v.mu, which the caller holds, and executes what the
-// machine asked for meanwhile.
+// machine asked for meanwhile. It does not wait for the store.
 func (v *Volume) unlockAndRun() {
 	b := v.take()
 	v.mu.Unlock()
 	if b != nil {
-		v.run(b)
+		v.run(b, false)
+	}
+}
+
+// unlockAndWork is unlockAndRun for a goroutine that may wait for the store: small
+// writes are executed on the spot.
+func (v *Volume) unlockAndWork() {
+	b := v.take()
+	v.mu.Unlock()
+	if b != nil {
+		v.run(b, true)
 	}
 }
 
@@ -242,12 +260,12 @@ func (v *Volume) take() *effects {
 
 // run executes effects. The local part of a request may be done on the spot and
 // lead to more.
-func (v *Volume) run(b *effects) {
+func (v *Volume) run(b *effects, here bool) {
 	for i := range b.list {
 		e := &b.list[i]
 		switch e.Kind {
 		case replica.DoLocal:
-			v.local(e.Req)
+			v.local(e.Req, here)
 		case replica.DoComplete:
 			v.complete(e.Req, e.Err)
 		case replica.DoConnect:
@@ -314,28 +332,76 @@ func (v *Volume) tellAll() {
 	}
 }
 
-// Close implements Control.
+// Close implements Control. A second Close waits for the first.
 func (v *Volume) Close(ctx context.Context) error {
 	v.mu.Lock()
 	if v.closed {
 		v.mu.Unlock()
-		return nil
+		return within(ctx, func() { <-v.gone })
 	}
 	v.closed = true
 	v.mu.Unlock()
 	err := v.settleDown(ctx)
+	v.mu.Lock()
+	v.m.Stop(v.now())
+	v.m.Abandon(v.now())
+	v.unlockAndRun()
+	v.end(false)
+	var closing error
+	// What hangs in the store or the metadata file cannot be ended from here; the
+	// files are closed when it comes back.
+	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), lingerTime+time.Second)
+	defer cancel()
+	hung := within(short, func() {
+		v.fast.Wait()
+		v.ended.Wait()
+		closing = errors.Join(v.opt.Store.Close(), v.opt.Meta.Close())
+		close(v.gone)
+	})
+	if hung != nil {
+		return errors.Join(err, fmt.Errorf("close volume %s: its backing store or metadata does not answer: %w", v.opt.Name, hung))
+	}
+	return errors.Join(err, closing)
+}
+
+// end stops the volume's goroutines, the links' at once or after their last words.
+func (v *Volume) end(atOnce bool) {
 	close(v.stop)
+	rest := v.work.close()
 	v.mu.Lock()
 	for i, l := range v.links {
-		if l != nil {
-			v.links[i] = nil
+		if l == nil {
+			continue
+		}
+		v.links[i] = nil
+		if atOnce {
+			go l.abort()
+		} else {
 			l.finish(nil)
 		}
 	}
 	v.mu.Unlock()
-	v.fast.Wait()
-	v.ended.Wait()
-	return errors.Join(err, v.opt.Store.Close(), v.opt.Meta.Close())
+	for _, o := range rest {
+		if !atOnce {
+			v.localDone(o.request(), blockdev.ErrShutdown)
+		}
+	}
+}
+
+// within runs fn and waits for it or for ctx, whose error it returns; fn then goes
+// on by itself.
+func within(ctx context.Context, fn func()) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		fn()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // settleDown drains, steps down, says goodbye, flushes and leaves the metadata
@@ -348,11 +414,14 @@ func (v *Volume) settleDown(ctx context.Context) error {
 	v.mu.Lock()
 	v.m.Stop(v.now())
 	v.unlockAndRun()
-	if ctx.Err() != nil {
-		return ctx.Err()
+	flushed := make(chan error, 1)
+	if err := within(ctx, func() {
+		v.fast.Wait() // nothing is applied for a peer any more
+		flushed <- v.opt.Store.Flush()
+	}); err != nil {
+		return fmt.Errorf("close volume %s: %w", v.opt.Name, err)
 	}
-	v.fast.Wait() // nothing is applied for a peer any more
-	if err := v.opt.Store.Flush(); err != nil {
+	if err := <-flushed; err != nil {
 		return fmt.Errorf("close volume %s: %w", v.opt.Name, err)
 	}
 	v.mu.Lock()
@@ -378,8 +447,8 @@ func (v *Volume) awaitMeta(ctx context.Context) error {
 	}
 }
 
-// halt ends the volume as a killed process would: nothing is drained, flushed or
-// marked. For tests of crashes in one process.
+// halt ends the volume as a killed process would: nothing is drained, flushed,
+// marked or answered. For tests of crashes in one process.
 func (v *Volume) halt() {
 	v.mu.Lock()
 	if v.closed {
@@ -387,14 +456,8 @@ func (v *Volume) halt() {
 		return
 	}
 	v.closed = true
-	close(v.stop)
-	for i, l := range v.links {
-		if l != nil {
-			v.links[i] = nil
-			go l.abort()
-		}
-	}
 	v.mu.Unlock()
+	v.end(true)
 	v.fast.Wait()
 	v.ended.Wait()
 }
