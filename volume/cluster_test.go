@@ -104,24 +104,30 @@ func newCluster(t *testing.T, size int64, mode protocol.Mode, names ...string) *
 		c.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	for _, n := range names {
-		start, total, err := meta.Format(&meta.Super{Size: size, Node: n, Name: "crm", Disk: protocol.Inconsistent}, randomID())
-		if err != nil {
-			t.Fatal(err)
-		}
-		st := &memStorage{now: make([]byte, total), synced: make([]byte, total)}
-		copy(st.now, start)
-		st.Sync()
-		c.nodes[n] = &node{name: n, store: blockdev.NewMemory(size), meta: st}
+		c.create(n)
 	}
 	for _, n := range names {
 		c.start(n)
 	}
 	t.Cleanup(func() {
-		for _, n := range names {
+		for _, n := range c.names {
 			c.kill(n)
 		}
 	})
 	return c
+}
+
+// create gives a node an empty store and metadata.
+func (c *cluster) create(name string) {
+	c.t.Helper()
+	start, total, err := meta.Format(&meta.Super{Size: c.size, Node: name, Name: "crm", Disk: protocol.Inconsistent}, randomID())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	st := &memStorage{now: make([]byte, total), synced: make([]byte, total)}
+	copy(st.now, start)
+	st.Sync()
+	c.nodes[name] = &node{name: name, store: blockdev.NewMemory(c.size), meta: st}
 }
 
 // keepOpen is a store that outlives its volume.

@@ -29,6 +29,7 @@ func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 		index[p.Name] = i
 	}
 	next := len(s.Peers)
+	v.inFile = next
 	for _, p := range peers {
 		i, known := index[p.Name]
 		if !known {
@@ -98,6 +99,14 @@ func (v *Volume) journalLoop() {
 // generation, "closed in order") to bits that are not there.
 func (v *Volume) write(b replica.MetaBatch) error {
 	all := v.batch(b)
+	if all.Super != nil && len(all.Super.Peers) > v.inFile {
+		// At the start, with peers new to the file: it has no room for their bits
+		// before their names. Nothing but names is new on this page.
+		if err := v.opt.Meta.Commit(&meta.Batch{Super: all.Super}); err != nil {
+			return err
+		}
+		v.inFile = len(all.Super.Peers)
+	}
 	if all.Super != nil && len(all.Bitmap) > 0 {
 		if err := v.opt.Meta.Commit(&meta.Batch{Activity: all.Activity, Bitmap: all.Bitmap}); err != nil {
 			return err

@@ -180,3 +180,21 @@ func TestVerifyFindsDifference(t *testing.T) {
 	c.synced("alpha", "beta")
 	c.equal("alpha", "beta")
 }
+
+// TestPeerAddedAfterCrash: a node that lost power while it was primary comes back
+// with a peer more in its configuration.
+func TestPeerAddedAfterCrash(t *testing.T) {
+	c := newCluster(t, testSize, protocol.ModeC, "alpha", "beta")
+	c.promote("alpha", PromoteOptions{Force: true})
+	c.synced("alpha", "beta")
+	c.randomWrites("alpha", 1, 20)
+	c.kill("alpha")
+	c.names = append(c.names, "gamma")
+	c.create("gamma")
+	c.start("alpha")
+	c.start("gamma")
+	c.promote("alpha", PromoteOptions{PeerFenced: true})
+	c.synced("alpha", "gamma")
+	c.flush("alpha")
+	c.equal("alpha", "gamma")
+}
