@@ -37,6 +37,7 @@ type Volume struct {
 
 	slots    []int // meta slot of each peer, by PeerID
 	former   []goneSlot
+	inFile   int // peers that the metadata file has room for; the committer's
 	begun    time.Time
 	gone     chan struct{} // closed when Close is done
 	applying []*link       // the last link to each peer that was let at the store
