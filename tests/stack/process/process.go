@@ -73,7 +73,7 @@ func Start(o Options) (*Process, error) {
 		defer f.Close()
 		p.cmd.Stdout, p.cmd.Stderr = f, f
 	}
-	if err := spawn(p.cmd); err != nil {
+	if err := Spawn(p.cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", p.name, err)
 	}
 	go func() {
@@ -96,8 +96,12 @@ var spawner = sync.OnceValue(func() chan<- func() {
 	return work
 })
 
-// spawn starts cmd from the spawner's thread.
-func spawn(cmd *exec.Cmd) error {
+// Spawn starts cmd as Start does, for a caller that needs its pipes: in a group of
+// its own, and dying with the caller. The caller waits for its end.
+func Spawn(cmd *exec.Cmd) error {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = attributes(nil)
+	}
 	started := make(chan error)
 	spawner() <- func() { started <- cmd.Start() }
 	return <-started
@@ -121,7 +125,7 @@ func Run(ctx context.Context, o Options) (string, error) {
 	cmd.WaitDelay = time.Second
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	err := spawn(cmd)
+	err := Spawn(cmd)
 	if err == nil {
 		err = cmd.Wait()
 	}
