@@ -93,7 +93,8 @@ type peer struct {
 	// As told by the primary, on a secondary.
 	stable uint64
 	weak   bool
-	told   bool // heard of in Stable since the primary was last found
+	told   bool   // heard of in Stable since the primary was last found
+	marked uint64 // what it may lack up to here is marked in dirty, not in the recent ring
 }
 
 // oldestUnapplied returns when the oldest operation was sent that the peer has not

@@ -44,6 +44,7 @@ func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, er
 		}
 	}
 	m.recent.push(d.Seq, d.Off, d.Len)
+	m.boundRecent(p)
 	if m.activity.Touch(d.Off, d.Len, d.Seq, now) {
 		return false, nil
 	}
@@ -166,7 +167,7 @@ func (m *Machine) onStable(p *peer, s *protocol.Stable) {
 			// The primary saw q's flush after everything this node could have
 			// marked: the replica there is confirmed.
 			q.weak = false
-			if e.Settled {
+			if e.Settled && q.stable >= q.marked {
 				q.dirty.Clear(0, q.dirty.Blocks())
 				m.remember(q.slot)
 				q.slot = 0
@@ -179,14 +180,22 @@ func (m *Machine) onStable(p *peer, s *protocol.Stable) {
 		}
 	}
 	m.recent.prune(low)
-	if len(m.recent.list) > recentMax {
-		for _, q := range m.peers {
-			if q != p {
-				m.recent.markAfter(q.stable, q.dirty)
-			}
-		}
-		m.recent.list = m.recent.list[:0]
+}
+
+// boundRecent marks everything at once when p, the primary, says too seldom how far
+// the others are.
+func (m *Machine) boundRecent(p *peer) {
+	n := len(m.recent.list)
+	if n <= recentMax {
+		return
 	}
+	for _, q := range m.peers {
+		if q != p {
+			m.recent.markAfter(q.stable, q.dirty)
+			q.marked = m.recent.list[n-1].seq
+		}
+	}
+	m.recent.list = m.recent.list[:0]
 }
 
 // primaryLost marks, toward every other secondary, what it may not have, and has
