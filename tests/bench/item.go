@@ -29,9 +29,6 @@ func (m metric) String() string {
 	panic(fmt.Sprintf("bench: metric %d", int(m)))
 }
 
-// lessIsBetter tells which way a ratio of this metric points.
-func (m metric) lessIsBetter() bool { return m == latency || m == cycle }
-
 // of picks the metric's figure from a sample.
 func (m metric) of(s sample) float64 {
 	switch m {

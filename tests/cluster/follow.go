@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"github.com/qrbd/qrbd/tests/stack/process"
 )
 
 // Follower is a command that prints lines as they happen.
@@ -22,7 +24,7 @@ func (n *Node) Follow(args ...string) *Follower {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	if err := spawn(cmd); err != nil {
+	if err := process.Spawn(cmd); err != nil {
 		n.t.Fatalf("%s: %v: %v", n.Name, args, err)
 	}
 	f := &Follower{n: n, cmd: cmd, lines: make(chan string, 10_000)} // far more than a test makes

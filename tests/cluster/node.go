@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/qrbd/qrbd/tests/stack/process"
 )
 
 // Node is one machine: a directory with a configuration, an identity and
@@ -110,7 +112,7 @@ func (n *Node) StartOnly() {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), n.Env...)
 	cmd.Dir = n.Dir
-	if err := spawn(cmd); err != nil {
+	if err := process.Spawn(cmd); err != nil {
 		n.t.Fatalf("start agent of %s: %v", n.Name, err)
 	}
 	exited := make(chan struct{})
