@@ -83,7 +83,7 @@ type node struct {
 // cluster is a volume on several nodes in one process, with links over loopback
 // that can be cut.
 type cluster struct {
-	t     *testing.T
+	t     testing.TB
 	size  int64
 	mode  protocol.Mode
 	nodes map[string]*node
@@ -97,7 +97,7 @@ type cluster struct {
 	log     *slog.Logger
 }
 
-func newCluster(t *testing.T, size int64, mode protocol.Mode, names ...string) *cluster {
+func newCluster(t testing.TB, size int64, mode protocol.Mode, names ...string) *cluster {
 	c := &cluster{t: t, size: size, mode: mode, nodes: map[string]*node{}, names: names, cut: map[string]bool{}, conns: map[string][]Stream{}, opening: map[string]bool{}}
 	c.log = slog.New(slog.DiscardHandler)
 	if os.Getenv("QRBD_TEST_LOG") != "" {
@@ -189,7 +189,7 @@ func (c *cluster) connect(from, to string) {
 	}()
 }
 
-func socketPair(t *testing.T) (a, b tcpStream) {
+func socketPair(t testing.TB) (a, b tcpStream) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Error(err)

@@ -34,7 +34,14 @@ type link struct {
 	flushSeq uint64
 
 	writeMu sync.Mutex // held while writing to conn.Write; taken before v.mu
+	// Guarded by writeMu: kept, so that an acknowledgement costs no allocation.
+	ack    protocol.Ack
+	ackOut [protocol.HeaderLen + 32]byte
+
 	bulkMu  sync.Mutex // the same for conn.Bulk
+	try     TryWriter  // conn.Write, if it is one
+	rest    []byte     // guarded by writeMu: taken from the queue, to be written next
+	lone    []byte     // guarded by writeMu: pushNow's buffer
 	wake    chan struct{}
 	resume  chan struct{}
 	flushes chan struct{}
@@ -62,6 +69,10 @@ const (
 	// gatherMax is how much of queued frames is copied together for one write
 	// to the stream.
 	gatherMax = 64 << 10
+	// lonelyMax and lonelyFlights bound what pushNow writes: small writes, of
+	// which few are in flight.
+	lonelyMax     = 16 << 10
+	lonelyFlights = 2
 	// lingerTime is how long a last word (a refusal, a goodbye) may take.
 	lingerTime = 2 * time.Second
 	// wordsMax bounds the messages that wait for a peer which asks and does not
@@ -85,6 +96,7 @@ func (v *Volume) AttachPeer(peer string, c Conn) error {
 	l := &link{v: v, id: id, name: peer, mode: v.machineConfig().Peers[id].Mode, conn: c,
 		wake: make(chan struct{}, 1), resume: make(chan struct{}, 1), flushes: make(chan struct{}, 1),
 		plan: make(chan struct{}, 1), dead: make(chan struct{}), quiet: make(chan struct{})}
+	l.try, _ = c.Write.(TryWriter)
 	l.readers.Store(2)
 	v.mu.Lock()
 	if v.closed {
@@ -164,10 +176,11 @@ func (v *Volume) peerID(name string) (replica.PeerID, error) {
 	return 0, refuse(protocol.CodeUnknownVolume, "%s is not a peer of volume %s", name, v.opt.Name)
 }
 
-// enqueue appends a frame. REQUIRES v.mu.
-func (l *link) enqueue(e *replica.Effect) {
+// enqueue appends a frame and wakes the sender; now: the caller is to call pushNow
+// instead, without the lock. REQUIRES v.mu.
+func (l *link) enqueue(e *replica.Effect) (now bool) {
 	if l.cause != nil {
-		return
+		return false
 	}
 	f := frame{msg: e.Msg}
 	if e.Msg != nil {
@@ -177,7 +190,7 @@ func (l *link) enqueue(e *replica.Effect) {
 		if l.words > wordsMax {
 			l.cause = refuse(protocol.CodeProtocol, "%s does not read its answers: %d wait for it", l.name, l.words)
 			l.abort() // lost is reported by send
-			return
+			return false
 		}
 	} else {
 		f.data = e.Data
@@ -188,7 +201,48 @@ func (l *link) enqueue(e *replica.Effect) {
 		}
 	}
 	l.queue = append(l.queue, f)
+	if l.try != nil && len(l.queue) == 1 && len(f.pay) <= lonelyMax && !l.leaving && l.v.m.InFlight() <= lonelyFlights {
+		return true
+	}
 	kick(l.wake)
+	return false
+}
+
+// pushNow writes what is queued without waiting, or has the sending goroutine do
+// it. With few requests in flight the wake-ups are what a write costs; with many,
+// gathering them is worth more.
+func (l *link) pushNow() {
+	if !l.writeMu.TryLock() {
+		kick(l.wake)
+		return
+	}
+	defer l.writeMu.Unlock()
+	l.v.mu.Lock()
+	if len(l.rest) > 0 || len(l.queue) != 1 || l.leaving || l.wantAck {
+		l.v.mu.Unlock()
+		kick(l.wake)
+		return
+	}
+	f := l.queue[0]
+	l.queue[0] = frame{}
+	l.queue, l.words = l.queue[:0], 0
+	l.v.mu.Unlock()
+	l.lone = f.append(l.lone[:0])
+	if f.buf != nil {
+		f.buf.Release()
+	}
+	if ok, _ := l.try.TryWrite(l.lone); !ok {
+		l.rest = append(l.rest, l.lone...) // an error comes back when send writes it
+		kick(l.wake)
+	}
+}
+
+// append appends the frame with its payload.
+func (f *frame) append(out []byte) []byte {
+	if f.msg != nil {
+		return protocol.AppendFrame(out, f.msg, nil)
+	}
+	return append(protocol.AppendFrame(out, &f.data, f.pay), f.pay...)
 }
 
 // finish ends the link after what is queued is sent. REQUIRES v.mu; the link is no
@@ -236,11 +290,11 @@ func (l *link) send() {
 		list, l.queue, l.words = l.queue, list[:0], 0
 		ack, leaving := l.wantAck, l.leaving
 		l.wantAck = false
-		a := l.v.m.AckFor(l.id)
+		l.ack = l.v.m.AckFor(l.id)
 		current := l.v.links[l.id] == l
 		l.v.mu.Unlock()
 		if ack && current {
-			out = protocol.AppendFrame(out, &a, nil)
+			out = protocol.AppendFrame(out, &l.ack, nil)
 		}
 		var err error
 		out, err = l.write(out, list)
@@ -378,13 +432,13 @@ func (l *link) acknowledge() error {
 	}
 	defer l.writeMu.Unlock()
 	v.mu.Lock()
-	a, current := v.m.AckFor(l.id), v.links[l.id] == l
+	current := v.links[l.id] == l
+	l.ack = v.m.AckFor(l.id)
 	v.mu.Unlock()
 	if !current {
 		return nil
 	}
-	var b [protocol.HeaderLen + 32]byte
-	return l.put(protocol.AppendFrame(b[:0], &a, nil))
+	return l.put(protocol.AppendFrame(l.ackOut[:0], &l.ack, nil))
 }
 
 // frameReader reads frames from a stream.
