@@ -38,7 +38,6 @@ type World struct {
 
 	trace   bool
 	lines   []string
-	failed  string
 	counts  map[string]int  // faults, operations and outcomes by kind
 	replies map[*reply]bool // that have no answer yet
 }
