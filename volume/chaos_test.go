@@ -262,9 +262,11 @@ func (x *chaos) failover(p, s string, cut bool) {
 		x.quiet(func() {
 			x.flush()
 			c.await(p, func(st Status) bool { return peerOf(st, s).UnackedOps == 0 })
+			c.kill(p) // before anything is flushed that the other has not got
 		})
+	} else {
+		c.kill(p) // under load: writers fail until the other is primary
 	}
-	c.kill(p) // under load: writers fail until the other is primary
 	x.quiet(func() {
 		if cut {
 			x.power(p)
