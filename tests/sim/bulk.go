@@ -288,9 +288,7 @@ func (l *link) syncCompare(m *protocol.SyncDigests) {
 			}
 			off := m.Off + int64(i)*bitmap.BlockSize
 			n := min(bitmap.BlockSize, m.Off+m.Len-off)
-			if last := len(l.runs) - 1; last >= 0 && l.runs[last].Off+l.runs[last].Len == off {
-				l.runs[last].Len += n
-			} else if !m.Verify {
+			if !m.Verify {
 				l.runs = append(l.runs, resync.Run{Off: off, Len: n})
 			}
 		}

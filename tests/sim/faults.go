@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"errors"
+
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/replica"
 )
@@ -51,12 +53,37 @@ func (n *node) promote(opt replica.PromoteOptions) {
 		p.forcing++
 	}
 	p.enter(func() {
-		p.operate(what, func(done func(error)) { p.m.Promote(p.now(), opt, done) }, func(error) {
+		p.operate(what, func(done func(error)) {
+			p.awaitApplied(p.w.now+p.w.sc.writeTimeout, func(err error) {
+				if err != nil {
+					done(err)
+					return
+				}
+				p.m.Promote(p.now(), opt, done)
+				p.run()
+			})
+		}, func(error) {
 			if opt.Force {
 				p.after(0, func() { p.forcing-- })
 			}
 		})
 	})
+}
+
+// awaitApplied is volume.awaitApplied.
+func (p *process) awaitApplied(limit int64, then func(error)) {
+	for i, l := range p.applying {
+		if l == nil || p.links[i] == l || l.quiet() {
+			continue
+		}
+		if p.w.now > limit {
+			then(errors.New("the disk is stuck"))
+			return
+		}
+		p.after(milli, func() { p.awaitApplied(limit, then) })
+		return
+	}
+	then(nil)
 }
 
 func (w *World) any() *node { return w.nodes[w.n(len(w.nodes))] }

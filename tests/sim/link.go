@@ -27,6 +27,7 @@ type link struct {
 
 	dead     bool // aborted
 	sending  bool // the sender is awake or writing
+	turned   bool // nothing of an earlier link is being applied any more
 	rx       lane
 	bulk     lane
 	owed     bool
@@ -262,8 +263,30 @@ func (l *link) decode(d *protocol.Decoder, frame []byte) (protocol.Message, []by
 	return msg, pay
 }
 
+// quiet reports whether nothing of this link is being applied any more.
+func (l *link) quiet() bool {
+	return l.rx.ended && !l.rx.busy && l.bulk.ended && !l.bulk.busy
+}
+
+// turn is link.turn.
+func (l *link) turn() bool {
+	if l.turned || l.dead {
+		return true
+	}
+	if last := l.p.applying[l.id]; last != nil && !last.quiet() {
+		l.p.after(milli, l.pumpRx)
+		return false
+	}
+	l.p.applying[l.id] = l
+	l.turned = true
+	return true
+}
+
 // pumpRx is link.receiveAll.
 func (l *link) pumpRx() {
+	if !l.turn() {
+		return
+	}
 	for !l.rx.busy && !l.rx.ended && !l.p.dead {
 		if l.dead {
 			l.rx.ended = true
@@ -373,8 +396,8 @@ func (l *link) apply(d *protocol.Data, pay []byte) {
 	}
 	if wait {
 		l.holdOn(func(err error) {
-			if err != nil {
-				l.rxDone(err)
+			if err != nil || !l.current() {
+				l.rxDone(errClosed)
 				return
 			}
 			l.applyNow(d, pay)
@@ -395,7 +418,9 @@ func (l *link) applyNow(d *protocol.Data, pay []byte) {
 	durable := d.Op == protocol.DataFlush || d.Flags&protocol.DataFUA != 0
 	seq := d.Seq
 	done := func(err error) {
-		p.m.PeerApplied(p.now(), l.id, seq, err)
+		if l.current() || err != nil {
+			p.m.PeerApplied(p.now(), l.id, seq, err)
+		}
 		if err == nil && durable && l.mode == protocol.ModeC {
 			l.flushSeq = seq
 			l.kickFlush()
@@ -449,7 +474,7 @@ func (l *link) flush() {
 func (l *link) makeDurable(seq uint64, then func(error)) {
 	p := l.p
 	p.n.disk.flush(p, func(err error) {
-		if l.current() {
+		if l.current() || err != nil {
 			p.m.PeerDurable(p.now(), l.id, seq, err)
 		}
 		p.run()

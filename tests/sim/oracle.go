@@ -393,9 +393,7 @@ func (o *oracle) started(p *process) {
 	n := len(p.n.peers)
 	p.seen = observed{role: protocol.Secondary, disk: p.m.View().Disk, live: make([]bool, n), repl: make([]protocol.Repl, n), syncFrom: -1}
 	o.st[p.n.index].joint = join{}
-	if p.seen.disk <= protocol.Inconsistent {
-		o.st[p.n.index].broken = true
-	}
+	o.st[p.n.index].broken = p.seen.disk <= protocol.Inconsistent
 }
 
 // observe looks at a process after an event.
@@ -416,6 +414,8 @@ func (p *process) observe() {
 			if q.Live && seen.branch != nil {
 				o.joins(p, p.n.peers[i], q)
 			}
+		} else if q.Live && seen.branch != nil && q.Repl == protocol.Established && q.Repl != seen.repl[i] && o.st[p.n.peers[i].index].br != seen.branch {
+			o.joins(p, p.n.peers[i], q) // promoted when the sync had just ended there
 		}
 		seen.repl[i] = q.Repl
 	}

@@ -33,6 +33,7 @@ type process struct {
 	file     *meta.File
 	super    meta.Super
 	links    []*link
+	applying []*link // of each peer, the link whose turn it is to apply
 	dead     bool
 	paused   bool
 	deferred []func()
@@ -93,7 +94,7 @@ func (n *node) start() {
 	if err != nil {
 		w.fail("%s: metadata: %v", n.name, err)
 	}
-	p := &process{n: n, w: w, file: file, super: state.Super, links: make([]*link, len(n.peers)), ops: map[*clientOp]bool{}, started: w.now}
+	p := &process{n: n, w: w, file: file, super: state.Super, links: make([]*link, len(n.peers)), applying: make([]*link, len(n.peers)), ops: map[*clientOp]bool{}, started: w.now}
 	st := p.stored(state)
 	for _, q := range st.Peers {
 		p.dirty = append(p.dirty, q.Dirty)
