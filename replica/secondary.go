@@ -39,6 +39,10 @@ func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, er
 	// may lack, should the primary be lost.
 	from, to := bitmap.Touched(d.Off, d.Len)
 	for _, q := range m.peers {
+		if q != p && q.repl == protocol.SyncSource {
+			// What is copied there may be older than what is marked here.
+			m.restart(q, m.cfg.Self+" follows the primary "+p.name+" again")
+		}
 		if q != p && q.weak {
 			q.dirty.Set(from, to)
 		}

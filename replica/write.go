@@ -222,6 +222,9 @@ func (m *Machine) LocalDone(now Time, r *Request, err error, fatal bool) {
 		case r.Op != Flush:
 			for _, p := range m.peers {
 				p.dirty.Set(bitmap.Touched(r.Off, r.Len))
+				if p.plan != nil {
+					p.plan.Spoil(r.Off, r.Len)
+				}
 			}
 		}
 	} else if r.Op == Flush {

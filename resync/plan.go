@@ -433,3 +433,21 @@ func (p *Plan) Flushed(id uint64) (known bool) {
 	p.flushes = p.flushes[1:]
 	return true
 }
+
+// Spoil says that the range was marked anew, for a reason that the copies made so
+// far say nothing of: their confirmation does not clear it.
+func (p *Plan) Spoil(off, n int64) {
+	keep := func(runs []Run) []Run {
+		var out []Run
+		for _, r := range runs {
+			if r.Off >= off+n || off >= r.Off+r.Len {
+				out = append(out, r)
+			}
+		}
+		return out
+	}
+	p.acked = keep(p.acked)
+	for i := range p.flushes {
+		p.flushes[i].runs = keep(p.flushes[i].runs)
+	}
+}
