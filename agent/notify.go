@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strings"
 
@@ -45,6 +46,17 @@ func LimitMemory(c *config.Config) {
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit(c))
+	}
+}
+
+// LimitThreads leaves half of the CPUs to the database above: every wake-up of
+// another thread costs more than what it would do in parallel. On two CPUs a
+// replicated 4 KiB write takes half the context switches and four fifths of the CPU
+// time with one thread running Go code than with two; blocking system calls have
+// threads of their own in either case. GOMAXPROCS in the environment goes first.
+func LimitThreads() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(1, runtime.NumCPU()/2))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 // receive from reload checks the configuration file anew.
 func Run(ctx context.Context, o Options, reload <-chan struct{}) error {
 	LimitMemory(o.Config)
+	LimitThreads()
 	changed := make(chan struct{}, 1)
 	next := o.OnEvent
 	o.OnEvent = func(e volume.Event) {

@@ -502,3 +502,6 @@ func seconds(t Time) string { return time.Duration(t).String() }
 func (m *Machine) MetaSettled() bool {
 	return !m.metaBusy && (m.metaDone == m.metaWant || m.disk == protocol.Failed)
 }
+
+// InFlight returns how many writes and flushes are issued and not complete.
+func (m *Machine) InFlight() int { return m.flights }

@@ -24,6 +24,14 @@ type Stream interface {
 	Abort()
 }
 
+// TryWriter is a Stream that can also take bytes without waiting. It spares a
+// lone write the hand-over to the link's sending goroutine.
+type TryWriter interface {
+	// TryWrite takes all of p, or nothing when that would mean waiting. p is the
+	// caller's again on return.
+	TryWrite(p []byte) (ok bool, err error)
+}
+
 // Conn is what a transport hands over when a volume is connected to a peer: the
 // volume's two streams. The volume owns both from then on and aborts them when
 // it is done.

@@ -135,7 +135,13 @@ func TestPeerThatAsksAndDoesNotListen(t *testing.T) {
 		many = append(many, frame...)
 	}
 	p.write.SetWriteDeadline(time.Now().Add(15 * time.Second))
+	v := c.v("beta")
 	for range 20000 {
+		v.mu.Lock()
+		if l := v.links[0]; l != nil && len(l.queue) > wordsMax {
+			t.Errorf("%d answers are queued", len(l.queue))
+		}
+		v.mu.Unlock()
 		if _, err := p.write.Write(many); err != nil {
 			break
 		}
@@ -201,6 +207,65 @@ func TestPrimaryStoreHangs(t *testing.T) {
 	}
 	if err := c.v("alpha").Close(context.Background()); err != nil {
 		t.Error("second Close:", err)
+	}
+}
+
+// TestAcknowledgedIntoAHang: the peer's answer lets a write go to a store that
+// hangs by now. Whoever brought the answer must not hang with it.
+func TestAcknowledgedIntoAHang(t *testing.T) {
+	c := newCluster(t, testSize, protocol.ModeC, "alpha", "beta")
+	da, db := c.faulty("alpha"), c.faulty("beta")
+	c.promote("alpha", PromoteOptions{Force: true})
+	c.synced("alpha", "beta")
+	c.randomWrites("alpha", 1, 20)
+	db.Set(fault.Rule{Op: blockdev.OpWrite, Action: fault.Hang})
+	done := make(chan error, 2)
+	go func() { done <- c.try("alpha", blockdev.OpWrite, 0, 4096) }()
+	c.await("alpha", func(s Status) bool { return s.InFlight == 1 && db.Waiting() == 1 })
+	go func() { done <- c.try("alpha", blockdev.OpWrite, 0, 4096) }() // waits for the first
+	time.Sleep(50 * time.Millisecond)
+	da.Set(fault.Rule{Op: blockdev.OpWrite, Action: fault.Hang})
+	db.Set()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	c.await("alpha", func(Status) bool { return da.Waiting() == 1 })
+	c.part("alpha", "beta")
+	c.heal("alpha", "beta")
+	c.await("alpha", func(s Status) bool { return peerOf(s, "beta").Connection == "connected" })
+	da.Set()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	c.synced("alpha", "beta")
+}
+
+// TestNoGenerationComes: a write is still with the local store when the peer that
+// has not answered it is lost and the metadata fails.
+func TestNoGenerationComes(t *testing.T) {
+	c := newCluster(t, testSize, protocol.ModeC, "alpha", "beta")
+	da, db := c.faulty("alpha"), c.faulty("beta")
+	c.promote("alpha", PromoteOptions{Force: true})
+	c.synced("alpha", "beta")
+	c.randomWrites("alpha", 1, 20)
+	da.Set(fault.Rule{Op: blockdev.OpWrite, Action: fault.Hang})
+	db.Set(fault.Rule{Op: blockdev.OpWrite, Action: fault.Hang})
+	done := make(chan error, 1)
+	go func() { done <- c.try("alpha", blockdev.OpWrite, 0, 4096) }()
+	c.await("alpha", func(Status) bool { return da.Waiting() == 1 && db.Waiting() == 1 })
+	c.nodes["alpha"].meta.fail(errors.New("gone"))
+	c.part("alpha", "beta")
+	go c.try("alpha", blockdev.OpWrite, 8<<20, 4096) // begins a generation
+	c.await("alpha", func(s Status) bool { return s.Disk == "failed" })
+	da.Set()
+	db.Set()
+	select {
+	case err := <-done:
+		if !errors.Is(err, blockdev.ErrFailed) {
+			t.Errorf("write: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the write was never answered")
 	}
 }
 

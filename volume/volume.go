@@ -216,7 +216,10 @@ func (v *Volume) unlockAndWork() {
 }
 
 // batch of effects that are executed without the lock.
-type effects struct{ list []replica.Effect }
+type effects struct {
+	list  []replica.Effect
+	links []*link // have new frames
+}
 
 var effectsPool = sync.Pool{New: func() any { return new(effects) }}
 
@@ -232,8 +235,11 @@ func (v *Volume) take() *effects {
 		e := &es[i]
 		switch e.Kind {
 		case replica.DoSend:
-			if l := v.links[e.Peer]; l != nil {
-				l.enqueue(e)
+			if l := v.links[e.Peer]; l != nil && l.enqueue(e) {
+				if b == nil {
+					b = effectsPool.Get().(*effects)
+				}
+				b.links = append(b.links, l)
 			}
 		case replica.DoDrop:
 			if l := v.links[e.Peer]; l != nil {
@@ -262,6 +268,11 @@ func (v *Volume) take() *effects {
 // run executes effects. The local part of a request may be done on the spot and
 // lead to more.
 func (v *Volume) run(b *effects, here bool) {
+	for i, l := range b.links { // first: the peer's disk works beside ours
+		l.pushNow()
+		b.links[i] = nil
+	}
+	b.links = b.links[:0]
 	for i := range b.list {
 		e := &b.list[i]
 		switch e.Kind {
@@ -326,7 +337,14 @@ func (v *Volume) tellAll() {
 	v.events = nil
 	v.mu.Unlock()
 	for _, e := range list {
-		v.log.Info("state change", "field", e.Field, "old", e.Old, "new", e.New, "peer", e.Peer, "reason", e.Reason)
+		attrs := []any{"field", e.Field, "old", e.Old, "new", e.New}
+		if e.Peer != "" {
+			attrs = append(attrs, "peer", e.Peer)
+		}
+		if e.Reason != "" {
+			attrs = append(attrs, "reason", e.Reason)
+		}
+		v.log.Info("state change", attrs...)
 		if v.opt.OnEvent != nil {
 			v.opt.OnEvent(e)
 		}

@@ -44,6 +44,19 @@ func (st *Stream) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// TryWrite takes all of p, or nothing when that would mean waiting for flow
+// control or for another writer. p is the caller's again on return.
+func (st *Stream) TryWrite(p []byte) (ok bool, err error) {
+	switch err := st.q.TryWriteAll(p); {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, quic.ErrWouldBlock):
+		return false, nil
+	default:
+		return false, st.session.ioError(err)
+	}
+}
+
 // Close ends the sending direction after what was written is delivered. REQUIRES
 // no concurrent Write. The stream counts against the peer's limit until both
 // directions have ended.
