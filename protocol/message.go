@@ -196,7 +196,7 @@ type SyncReady struct{}
 // the source's ids and is up-to-date.
 type SyncDone struct {
 	Current Generation
-	Slots   []PeerSlot // of the source, Dirty unused
+	Slots   []PeerSlot // of the source; Dirty is 0 only if that replica equals the source
 	History []Generation
 }
 

@@ -189,9 +189,21 @@ func (m *Machine) endSource(p *peer) {
 	p.deadline = m.now + m.cfg.HandshakeTime
 	done := &protocol.SyncDone{Current: m.current, History: append([]protocol.Generation(nil), m.history...)}
 	for _, q := range m.peers {
-		done.Slots = append(done.Slots, protocol.PeerSlot{Name: q.name, Bitmap: q.slot})
+		done.Slots = append(done.Slots, protocol.PeerSlot{Name: q.name, Bitmap: q.slot, Dirty: m.mayDiffer(q)})
 	}
 	m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: done})
+}
+
+// mayDiffer returns how many blocks of q's replica may differ from this one; 0
+// only when both sides have said, on a connection that still stands, that none
+// does, and nothing is written meanwhile.
+func (m *Machine) mayDiffer(q *peer) uint64 {
+	equal := m.role == protocol.Secondary && m.primary() == "" && q.linked && q.settled && q.repl == protocol.Established &&
+		q.lastWhy != RuleDefer && q.slot == 0 && q.dirty.Count() == 0
+	if equal {
+		return 0
+	}
+	return max(1, uint64(q.dirty.Count()))
 }
 
 func (m *Machine) onSyncDoneAck(p *peer) {
@@ -350,6 +362,14 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 		q.slot = 0
 	}
 	p.dirty.Clear(0, p.dirty.Blocks()) // the source confirmed the whole replica
+	for _, e := range s.Slots {
+		// What equals the source equals this replica. Without this, two replicas
+		// would for ever pass on to the third what their last sync has marked.
+		q := m.byName(e.Name)
+		if q != nil && q != p && e.Dirty == 0 && e.Bitmap == 0 && p.role == protocol.Secondary && m.primary() == "" {
+			q.dirty.Clear(0, q.dirty.Blocks())
+		}
+	}
 	m.crashed = false
 	m.idSerial++
 	m.wantBitmaps = true
