@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -149,5 +150,44 @@ func TestLateThird(t *testing.T) {
 	c.Equal("crm")
 	if p := beta.Volume("crm").Peer("gamma"); p.SyncSent > 8*mib {
 		t.Errorf("2 MiB changed and %d bytes were sent: %+v", p.SyncSent, p)
+	}
+}
+
+// TestNoMerryGoRound: without a primary three replicas settle who copies from
+// whom, once: each sync is reported by its source, and they come to an end.
+func TestNoMerryGoRound(t *testing.T) {
+	t.Parallel()
+	for _, p := range []string{"C", "A"} {
+		t.Run(p, func(t *testing.T) {
+			t.Parallel()
+			c := cluster.New(t, cluster.Options{Nodes: three, Protocol: p, Program: cluster.CrashAgent, Configure: quick})
+			alpha, beta := c.Up(), c.Nodes[1]
+			r := startLoad(t, alpha, newLedger())
+			r.runFor(700 * time.Millisecond)
+			beta.Kill()
+			alpha.WaitLost("crm", "beta", lostWithin)
+			beta.Start()
+			r.runFor(50 * time.Millisecond) // in the middle of its resync
+			syncs := func() (n int) {
+				for _, node := range c.Nodes {
+					n += strings.Count(node.Log(), "new=sync-source")
+				}
+				return n
+			}
+			alpha.Kill()
+			r.broken()
+			before := syncs()
+			alpha.Start()
+			c.WaitInSync("crm", syncWithin)
+			time.Sleep(2 * time.Second)
+			settled := syncs()
+			c.WaitInSync("crm", syncWithin)
+			time.Sleep(time.Second)
+			t.Logf("%d syncs after the primary's return", settled-before)
+			if after := syncs(); after != settled || settled-before > 6 {
+				t.Errorf("%d syncs after the primary's return, then %d more", settled-before, after-settled)
+			}
+			c.Equal("crm")
+		})
 	}
 }
