@@ -384,8 +384,8 @@ func (v *Volume) dropStalled() {
 		switch wait, bulk := since(l.writing.Load()), max(since(l.filling.Load()), since(l.bulk.waiting)); {
 		case wait > v.writeTimeout:
 			l.cause = fmt.Errorf("%s has not read for %v", l.name, v.writeTimeout)
-		case bulk > bulkTimeout:
-			l.cause = fmt.Errorf("%s has not gone on with the sync for %v", l.name, bulkTimeout)
+		case bulk > v.bulkTimeout:
+			l.cause = fmt.Errorf("%s has not gone on with the sync for %v", l.name, v.bulkTimeout)
 		default:
 			continue
 		}
@@ -572,7 +572,7 @@ func (l *link) receiveAll() error {
 		}
 		switch m := msg.(type) {
 		case *protocol.Data:
-			err = l.apply(m, buf)
+			err = l.apply(m, buf, !fr.more())
 			owed += protocol.HeaderLen + len(payload(buf))
 		case *protocol.Ack:
 			v.mu.Lock()
@@ -626,8 +626,9 @@ func (l *link) holdOn() (current bool, err error) {
 	}
 }
 
-// apply carries out one replicated operation, in stream order.
-func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer) error {
+// apply carries out one replicated operation, in stream order. last: no other is
+// waiting in the read buffer.
+func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer, last bool) error {
 	v := l.v
 	v.mu.Lock()
 	if v.links[l.id] != l {
@@ -670,13 +671,15 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer) error {
 	if v.links[l.id] == l || err != nil {
 		v.m.PeerApplied(v.now(), l.id, d.Seq, err)
 	}
-	if err == nil && durable && l.mode == protocol.ModeC {
+	// A and B: what follows must not overtake the flush point. C: it may, so
+	// that a flush runs beside the stream unless it is short and nothing waits.
+	here := l.mode != protocol.ModeC || last && v.flushIsShort()
+	if err == nil && durable && !here {
 		l.flushSeq = d.Seq
 		kick(l.flushes)
 	}
 	v.unlockAndRun()
-	if err == nil && durable && l.mode != protocol.ModeC {
-		// A and B: what follows must not overtake the flush point.
+	if err == nil && durable && here {
 		l.makeDurable(d.Seq)
 	}
 	return nil // a failed store is the machine's business
@@ -706,7 +709,7 @@ func (l *link) flush() {
 
 func (l *link) makeDurable(seq uint64) error {
 	v := l.v
-	err := v.opt.Store.Flush()
+	err := v.flushStore()
 	v.mu.Lock()
 	if v.links[l.id] == l || err != nil {
 		v.m.PeerDurable(v.now(), l.id, seq, err)

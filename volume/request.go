@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
@@ -128,9 +129,36 @@ func (v *Volume) local(r *replica.Request, here bool) {
 			v.localDone(r, v.opt.Store.WriteAt(o.data, r.Off, 0))
 			return
 		}
-	case replica.Zero, replica.Trim, replica.Flush:
+	case replica.Flush:
+		if here && v.flushIsShort() {
+			v.localDone(r, v.flushStore())
+			return
+		}
+	case replica.Zero, replica.Trim:
 	}
 	v.hand(o)
+}
+
+// shortFlush is below what handing a flush to another goroutine costs and saves.
+const shortFlush = 100 * time.Microsecond
+
+// flushIsShort reports whether the store's flushes have lately been done in less
+// time than a hand-over is worth (memory, a disk with a protected cache).
+func (v *Volume) flushIsShort() bool {
+	took := v.flushTook.Load()
+	return took != 0 && took < int64(shortFlush)
+}
+
+// flushStore flushes the store and keeps a running mean of how long that takes.
+func (v *Volume) flushStore() error {
+	began := time.Now()
+	err := v.opt.Store.Flush()
+	took := int64(time.Since(began))
+	if old := v.flushTook.Load(); old != 0 {
+		took = (3*old + took) / 4
+	}
+	v.flushTook.Store(took)
+	return err
 }
 
 // hand gives an operation to the workers.
@@ -168,7 +196,7 @@ func (v *Volume) execute(o *op) {
 	case replica.Trim:
 		err = v.opt.Store.Trim(r.Off, r.Len, o.dev&blockdev.FUA)
 	case replica.Flush:
-		err = v.opt.Store.Flush()
+		err = v.flushStore()
 	}
 	v.localDone(r, err)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/qrbd/qrbd/bitmap"
@@ -27,6 +28,9 @@ type Volume struct {
 	// cannot.
 	nowait       blockdev.NowaitReader
 	writeTimeout time.Duration
+	bulkTimeout  time.Duration
+
+	flushTook atomic.Int64 // ns, running mean of the store's flushes; 0: none yet
 
 	mu sync.Mutex // guards what follows; never held across I/O or callbacks
 	m  *replica.Machine
@@ -65,7 +69,7 @@ var (
 // Open starts a volume. It owns o.Store and o.Meta from then on, also when it
 // fails. On return the metadata says that the volume is in use.
 func Open(o Options) (*Volume, error) {
-	v := &Volume{opt: o, log: o.Log, size: o.Size, work: newWorkQueue(), begun: time.Now(), gone: make(chan struct{}),
+	v := &Volume{opt: o, log: o.Log, size: o.Size, work: newWorkQueue(), begun: time.Now(), bulkTimeout: bulkTimeout, gone: make(chan struct{}),
 		journal: make(chan struct{}, 1), tell: make(chan struct{}, 1), stop: make(chan struct{})}
 	if v.size == 0 {
 		v.size = o.Store.Size()
