@@ -40,8 +40,11 @@ func unknownVolume(c *config.Config, name string) error {
 func createFiles(c *config.Config, v *config.Volume, force bool) error {
 	metaPath := c.MetaPath(v.Name)
 	if !force {
-		if err := absent(metaPath); err != nil {
-			return fmt.Errorf("volume %s is created already: %w; its data stay as they are (--force starts anew and loses them)", v.Name, err)
+		switch _, err := os.Lstat(metaPath); {
+		case err == nil:
+			return fmt.Errorf("volume %s is created already (%s): its data stay as they are; --force starts anew and loses them", v.Name, metaPath)
+		case !errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("metadata of volume %s: %w", v.Name, err)
 		}
 	}
 	made, err := createBacking(v, force)
@@ -64,17 +67,6 @@ func newSuper(c *config.Config, v *config.Volume) meta.Super {
 		s.Peers = append(s.Peers, meta.PeerSlot{Name: p.Name})
 	}
 	return s
-}
-
-func absent(path string) error {
-	_, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	}
-	return fmt.Errorf("%s exists: %w", path, fs.ErrExist)
 }
 
 // createBacking makes a sparse file, or checks that a block device will do. made

@@ -92,7 +92,7 @@ func commands(t *terminal) []*cli.Command {
 		), runStatus),
 		command(t, "promote", "VOLUME", "become primary", 1, 1, remote(
 			boolFlag("force", "accept inconsistent or outdated data, or start a brand-new volume"),
-			boolFlag("peer-fenced", "vouch that peers that cannot be reached are dead"),
+			boolFlag("peer-fenced", "vouch that peers that cannot be reached are dead; waits until their silence is noticed"),
 		), runPromote),
 		command(t, "demote", "VOLUME", "drain, flush and become secondary", 1, 1, remote(
 			boolFlag("force", "disconnect clients first"),
