@@ -38,7 +38,8 @@
 //	journalLoop   commits metadata; what was asked for during a commit shares the next
 //	tickLoop      everything that time alone causes, every 100 ms; links that stall
 //	tellLoop      hands events to Options.OnEvent, in order
-//	link.send     writes the queued frames; acks are written by whoever has them, under writeMu
+//	link.send     writes the queued frames, under writeMu; a lone small frame and an ack
+//	              are written by whoever has them if nobody writes (pushNow, acknowledge)
 //	link.receive  reads Conn.Write and applies it
 //	link.flush    makes what was applied durable; flush points that wait share one
 //	link.bulkReceive  serves Conn.Bulk, as source and as target
