@@ -496,3 +496,151 @@ func TestVerifyAndDisconnect(t *testing.T) {
 		c.synced("alpha", "beta")
 	}
 }
+
+// beTarget has the node, a primary, overwrite this peer, and answers up to where
+// the data starts to flow.
+func (p *rawPeer) beTarget() {
+	p.t.Helper()
+	p.hello("beta", func(h *protocol.Hello) { h.Disk, h.Current = protocol.Inconsistent, 0 })
+	if v := expect[*protocol.Verdict](p); v.Strategy != protocol.TargetFull {
+		p.t.Fatalf("verdict %v by %s", v.Strategy, v.Rule)
+	}
+	expect[*protocol.SyncStart](p)
+	p.send(&protocol.SyncReady{}, nil)
+}
+
+// TestTargetsThatMisbehave: answers to the bulk stream that no sound target gives.
+// The write stream lives all along.
+func TestTargetsThatMisbehave(t *testing.T) {
+	cases := []struct {
+		name string
+		run  func(p *rawPeer)
+	}{
+		{"reads and never answers", func(p *rawPeer) { p.drain() }},
+		{"never reads", func(*rawPeer) {}},
+		{"answers what was not sent", func(p *rawPeer) { p.sendBulk(&protocol.SyncAck{ID: 1 << 40}, nil) }},
+		{"compares what is to be copied", func(p *rawPeer) {
+			for id := range uint64(64) {
+				p.sendBulk(&protocol.SyncDiffers{ID: id, Differ: [4]uint64{^uint64(0)}}, nil)
+			}
+		}},
+		{"confirms a flush that nobody asked for", func(p *rawPeer) { p.sendBulk(&protocol.SyncFlushed{ID: 1}, nil) }},
+		{"acknowledges, and never flushes", func(p *rawPeer) {
+			go func() {
+				for {
+					m, err := p.nextBulk()
+					if err != nil {
+						return
+					}
+					switch m := m.(type) {
+					case *protocol.SyncWrite:
+						p.sendBulk(&protocol.SyncAck{ID: m.ID}, nil)
+					case *protocol.SyncZero:
+						p.sendBulk(&protocol.SyncAck{ID: m.ID}, nil)
+					}
+				}
+			}()
+		}},
+		{"confirms a sync that goes on", func(p *rawPeer) { p.send(&protocol.SyncDoneAck{}, nil) }},
+		{"writes where it is to read", func(p *rawPeer) { p.sendBulk(&protocol.SyncWrite{ID: 1, Len: 4096}, make([]byte, 4096)) }},
+	}
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			c := lonely(t, protocol.ModeA, "alpha")
+			for off := int64(0); off < 32<<20; off += 1 << 20 {
+				c.write("alpha", off, fill(off, 1<<20), 0)
+			}
+			v := c.v("alpha")
+			v.mu.Lock()
+			v.bulkTimeout = time.Second
+			v.mu.Unlock()
+			p := rawTo(t, c, "alpha", "beta")
+			p.beTarget()
+			go func() { // the write stream of a sound peer
+				for {
+					m, err := p.next()
+					if err != nil {
+						return
+					}
+					if d, ok := m.(*protocol.Data); ok {
+						p.send(&protocol.Ack{Received: d.Seq, Applied: d.Seq, Durable: d.Seq}, nil)
+					}
+				}
+			}()
+			tc.run(p)
+			s := c.await("alpha", func(s Status) bool { return peerOf(s, "beta").Connection != "connected" })
+			t.Log(peerOf(s, "beta").Reason)
+			if n := peerOf(s, "beta").OutOfSync; n != testSize {
+				t.Errorf("%d bytes out of sync: bits were cleared without a copy", n)
+			}
+			c.write("alpha", 0, fill(1, 4096), 0)
+		})
+	}
+}
+
+// TestRolesUnderLoad: demotions and switchovers while requests are in flight: each
+// request is answered, and what was acknowledged is on both sides.
+func TestRolesUnderLoad(t *testing.T) {
+	c := twoInSync(t, protocol.ModeC)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	at := "alpha"
+	for round := range 6 {
+		other := map[string]string{"alpha": "beta", "beta": "alpha"}[at]
+		v := c.v(at)
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		for w := range 8 {
+			wg.Go(func() {
+				for i := 0; ; i++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					op := []blockdev.Op{blockdev.OpWrite, blockdev.OpRead, blockdev.OpFlush, blockdev.OpZero}[i%4]
+					if err := c.try(at, op, int64(w/2*64+i%64)*4096, 4096); err != nil && !errors.Is(err, blockdev.ErrShutdown) {
+						t.Error(op, err)
+					}
+				}
+			})
+		}
+		time.Sleep(20 * time.Millisecond)
+		var err error
+		switch round % 3 {
+		case 0:
+			err = v.Switchover(ctx, other)
+		case 1:
+			err = v.Demote(ctx)
+		case 2: // with the peer lost in the middle of it
+			go c.part("alpha", "beta")
+			if err = v.Switchover(ctx, other); err != nil {
+				t.Log(err)
+				err = v.Demote(ctx)
+			}
+		}
+		close(stop)
+		wg.Wait()
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		c.await(at, func(s Status) bool { return s.Role == "secondary" && s.InFlight == 0 })
+		c.heal("alpha", "beta")
+		c.await("alpha", func(s Status) bool { return peerOf(s, "beta").Replication == "established" })
+		switch round % 3 {
+		case 0:
+			at = other
+			c.await(at, func(s Status) bool { return s.Role == "primary" })
+		default:
+			if c.v(other).Status().Role == "primary" {
+				at = other
+			} else {
+				c.promote(at, PromoteOptions{})
+			}
+		}
+		c.synced("alpha", "beta")
+		c.flush(at)
+		c.equal("alpha", "beta")
+	}
+}
