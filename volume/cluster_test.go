@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,6 +73,21 @@ type tcpStream struct{ *net.TCPConn }
 func (s tcpStream) Close() error { return s.CloseWrite() }
 func (s tcpStream) Abort()       { s.TCPConn.Close() }
 
+// tryStream is a tcpStream that takes bytes without waiting, when it pleases.
+type tryStream struct {
+	tcpStream
+	calls *atomic.Int64
+}
+
+// TryWrite implements TryWriter: every third time there is no room.
+func (s tryStream) TryWrite(p []byte) (bool, error) {
+	if s.calls.Add(1)%3 == 0 {
+		return false, nil
+	}
+	_, err := s.Write(p)
+	return err == nil, err
+}
+
 // node is one replica in a test.
 type node struct {
 	name  string
@@ -88,6 +104,8 @@ type cluster struct {
 	mode  protocol.Mode
 	nodes map[string]*node
 	names []string
+
+	tries *atomic.Int64 // not nil: write streams are tryStreams
 
 	mu    sync.Mutex
 	cut   map[string]bool // "a-b": no connections
@@ -184,8 +202,12 @@ func (c *cluster) connect(from, to string) {
 		c.mu.Lock()
 		c.conns[pair(from, to)] = []Stream{w1, w2, b1, b2}
 		c.mu.Unlock()
-		b.AttachPeer(min(from, to), Conn{Write: w2, Bulk: b2})
-		a.AttachPeer(max(from, to), Conn{Write: w1, Bulk: b1})
+		one, two := Conn{Write: w1, Bulk: b1}, Conn{Write: w2, Bulk: b2}
+		if c.tries != nil {
+			one.Write, two.Write = tryStream{w1, c.tries}, tryStream{w2, c.tries}
+		}
+		b.AttachPeer(min(from, to), two)
+		a.AttachPeer(max(from, to), one)
 	}()
 }
 

@@ -293,6 +293,9 @@ func (l *link) send() {
 		l.ack = l.v.m.AckFor(l.id)
 		current := l.v.links[l.id] == l
 		l.v.mu.Unlock()
+		late := len(l.rest) > 0
+		out = append(out, l.rest...) // before what was queued after it
+		l.rest = l.rest[:0]
 		if ack && current {
 			out = protocol.AppendFrame(out, &l.ack, nil)
 		}
@@ -304,7 +307,7 @@ func (l *link) send() {
 			l.drain()
 			return
 		}
-		if len(list) > 0 || ack {
+		if len(list) > 0 || ack || late {
 			continue
 		}
 		if leaving {
