@@ -343,15 +343,10 @@ func (l *link) write(out []byte, list []frame) ([]byte, error) {
 	for i := range list {
 		f := &list[i]
 		if err == nil {
-			if f.msg != nil {
-				out = protocol.AppendFrame(out, f.msg, nil)
-			} else {
-				out = protocol.AppendFrame(out, &f.data, f.pay)
-			}
 			if len(f.pay) <= gatherMax {
-				out = append(out, f.pay...)
+				out = f.append(out)
 			} else {
-				put(out)
+				put(protocol.AppendFrame(out, &f.data, f.pay))
 				put(f.pay)
 				out = out[:0]
 			}
