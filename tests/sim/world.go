@@ -13,6 +13,9 @@ const (
 	second = int64(1e9)
 )
 
+// eventsMax bounds a run: a busy one has a tenth of that.
+const eventsMax = 5_000_000
+
 // event is a function at a time; seq keeps events of one time in the order in
 // which they were made.
 type event struct {
@@ -96,7 +99,9 @@ func (w *World) step(limit int64) bool {
 	}
 	w.heap = h
 	w.now = e.at
-	w.done++
+	if w.done++; w.done > eventsMax {
+		w.fail("C5: %d events in %d ms: something goes on without end", w.done, w.now/milli)
+	}
 	e.fn()
 	return true
 }
