@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -46,7 +47,10 @@ unset QRBD_CONFIG
 cd /
 `, h.disk, h.qrbd)
 	cmd := exec.Command("ip", "netns", "exec", h.netns,
-		"unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "bash")
+		"unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "bash")
+	// A signal to the test's group does not reach it: the host ends with its shell,
+	// and that with its input, also when the test process is killed.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		h.t.Fatal(err)
@@ -56,7 +60,7 @@ cd /
 		h.t.Fatal(err)
 	}
 	cmd.Stdout, cmd.Stderr = w, w
-	if err := errors.Join(process.Spawn(cmd), w.Close()); err != nil {
+	if err := errors.Join(cmd.Start(), w.Close()); err != nil {
 		h.t.Fatalf("%s does not start: %v", h.name, err)
 	}
 	h.cmd, h.in, h.lines = cmd, in, make(chan string, 1000)
@@ -72,22 +76,32 @@ cd /
 
 // die ends every process on the host at once, and removes what of it the kernel
 // keeps. It may be called again.
+//
+// Only the shell, the process namespace's init, is killed: the kernel takes the
+// others along, and unshare, which waits for that, is the last in the mount
+// namespace. Were it nbdfuse, the kernel would unmount the file system in its exit
+// and wait there for an answer that only nbdfuse could give.
 func (h *host) die() {
 	if h.cmd == nil {
 		return
 	}
-	for _, pid := range process.Descendants(h.cmd.Process.Pid) {
-		// The first is the process namespace's init: the others go with it.
-		if p, err := os.FindProcess(pid); err == nil {
-			_ = p.Kill()
-		}
+	if pids := process.Descendants(h.cmd.Process.Pid); len(pids) > 0 {
+		_ = syscall.Kill(pids[0], syscall.SIGKILL) // children come first
 	}
-	_ = h.cmd.Process.Kill()
-	_ = h.cmd.Wait()
 	_ = h.in.Close()
+	ended := make(chan struct{})
+	go func(cmd *exec.Cmd) {
+		_ = cmd.Wait() // the shell was killed
+		close(ended)
+	}(h.cmd)
+	h.cmd = nil
 	for range h.lines {
 	}
-	h.cmd = nil
+	select {
+	case <-ended:
+	case <-time.After(stepTime):
+		h.t.Errorf("%s is not dead after %v", h.name, stepTime)
+	}
 	for _, loop := range h.loops {
 		_ = exec.Command("losetup", "--detach", loop).Run() // it may have been detached by a step
 	}
