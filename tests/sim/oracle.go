@@ -66,9 +66,10 @@ type standing struct {
 	vol    int // in its cache
 	dur    int // on stable storage
 	fua    map[int32]int
-	hurt   int64 // when it last lost something, or may have
-	broken bool  // inconsistent: nothing is promised
-	gaveUp bool  // an operator gave its data up
+	gen    protocol.Generation // last seen there
+	hurt   int64               // when it last lost something, or may have
+	broken bool                // inconsistent: nothing is promised
+	gaveUp bool                // an operator gave its data up
 	joint  join
 	wild   int // promoted by force when broken: what is not durable may be anything
 }
@@ -266,8 +267,9 @@ func (o *oracle) acked(p *process, c *clientOp) {
 		q := &v.Peers[i]
 		st := o.st[p.n.peers[i].index]
 		if !q.Live {
-			// Lost between its answer and the others': it has the write all the same.
-			if st.br == b && !st.broken && st.pos >= before && p.n.peers[i].disk.has(c) {
+			// Lost between its answer and the others': it has the write all the same,
+			// unless a generation was begun without it.
+			if st.gen == v.Current && st.br == b && !st.broken && st.pos >= before && p.n.peers[i].disk.has(c) {
 				st.pos = o.idx
 			}
 			continue
@@ -440,7 +442,7 @@ func (p *process) observe() {
 			}
 		}
 	}
-	seen.role = v.Role
+	seen.role, st.gen = v.Role, v.Current
 }
 
 // joins: the primary takes a replica into its ack sets.
