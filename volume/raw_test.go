@@ -15,16 +15,15 @@ import (
 // rawPeer is a peer without a volume behind it: it says what a test has it say,
 // in frames that are sound.
 type rawPeer struct {
-	t       *testing.T
-	c       *cluster
-	to      string // the real node
-	write   tcpStream
-	bulk    tcpStream
-	dead    chan struct{}
-	in      *frameReader // of the write stream
-	bulkIn  *frameReader
-	theirs  protocol.Hello // what the node said
-	greeted bool
+	t      *testing.T
+	c      *cluster
+	to     string // the real node
+	write  tcpStream
+	bulk   tcpStream
+	dead   chan struct{}
+	in     *frameReader // of the write stream
+	bulkIn *frameReader
+	theirs protocol.Hello // what the node said
 }
 
 // rawTo links a raw peer of that name to a node whose real peer is not running.
