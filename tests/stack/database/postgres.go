@@ -47,6 +47,7 @@ func (p postgres) initialise(s *Server) []string {
 func (p postgres) serve(s *Server) []string {
 	return []string{p.tool("postgres"), "-D", s.data,
 		"-c", "listen_addresses=", "-c", "unix_socket_directories=" + s.run,
+		"-c", "dynamic_shared_memory_type=mmap", // a killed server leaves none in /dev/shm
 		"-c", "checkpoint_timeout=30s", "-c", "restart_after_crash=off"}
 }
 
