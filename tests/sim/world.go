@@ -139,7 +139,7 @@ func (w *World) id() uint64 {
 func (w *World) count(what string) { w.counts[what]++ }
 
 // tailMax is how many lines of a traced run are kept.
-const tailMax = 1 << 20
+const tailMax = 1 << 17
 
 // log adds a line to the tail of events. Untraced runs pay a branch.
 func (w *World) log(format string, args ...any) {
