@@ -153,6 +153,7 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
 	halfOpen  []*conn // those in the handshake, oldest first
+	entered   int     // those that use an export; a displaced one is in neither
 	// parted counts calls of Disconnect, so that an export opened before one
 	// is opened again before it is used.
 	parted uint64
@@ -231,6 +232,9 @@ func (s *Server) start(nc net.Conn) {
 		s.mu.Lock()
 		s.notHalfOpen(c)
 		delete(s.conns, c)
+		if c.export != nil {
+			s.entered--
+		}
 		s.mu.Unlock()
 		close(c.done)
 	}()
@@ -270,11 +274,12 @@ func (s *Server) enter(c *conn, e *Export, mark uint64) (again bool, err error) 
 	if s.draining.Load() || s.closed {
 		return false, blockdev.ErrShutdown
 	}
-	if len(s.conns)-len(s.halfOpen) >= s.opt.MaxConns {
+	if s.entered >= s.opt.MaxConns {
 		return false, &PolicyError{Text: fmt.Sprintf("the limit of %d connections is reached", s.opt.MaxConns)}
 	}
 	s.notHalfOpen(c)
 	c.export = e
+	s.entered++
 	return false, c.nc.SetDeadline(time.Time{})
 }
 
