@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -234,7 +235,11 @@ func (l *link) pushNow() {
 	if ok, _ := l.try.TryWrite(l.lone); !ok {
 		l.rest = append(l.rest, l.lone...) // an error comes back when send writes it
 		kick(l.wake)
+		return
 	}
+	// Let the transport put it on the wire before the local store is written: on
+	// few CPUs it would otherwise wait for this goroutine to block.
+	runtime.Gosched()
 }
 
 // append appends the frame with its payload.
