@@ -352,31 +352,19 @@ func (m *Machine) pumpHeld() {
 	if len(m.held) == 0 || m.frozen > 0 || m.congested() {
 		return
 	}
-	list := m.held
-	m.held = nil
-	for _, r := range list {
-		m.readmit(r)
-	}
+	m.readmitAll(&m.held)
 }
 
-func (m *Machine) pumpOverlapped() {
-	if len(m.overlapped) == 0 {
-		return
-	}
-	list := m.overlapped
-	m.overlapped = nil
-	for _, r := range list {
-		m.readmit(r)
-	}
-}
+func (m *Machine) pumpOverlapped() { m.readmitAll(&m.overlapped) }
 
-func (m *Machine) pumpArming() {
-	if len(m.arming) == 0 {
-		return
-	}
-	list := m.arming
-	m.arming = nil
-	for _, r := range list {
+func (m *Machine) pumpArming() { m.readmitAll(&m.arming) }
+
+// readmitAll tries every request of a list again; those that still have to wait
+// are back on a list afterwards.
+func (m *Machine) readmitAll(list *[]*Request) {
+	parked := *list
+	*list = nil
+	for _, r := range parked {
 		m.readmit(r)
 	}
 }

@@ -48,6 +48,13 @@ type PeerConfig struct {
 	Mode protocol.Mode // zero: protocol C
 }
 
+func (p PeerConfig) mode() protocol.Mode {
+	if p.Mode == 0 {
+		return protocol.ModeC
+	}
+	return p.Mode
+}
+
 // Options configure a volume.
 type Options struct {
 	Name  string

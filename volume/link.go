@@ -94,7 +94,7 @@ func (v *Volume) AttachPeer(peer string, c Conn) error {
 		refuseConn(c, err.(*Error))
 		return err
 	}
-	l := &link{v: v, id: id, name: peer, mode: v.machineConfig().Peers[id].Mode, conn: c,
+	l := &link{v: v, id: id, name: peer, mode: v.opt.Peers[id].mode(), conn: c,
 		wake: make(chan struct{}, 1), resume: make(chan struct{}, 1), flushes: make(chan struct{}, 1),
 		plan: make(chan struct{}, 1), dead: make(chan struct{}), quiet: make(chan struct{})}
 	l.try, _ = c.Write.(TryWriter)

@@ -143,11 +143,7 @@ func (v *Volume) machineConfig() replica.Config {
 		cfg.FlushBytes = 64 << 20
 	}
 	for _, p := range o.Peers {
-		mode := p.Mode
-		if mode == 0 {
-			mode = protocol.ModeC
-		}
-		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: p.Name, Mode: mode})
+		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: p.Name, Mode: p.mode()})
 	}
 	return cfg
 }
