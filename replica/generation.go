@@ -1,6 +1,10 @@
 package replica
 
-import "github.com/qrbd/qrbd/protocol"
+import (
+	"strings"
+
+	"github.com/qrbd/qrbd/protocol"
+)
 
 // mustMint reports whether the next write begins a generation: a peer that will
 // not get it may be at the current one. It is false once this primary has begun a
@@ -67,7 +71,7 @@ func (m *Machine) mintRound() {
 			}
 		}
 		m.remember(parent)
-		m.event("", "generation", parent.String(), current.String(), "writes go on without "+join(weak))
+		m.event("", "generation", parent.String(), current.String(), "writes go on without "+strings.Join(weak, ", "))
 		m.current = current
 		for _, p := range m.peers {
 			if p.live && p.heard != nil {
@@ -115,17 +119,6 @@ func (m *Machine) releaseGenWait() {
 	}
 }
 
-func join(names []string) string {
-	s := ""
-	for i, n := range names {
-		if i > 0 {
-			s += ", "
-		}
-		s += n
-	}
-	return s
-}
-
 // onNewGeneration is the peer's side of mint.
 func (m *Machine) onNewGeneration(p *peer, g *protocol.NewGeneration) {
 	switch {
@@ -138,7 +131,7 @@ func (m *Machine) onNewGeneration(p *peer, g *protocol.NewGeneration) {
 	}
 	if g.Current != m.current {
 		m.remember(g.Parent)
-		m.event("", "generation", m.current.String(), g.Current.String(), p.name+" goes on without "+join(g.Weak))
+		m.event("", "generation", m.current.String(), g.Current.String(), p.name+" goes on without "+strings.Join(g.Weak, ", "))
 		m.current = g.Current
 		m.idSerial++
 		for _, name := range g.Weak {
