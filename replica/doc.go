@@ -35,9 +35,11 @@
 //
 // # Files
 //
-// compare.go decides between two replicas by their ids; machine.go has the types,
-// effects and metadata versions; write.go the path of a request on the primary;
-// secondary.go the path of a replicated write; handshake.go and sync.go the life
-// of a connection; generation.go the minting of ids; role.go promote, demote and
-// switchover; tick.go what time alone causes.
+// compare.go decides between two replicas by their ids, decision.go puts it into
+// words. machine.go has the state, effect.go what is asked of the owner, metadata.go
+// the versions of what is durable. request.go and write.go are the path of a request
+// on the primary, secondary.go that of a replicated write. connect.go, handshake.go,
+// receive.go and sync.go are the life of a connection, generation.go the minting of
+// ids. promote.go, role.go (demote), switchover.go and stop.go change the role.
+// tick.go is what time alone causes.
 package replica

@@ -168,3 +168,18 @@ func (m *Machine) byName(name string) *peer {
 	}
 	return nil
 }
+
+func (m *Machine) remember(g protocol.Generation) {
+	if g == 0 {
+		return
+	}
+	for _, h := range m.history {
+		if h == g {
+			return
+		}
+	}
+	m.history = append([]protocol.Generation{g}, m.history...)
+	if len(m.history) > protocol.HistoryMax {
+		m.history = m.history[:protocol.HistoryMax]
+	}
+}

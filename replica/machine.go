@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -17,42 +16,6 @@ type Time = int64
 // PeerID is a peer's index in Config.Peers and its bit in ack sets.
 type PeerID uint8
 
-// Op is what a request does.
-type Op uint8
-
-// The operations.
-const (
-	Read Op = iota
-	Write
-	Zero
-	Trim
-	Flush
-)
-
-// String returns the operation's name.
-func (o Op) String() string {
-	switch o {
-	case Read:
-		return "read"
-	case Write:
-		return "write"
-	case Zero:
-		return "zero"
-	case Trim:
-		return "trim"
-	case Flush:
-		return "flush"
-	}
-	return fmt.Sprintf("op(%d)", uint8(o))
-}
-
-// Errors that requests complete with.
-var (
-	ErrNotPrimary = errors.New("the volume is not primary on this node")
-	ErrDiskFailed = errors.New("the local disk of the volume has failed")
-	ErrStopping   = errors.New("the volume is stopping")
-)
-
 // Refusal is the answer to an operator or a peer: a code that survives the wire
 // and a text that says what to do.
 type Refusal struct {
@@ -64,65 +27,6 @@ func (r *Refusal) Error() string { return r.Text }
 
 func refusal(code protocol.Code, format string, args ...any) *Refusal {
 	return &Refusal{Code: code, Text: fmt.Sprintf(format, args...)}
-}
-
-// Request is one operation on the primary. The owner allocates it, fills the
-// exported fields, and may reuse it after DoComplete.
-type Request struct {
-	Op       Op
-	FUA      bool
-	NoHole   bool
-	Off, Len int64
-	Tag      any // the owner's
-
-	seq     uint64
-	local   bool   // the local part is not done
-	pending uint16 // peers whose answer is missing, by PeerID
-	needGen bool   // completes only under a generation that a lost peer has not
-	all     bool   // Flush: every peer confirms it, whatever its protocol
-	covers  uint64 // Flush: highest sequence that the local flush makes durable
-	span    int    // index in Machine.spans, or -1
-	err     error
-}
-
-// Seq returns the request's sequence; zero before it was issued.
-func (r *Request) Seq() uint64 { return r.seq }
-
-// EffectKind says what an Effect asks for.
-type EffectKind uint8
-
-// The effects.
-const (
-	DoLocal    EffectKind = iota // execute Req on the local store, then call LocalDone
-	DoSend                       // append Data (payload: Req's) or Msg to Peer's write stream
-	DoComplete                   // Req is finished with Err
-	DoPersist                    // metadata changed: MetaBatch, commit, MetaDone, soon
-	DoDrop                       // end Peer's connection, after what was sent; Err says why
-	DoConnect                    // have a connection to Peer made
-	DoSync                       // run Peer's plan (Plan) until it is done or the peer is lost
-	DoReply                      // call Reply with Err
-	DoEvent                      // tell Event
-	DoResume                     // a held stream of Peer may go on (PeerData)
-)
-
-// Effect is one thing the owner is to do.
-type Effect struct {
-	Kind  EffectKind
-	Peer  PeerID
-	Req   *Request
-	Data  protocol.Data
-	Msg   protocol.Message
-	Err   error
-	Reply func(error)
-	Event Event
-}
-
-// Event is a state change, for logs and watchers.
-type Event struct {
-	Peer     string // "" for the volume itself
-	Field    string
-	Old, New string
-	Reason   string
 }
 
 // PeerConfig is one peer.
@@ -151,26 +55,6 @@ type Config struct {
 	AskTime       Time  // a peer's answer to a promotion or handover
 	QueueBytes    int64 // sent to a peer and not applied there: writes wait above it
 	Sync          resync.Options
-}
-
-// PeerSlot is what the metadata knows of a peer.
-type PeerSlot struct {
-	Name   string
-	Bitmap protocol.Generation
-	Disk   protocol.Disk
-	Dirty  *bitmap.Set
-}
-
-// Stored is the machine's durable state.
-type Stored struct {
-	Volume  protocol.VolumeID
-	Disk    protocol.Disk
-	Primary bool
-	Clean   bool
-	Current protocol.Generation
-	History []protocol.Generation
-	Seq     uint64
-	Peers   []PeerSlot // same order as Config.Peers
 }
 
 // Machine is the state machine. Not safe for concurrent use.
@@ -236,12 +120,6 @@ type Machine struct {
 	recent   recentRing
 }
 
-type afterMeta struct {
-	version uint64
-	fn      func()
-	anyway  bool // also when the metadata cannot be written
-}
-
 type span struct {
 	off, end int64
 	req      *Request
@@ -302,144 +180,6 @@ func (m *Machine) reply(fn func(error), err error) {
 	}
 }
 
-// persist notes that the super page changed and asks for a commit.
-func (m *Machine) persist() {
-	m.metaWant++
-	m.superWant = m.metaWant
-	m.emit(Effect{Kind: DoPersist})
-}
-
-// commit asks for a commit of what changed outside the super page.
-func (m *Machine) commit() {
-	m.metaWant++
-	m.emit(Effect{Kind: DoPersist})
-}
-
-// whenDurable calls fn once the state as it is now is on stable storage, at once
-// if it is. fn must check that it still applies.
-func (m *Machine) whenDurable(fn func()) {
-	if m.metaDone == m.metaWant {
-		fn()
-		return
-	}
-	m.after = append(m.after, afterMeta{m.metaWant, fn, false})
-}
-
-// whenSettled is whenDurable for what goes on even if the metadata cannot be
-// written, and the disk is failed by that.
-func (m *Machine) whenSettled(fn func()) {
-	if m.metaDone == m.metaWant {
-		fn()
-		return
-	}
-	m.after = append(m.after, afterMeta{m.metaWant, fn, true})
-}
-
-// BitmapPage is one changed page of a peer's dirty bitmap.
-type BitmapPage struct {
-	Peer PeerID
-	Page int64
-	Data []byte
-}
-
-// MetaBatch is a consistent snapshot of what must be made durable. The pages are
-// durable before the super page is written: it gives them their meaning.
-type MetaBatch struct {
-	Version  uint64
-	Super    *Stored // nil: unchanged; Peers[i].Dirty is nil
-	Activity []bitmap.ActivityPage
-	Bitmaps  []BitmapPage
-}
-
-// MetaBatch takes what changed since the last batch; ok is false when there is
-// nothing to do. The owner commits it durably and calls MetaDone. One batch at a
-// time.
-func (m *Machine) MetaBatch() (b MetaBatch, ok bool) {
-	if m.metaBusy || m.metaDone == m.metaWant {
-		return MetaBatch{}, false
-	}
-	m.metaBusy = true
-	b.Version = m.metaWant
-	if m.superWant > m.superTaken {
-		b.Super = m.stored()
-		m.superTaken = m.metaWant
-	}
-	if m.activity.Changed() {
-		b.Activity = m.activity.Snapshot(nil)
-	}
-	if m.wantBitmaps {
-		m.wantBitmaps = false
-		for _, p := range m.peers {
-			for _, page := range p.dirty.ChangedPages(nil) {
-				b.Bitmaps = append(b.Bitmaps, BitmapPage{p.id, page, p.dirty.AppendPage(nil, page)})
-			}
-		}
-	}
-	return b, true
-}
-
-// MetaDone reports the batch of that version as durable, or failed. Metadata
-// that cannot be written fails the local disk: nothing is promised without it.
-func (m *Machine) MetaDone(now Time, version uint64, b MetaBatch, err error) {
-	m.now = now
-	m.metaBusy = false
-	if err != nil {
-		for _, g := range b.Bitmaps {
-			m.peers[g.Peer].dirty.MarkChanged(g.Page)
-		}
-		if len(b.Activity) > 0 {
-			m.activity.Failed()
-		}
-		after := m.after
-		m.after = nil    // never durable
-		m.superTaken = 0 // nor is what was taken
-		m.failDisk("metadata: " + err.Error())
-		for _, a := range after {
-			if a.anyway {
-				a.fn()
-			}
-		}
-		return
-	}
-	m.metaDone = version
-	if len(b.Activity) > 0 {
-		m.activity.Written()
-	}
-	for len(m.after) > 0 && m.after[0].version <= version {
-		fn := m.after[0].fn
-		m.after = m.after[1:]
-		fn()
-	}
-	m.pumpArming()
-	if m.metaWant > m.metaDone {
-		m.emit(Effect{Kind: DoPersist})
-	}
-}
-
-func (m *Machine) stored() *Stored {
-	s := &Stored{Volume: m.volume, Disk: m.disk, Primary: m.role == protocol.Primary || m.crashed,
-		Clean: m.cleanMark, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq}
-	for _, p := range m.peers {
-		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk})
-	}
-	return s
-}
-
-func (m *Machine) remember(g protocol.Generation) {
-	if g == 0 {
-		return
-	}
-	for _, h := range m.history {
-		if h == g {
-			return
-		}
-	}
-	m.history = append([]protocol.Generation{g}, m.history...)
-	if len(m.history) > protocol.HistoryMax {
-		m.history = m.history[:protocol.HistoryMax]
-	}
-}
-
 func (m *Machine) setDisk(d protocol.Disk, why string) {
 	if m.disk == d || m.disk == protocol.Failed { // for good (P9)
 		return
@@ -496,12 +236,6 @@ func (m *Machine) failDisk(why string) {
 const never = Time(1<<63 - 1)
 
 func seconds(t Time) string { return time.Duration(t).String() }
-
-// MetaSettled reports whether all of the state is on stable storage, or never
-// will be because the disk failed.
-func (m *Machine) MetaSettled() bool {
-	return !m.metaBusy && (m.metaDone == m.metaWant || m.disk == protocol.Failed)
-}
 
 // InFlight returns how many writes and flushes are issued and not complete.
 func (m *Machine) InFlight() int { return m.flights }

@@ -2,8 +2,8 @@
 // for operators outside, the executor of a replica.Machine inside. The machine decides
 // everything about replication; this package reads, writes, sends and waits.
 //
-//	frontend ── Submit ─► request.go ─┐                       ┌─► link.go: queue ── send ──► peer
-//	peer ──── receive ──► link.go ────┤  v.mu: machine step   ├─► request.go: store, on the spot
+//	frontend ── Submit ─► request.go ─┐                       ┌─► send.go: queue ── send ──► peer
+//	peer ── receive ──► receive.go ───┤  v.mu: machine step   ├─► request.go: store, on the spot
 //	peer ── bulkReceive ─► bulk.go ───┼─► take(): effects ────┤      or by a worker (work.go)
 //	operator ───────► operations.go ──┤  unlock, run()        ├─► journal.go: metadata ─► meta.File
 //	ticker ─────────────► volume.go ──┘                       └─► teller: events, logged and told

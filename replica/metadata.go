@@ -1,0 +1,161 @@
+package replica
+
+import (
+	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// PeerSlot is what the metadata knows of a peer.
+type PeerSlot struct {
+	Name   string
+	Bitmap protocol.Generation
+	Disk   protocol.Disk
+	Dirty  *bitmap.Set
+}
+
+// Stored is the machine's durable state.
+type Stored struct {
+	Volume  protocol.VolumeID
+	Disk    protocol.Disk
+	Primary bool
+	Clean   bool
+	Current protocol.Generation
+	History []protocol.Generation
+	Seq     uint64
+	Peers   []PeerSlot // same order as Config.Peers
+}
+
+// persist notes that the super page changed and asks for a commit.
+func (m *Machine) persist() {
+	m.metaWant++
+	m.superWant = m.metaWant
+	m.emit(Effect{Kind: DoPersist})
+}
+
+// commit asks for a commit of what changed outside the super page.
+func (m *Machine) commit() {
+	m.metaWant++
+	m.emit(Effect{Kind: DoPersist})
+}
+
+type afterMeta struct {
+	version uint64
+	fn      func()
+	anyway  bool // also when the metadata cannot be written
+}
+
+// whenDurable calls fn once the state as it is now is on stable storage, at once
+// if it is. fn must check that it still applies.
+func (m *Machine) whenDurable(fn func()) {
+	if m.metaDone == m.metaWant {
+		fn()
+		return
+	}
+	m.after = append(m.after, afterMeta{m.metaWant, fn, false})
+}
+
+// whenSettled is whenDurable for what goes on even if the metadata cannot be
+// written, and the disk is failed by that.
+func (m *Machine) whenSettled(fn func()) {
+	if m.metaDone == m.metaWant {
+		fn()
+		return
+	}
+	m.after = append(m.after, afterMeta{m.metaWant, fn, true})
+}
+
+// BitmapPage is one changed page of a peer's dirty bitmap.
+type BitmapPage struct {
+	Peer PeerID
+	Page int64
+	Data []byte
+}
+
+// MetaBatch is a consistent snapshot of what must be made durable. The pages are
+// durable before the super page is written: it gives them their meaning.
+type MetaBatch struct {
+	Version  uint64
+	Super    *Stored // nil: unchanged; Peers[i].Dirty is nil
+	Activity []bitmap.ActivityPage
+	Bitmaps  []BitmapPage
+}
+
+// MetaBatch takes what changed since the last batch; ok is false when there is
+// nothing to do. The owner commits it durably and calls MetaDone. One batch at a
+// time.
+func (m *Machine) MetaBatch() (b MetaBatch, ok bool) {
+	if m.metaBusy || m.metaDone == m.metaWant {
+		return MetaBatch{}, false
+	}
+	m.metaBusy = true
+	b.Version = m.metaWant
+	if m.superWant > m.superTaken {
+		b.Super = m.stored()
+		m.superTaken = m.metaWant
+	}
+	if m.activity.Changed() {
+		b.Activity = m.activity.Snapshot(nil)
+	}
+	if m.wantBitmaps {
+		m.wantBitmaps = false
+		for _, p := range m.peers {
+			for _, page := range p.dirty.ChangedPages(nil) {
+				b.Bitmaps = append(b.Bitmaps, BitmapPage{p.id, page, p.dirty.AppendPage(nil, page)})
+			}
+		}
+	}
+	return b, true
+}
+
+// MetaDone reports the batch of that version as durable, or failed. Metadata
+// that cannot be written fails the local disk: nothing is promised without it.
+func (m *Machine) MetaDone(now Time, version uint64, b MetaBatch, err error) {
+	m.now = now
+	m.metaBusy = false
+	if err != nil {
+		for _, g := range b.Bitmaps {
+			m.peers[g.Peer].dirty.MarkChanged(g.Page)
+		}
+		if len(b.Activity) > 0 {
+			m.activity.Failed()
+		}
+		after := m.after
+		m.after = nil    // never durable
+		m.superTaken = 0 // nor is what was taken
+		m.failDisk("metadata: " + err.Error())
+		for _, a := range after {
+			if a.anyway {
+				a.fn()
+			}
+		}
+		return
+	}
+	m.metaDone = version
+	if len(b.Activity) > 0 {
+		m.activity.Written()
+	}
+	for len(m.after) > 0 && m.after[0].version <= version {
+		fn := m.after[0].fn
+		m.after = m.after[1:]
+		fn()
+	}
+	m.pumpArming()
+	if m.metaWant > m.metaDone {
+		m.emit(Effect{Kind: DoPersist})
+	}
+}
+
+func (m *Machine) stored() *Stored {
+	s := &Stored{Volume: m.volume, Disk: m.disk, Primary: m.role == protocol.Primary || m.crashed,
+		Clean: m.cleanMark, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq}
+	for _, p := range m.peers {
+		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk})
+	}
+	return s
+}
+
+// MetaSettled reports whether all of the state is on stable storage, or never
+// will be because the disk failed.
+func (m *Machine) MetaSettled() bool {
+	return !m.metaBusy && (m.metaDone == m.metaWant || m.disk == protocol.Failed)
+}

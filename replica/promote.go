@@ -1,0 +1,242 @@
+package replica
+
+import (
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// PromoteOptions are the operator's words on a promotion.
+type PromoteOptions struct {
+	Force      bool // accept inconsistent or outdated data; start a brand-new volume
+	PeerFenced bool // unreachable peers are dead: the operator vouches
+}
+
+// promotion is one in progress.
+type promotion struct {
+	id       uint64
+	opt      PromoteOptions
+	waiting  uint16 // connected peers that have not answered
+	deadline Time
+	done     func(error)
+}
+
+// grant is this node's leave to a peer to become primary; while it holds, nobody
+// else gets it.
+type grant struct {
+	to    PeerID
+	until Time
+}
+
+// Promote makes this node the primary; done is called once, with nil or a
+// *Refusal.
+func (m *Machine) Promote(now Time, opt PromoteOptions, done func(error)) {
+	m.now = now
+	if m.role == protocol.Primary && m.drain == nil {
+		m.reply(done, nil)
+		return
+	}
+	if err := m.mayPromote(opt); err != nil {
+		m.reply(done, err)
+		return
+	}
+	m.promote = &promotion{id: m.cfg.Rand(), opt: opt, deadline: now + m.cfg.AskTime, done: done}
+	for _, p := range m.peers {
+		if p.linked && p.settled {
+			m.promote.waiting |= 1 << p.id
+			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.PromoteAsk{ID: m.promote.id, Force: opt.Force}})
+		}
+	}
+	m.promoteAnswered()
+}
+
+// mayPromote says why not, in the words of who could change it.
+func (m *Machine) mayPromote(opt PromoteOptions) error {
+	name := m.cfg.Name
+	switch {
+	case m.stopping:
+		return refusal(protocol.CodeShutdown, "%s is stopping", m.cfg.Self)
+	case m.promote != nil || m.drain != nil || m.handover != nil || m.grantHeld():
+		return refusal(protocol.CodeBusy, "another change of the role of %s is under way: try again in a moment", name)
+	case !m.usable():
+		return refusal(protocol.CodeDiskFailed, "the disk of %s on %s is %s (%s)", name, m.cfg.Self, m.disk, m.diskWhy)
+	}
+	for _, p := range m.peers {
+		if p.linked && p.settled && p.role == protocol.Primary {
+			return refusal(protocol.CodeTwoPrimaries, "%s is primary on %s: hand over with qrbd switchover %s --to %s there, or demote it first",
+				name, p.name, name, m.cfg.Self)
+		}
+	}
+	if opt.Force {
+		return nil
+	}
+	switch {
+	case m.current == 0:
+		return refusal(protocol.CodeNotAllowed, "%s is brand new: no replica has data yet. If this is the first start of the volume, run: qrbd promote %s --force", name, name)
+	case m.disk <= protocol.Outdated:
+		return refusal(protocol.CodeNotAllowed, "%s on %s is %s (%s): promote the node that has the newest data. Only if there is none left: qrbd promote %s --force",
+			name, m.cfg.Self, m.disk, m.why(), name)
+	}
+	if opt.PeerFenced {
+		return nil
+	}
+	for _, p := range m.peers {
+		if !p.linked || !p.settled {
+			return refusal(protocol.CodeNotAllowed, "%s is not connected (%s) and may be primary. If you are certain that it is dead or cut off from its clients, run: qrbd promote %s --peer-fenced",
+				p.name, orElse(p.reason, p.conn.String()), name)
+		}
+	}
+	return nil
+}
+
+func (m *Machine) why() string { return orElse(m.diskWhy, "as it was when the agent started") }
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// promoteAnswered goes on when every connected peer has agreed.
+func (m *Machine) promoteAnswered() {
+	pr := m.promote
+	if pr == nil || pr.waiting != 0 {
+		return
+	}
+	if err := m.mayStillPromote(pr.opt); err != nil {
+		m.endPromote(err)
+		return
+	}
+	first := m.current == 0
+	if first {
+		m.current = protocol.Generation(m.cfg.Rand())
+		m.event("", "generation", protocol.Generation(0).String(), m.current.String(), "first generation of the volume")
+		if m.volume == (protocol.VolumeID{}) {
+			m.volume = m.cfg.VolumeID()
+		}
+	}
+	m.crashed = false
+	m.fenced = m.fenced || pr.opt.PeerFenced || pr.opt.Force
+	why := "promoted by the operator"
+	if pr.opt.Force {
+		why += ", by force"
+	}
+	m.setDisk(protocol.UpToDate, why)
+	m.frozen++ // no write before the role is durable
+	m.setRole(protocol.Primary, why)
+	m.recent.list = m.recent.list[:0]
+	m.endTarget()
+	m.forgetWords()
+	m.promote.waiting = 0
+	m.whenDurable(func() {
+		m.frozen--
+		m.endPromote(nil)
+		m.becamePrimary()
+	})
+}
+
+// mayStillPromote checks again what may have changed while peers were asked.
+func (m *Machine) mayStillPromote(opt PromoteOptions) error {
+	pr := m.promote
+	m.promote = nil
+	err := m.mayPromote(opt)
+	m.promote = pr
+	return err
+}
+
+// forgetWords drops what operators said of the data that was here: it is not the
+// same any more.
+func (m *Machine) forgetWords() {
+	for _, p := range m.peers {
+		p.discard, p.overwrite = false, false
+	}
+}
+
+// endTarget ends the sync that would go on overwriting what this node, primary by
+// force, writes.
+func (m *Machine) endTarget() {
+	for _, p := range m.peers {
+		if p.repl == protocol.SyncTarget {
+			m.restart(p, m.cfg.Self+" was promoted by force while it was overwritten")
+		}
+	}
+}
+
+// becamePrimary tells the peers, and settles with those that cannot simply be
+// written to.
+func (m *Machine) becamePrimary() {
+	for _, p := range m.peers {
+		p.apart = false
+	}
+	m.broadcastState()
+	for _, p := range m.peers {
+		if !p.linked || !p.settled || p.repl != protocol.Established {
+			continue
+		}
+		p.live = p.disk > protocol.Failed && p.slot == 0 && p.dirty.Count() == 0 && !m.knownNew(p) && p.lastWhy != RuleDefer
+		if !p.live {
+			m.restart(p, "compare again, as primary")
+		}
+	}
+	m.pumpHeld()
+}
+
+// knownNew reports whether the peer holds no data yet.
+func (m *Machine) knownNew(p *peer) bool {
+	return p.heard != nil && p.heard.Current == 0 && p.decision.Rule == RuleBothNew
+}
+
+func (m *Machine) endPromote(err error) {
+	pr := m.promote
+	m.promote = nil
+	if pr != nil {
+		m.reply(pr.done, err)
+	}
+}
+
+func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
+	ans := &protocol.PromoteAnswer{ID: a.ID}
+	switch {
+	case m.role == protocol.Primary:
+		ans.Code, ans.Text = protocol.CodeTwoPrimaries, m.cfg.Name+" is primary on "+m.cfg.Self
+	case m.handover != nil || m.drain != nil || m.grantHeld() && m.granted.to != p.id:
+		ans.Code, ans.Text = protocol.CodeBusy, m.cfg.Self+" takes part in another change of the role of "+m.cfg.Name
+	case m.promote != nil && m.cfg.Self < p.name:
+		ans.Code, ans.Text = protocol.CodeBusy, m.cfg.Self+" is being promoted itself"
+	case m.primary() != "" && m.primary() != p.name:
+		ans.Code, ans.Text = protocol.CodeTwoPrimaries, m.cfg.Name+" is primary on "+m.primary()+", which "+m.cfg.Self+" is connected to"
+	default:
+		ans.Yes = true
+		m.granted = grant{p.id, m.now + m.cfg.AskTime}
+		if m.promote != nil {
+			m.endPromote(refusal(protocol.CodeBusy, "%s is being promoted at the same time and goes first", p.name))
+		}
+	}
+	m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: ans})
+}
+
+func (m *Machine) onPromoteAnswer(p *peer, a *protocol.PromoteAnswer) {
+	if m.promote == nil || a.ID != m.promote.id || m.promote.waiting&(1<<p.id) == 0 {
+		return
+	}
+	if !a.Yes {
+		m.endPromote(refusal(a.Code, "%s refuses: %s", p.name, a.Text))
+		return
+	}
+	m.promote.waiting &^= 1 << p.id
+	m.promoteAnswered()
+}
+
+func (m *Machine) promoteLost(p *peer) {
+	if m.promote != nil && m.promote.waiting&(1<<p.id) != 0 {
+		m.promote.waiting &^= 1 << p.id
+		m.promoteAnswered()
+	}
+}
+
+func (m *Machine) grantHeld() bool { return m.granted.until > m.now }
+
+func (m *Machine) grantUsed(p *peer) {
+	if m.granted.to == p.id {
+		m.granted = grant{}
+	}
+}

@@ -1,0 +1,145 @@
+package replica
+
+import (
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// Receive takes a message other than Data and Ack from the peer's write stream.
+// The message is the machine's until Receive returns.
+func (m *Machine) Receive(now Time, id PeerID, msg protocol.Message) {
+	m.now = now
+	p := m.peers[id]
+	if !p.linked {
+		return
+	}
+	switch v := msg.(type) {
+	case *protocol.Hello:
+		m.onHello(p, v)
+		return
+	case *protocol.Refuse:
+		p.alone = aloneRefused
+		why := refusal(v.Code, "%s", v.Text)
+		m.setConn(p, protocol.Standalone, why.Text)
+		m.drop(p, why)
+		return
+	case *protocol.Bye:
+		m.onBye(p, v)
+		return
+	case *protocol.Verdict:
+		m.onVerdict(p, v)
+		return
+	}
+	if !p.settled {
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent %v before the handshake was over", p.name, msg.Type()))
+		return
+	}
+	switch v := msg.(type) {
+	case *protocol.BitmapPart:
+		m.onBitmapPart(p, v)
+	case *protocol.BitmapDone:
+		m.onBitmapDone(p, v)
+	case *protocol.SyncStart:
+		m.onSyncStart(p, v)
+	case *protocol.SyncReady:
+		m.onSyncReady(p)
+	case *protocol.SyncDone:
+		m.onSyncDone(p, v)
+	case *protocol.SyncDoneAck:
+		m.onSyncDoneAck(p)
+	case *protocol.NewGeneration:
+		m.onNewGeneration(p, v)
+	case *protocol.GenerationAck:
+		m.onGenerationAck(p, v)
+	case *protocol.Stable:
+		m.onStable(p, v)
+	case *protocol.State:
+		m.onState(p, v)
+	case *protocol.PromoteAsk:
+		m.onPromoteAsk(p, v)
+	case *protocol.PromoteAnswer:
+		m.onPromoteAnswer(p, v)
+	case *protocol.Handover:
+		m.onHandover(p, v)
+	case *protocol.HandoverAnswer:
+		m.onHandoverAnswer(p, v)
+	default:
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent %v on the write stream", p.name, msg.Type()))
+	}
+}
+
+func (m *Machine) onBye(p *peer, b *protocol.Bye) {
+	if b.Outdate && m.role == protocol.Secondary && m.disk > protocol.Outdated {
+		m.setDisk(protocol.Outdated, p.name+" goes on without this replica")
+	}
+	if b.Code == protocol.CodeOperator {
+		p.alone = aloneThere
+		m.setConn(p, protocol.Standalone, b.Text)
+	}
+	m.drop(p, refusal(b.Code, "%s", b.Text))
+}
+
+func (m *Machine) onState(p *peer, s *protocol.State) {
+	wasPrimary := p.role == protocol.Primary
+	m.setPeerRole(p, s.Role)
+	m.setPeerDisk(p, s.Disk)
+	if p.heard != nil {
+		p.heard.Role, p.heard.Disk, p.heard.Current, p.heard.Primary = s.Role, s.Disk, s.Current, s.Primary
+	}
+	switch {
+	case s.Role == protocol.Primary && m.role == protocol.Primary:
+		m.standAlone(p, refusal(protocol.CodeTwoPrimaries, "%s", Decision{Strategy: protocol.RefusedStrategy, Rule: RuleTwoPrimaries}.Text(m.cfg.Self, p.name, m.cfg.Name)))
+		return
+	case s.Disk <= protocol.Failed && p.live:
+		// It cannot hold what it is sent; the connection stays for its word.
+		m.endSync(p)
+		m.setRepl(p, protocol.ReplOff, "the disk of "+p.name+" is "+s.Disk.String())
+		m.forget(p)
+		m.mintConfirmed(p)
+		return
+	}
+	if s.Role == protocol.Primary && !wasPrimary {
+		m.grantUsed(p)
+		for _, q := range m.peers {
+			q.stable, q.told, q.weak = 0, false, false
+		}
+	}
+	if wasPrimary && s.Role == protocol.Secondary {
+		// It stepped down in order: everything is flushed everywhere.
+		m.recent.list = m.recent.list[:0]
+	}
+	if p.repl == protocol.Established && s.Current == m.current && m.role == protocol.Secondary {
+		m.raiseDisk(p)
+	}
+}
+
+// broadcastState tells every connected peer what changed here.
+func (m *Machine) broadcastState() {
+	for _, p := range m.peers {
+		if p.linked && p.settled {
+			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.State{Role: m.role, Disk: m.disk, Current: m.current, Primary: m.primary()}})
+		}
+	}
+}
+
+// raiseDisk makes a consistent replica up-to-date once it is known to equal a
+// good one.
+func (m *Machine) raiseDisk(p *peer) {
+	if (m.disk == protocol.Consistent || m.disk == protocol.Outdated) && p.disk >= protocol.Consistent &&
+		!(m.disk == protocol.Outdated && p.disk == protocol.Outdated) {
+		m.setDisk(protocol.UpToDate, "equal to "+p.name)
+		m.broadcastState()
+	}
+}
+
+// primary returns the primary's name as far as this node is connected to it.
+func (m *Machine) primary() string {
+	if m.role == protocol.Primary {
+		return m.cfg.Self
+	}
+	for _, p := range m.peers {
+		if p.linked && p.settled && p.role == protocol.Primary {
+			return p.name
+		}
+	}
+	return ""
+}

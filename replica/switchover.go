@@ -1,0 +1,111 @@
+package replica
+
+import (
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// handoverOut is a planned switchover, at the old primary.
+type handoverOut struct {
+	id       uint64
+	to       PeerID
+	sent     bool
+	deadline Time
+	done     func(error)
+}
+
+// Switchover hands the role over to a peer: drain, flush, step down durably, then
+// the peer becomes primary in the same generation. If it refuses, the role comes
+// back; if it falls silent, nobody is primary and the text says so.
+func (m *Machine) Switchover(now Time, id PeerID, done func(error)) {
+	m.now = now
+	p := m.peers[id]
+	switch {
+	case m.role != protocol.Primary:
+		where := m.primary()
+		if where == "" {
+			m.reply(done, refusal(protocol.CodeNotAllowed, "%s is not primary on %s, nor on any node it is connected to", m.cfg.Name, m.cfg.Self))
+			return
+		}
+		m.reply(done, refusal(protocol.CodeNotAllowed, "%s is primary on %s: run the switchover there", m.cfg.Name, where))
+		return
+	case p.repl != protocol.Established || p.disk != protocol.UpToDate || !p.live:
+		m.reply(done, refusal(protocol.CodeNotAllowed, "%s cannot take over: replication is %s, its disk is %s. Wait for it: qrbd wait %s --for up-to-date",
+			p.name, p.repl, p.disk, m.cfg.Name))
+		return
+	}
+	m.startDrain(done, func(err error) {
+		if err == nil && !p.live {
+			err = refusal(protocol.CodeNotAllowed, "%s was lost during the switchover; %s stays primary", p.name, m.cfg.Self)
+		}
+		if err != nil {
+			m.undrain()
+			m.reply(done, err)
+			return
+		}
+		m.handover = &handoverOut{id: m.cfg.Rand(), to: id, deadline: m.now + 2*m.cfg.AskTime, done: done}
+		m.stepDown("switchover to "+p.name, func() {
+			if m.handover == nil {
+				return
+			}
+			m.handover.sent = true
+			m.emit(Effect{Kind: DoSend, Peer: id, Msg: &protocol.Handover{ID: m.handover.id, Current: m.current, Seq: m.seq}})
+		})
+	})
+}
+
+func (m *Machine) onHandover(p *peer, h *protocol.Handover) {
+	epoch := p.epoch
+	answer := func(err error) {
+		if p.epoch != epoch || !p.linked {
+			return
+		}
+		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.HandoverAnswer{ID: h.ID, Yes: err == nil, Text: text(err)}})
+	}
+	var err error
+	switch {
+	case m.role == protocol.Primary || m.primary() != "" || m.promote != nil || m.drain != nil || m.stopping || h.Seq > seqMax:
+		err = refusal(protocol.CodeBusy, "%s takes part in another change of the role", m.cfg.Self)
+	case p.repl != protocol.Established || m.disk != protocol.UpToDate || m.current != h.Current:
+		err = refusal(protocol.CodeNotAllowed, "%s is %s, at generation %s", m.cfg.Self, m.disk, m.current)
+	}
+	if err != nil {
+		answer(err)
+		return
+	}
+	m.seq = max(m.seq, h.Seq)
+	m.frozen++
+	m.setPeerRole(p, protocol.Secondary)
+	m.setRole(protocol.Primary, "switchover from "+p.name)
+	m.recent.list = m.recent.list[:0]
+	m.whenDurable(func() {
+		m.frozen--
+		answer(nil)
+		m.becamePrimary()
+	})
+}
+
+func (m *Machine) onHandoverAnswer(p *peer, a *protocol.HandoverAnswer) {
+	h := m.handover
+	if h == nil || h.id != a.ID || h.to != p.id {
+		return
+	}
+	m.handover = nil
+	if a.Yes {
+		m.reply(h.done, nil)
+		return
+	}
+	m.frozen++
+	m.setRole(protocol.Primary, p.name+" refused the switchover")
+	m.whenDurable(func() {
+		m.frozen--
+		m.becamePrimary()
+		m.reply(h.done, refusal(protocol.CodeNotAllowed, "%s refuses the switchover: %s. %s is primary again", p.name, a.Text, m.cfg.Self))
+	})
+}
+
+func (m *Machine) handoverLost(p *peer) {
+	if h := m.handover; h != nil && h.to == p.id {
+		m.handover = nil
+		m.reply(h.done, refusal(protocol.CodeTimeout, "%s fell silent during the switchover: it may be primary now. Look there with qrbd status; if it is not, promote one node by hand", p.name))
+	}
+}

@@ -1,0 +1,85 @@
+package volume
+
+import (
+	"bufio"
+	"errors"
+	"io"
+
+	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// frameReader reads frames from a stream.
+type frameReader struct {
+	r    *bufio.Reader
+	dec  protocol.Decoder
+	head [protocol.HeaderLen]byte
+	body []byte
+	pool *blockdev.Pool
+	stop <-chan struct{}
+}
+
+func newFrameReader(s Stream, pool *blockdev.Pool, stop <-chan struct{}) *frameReader {
+	return &frameReader{r: bufio.NewReaderSize(s, readBuffer), body: make([]byte, protocol.BodyMax), pool: pool, stop: stop}
+}
+
+// next returns the next message, valid until the next call, and its payload, which
+// the caller releases.
+func (f *frameReader) next() (protocol.Message, *blockdev.Buffer, error) {
+	for {
+		if _, err := io.ReadFull(f.r, f.head[:]); err != nil {
+			return nil, nil, err
+		}
+		h, err := protocol.ParseHeader(f.head[:])
+		if err != nil {
+			return nil, nil, err
+		}
+		body := f.body[:h.BodyLen]
+		if _, err := io.ReadFull(f.r, body); err != nil {
+			return nil, nil, err
+		}
+		var buf *blockdev.Buffer
+		var pay []byte
+		if h.PayloadLen > 0 {
+			if buf = f.pool.Get(h.PayloadLen, f.stop); buf == nil {
+				return nil, nil, io.ErrClosedPipe
+			}
+			pay = buf.Bytes()
+			if _, err := io.ReadFull(f.r, pay); err != nil {
+				buf.Release()
+				return nil, nil, err
+			}
+		}
+		msg, err := f.dec.Decode(h, f.head[:], body, pay)
+		if err == nil {
+			return msg, buf, nil
+		}
+		if buf != nil {
+			buf.Release()
+		}
+		if !errors.Is(err, protocol.ErrIgnored) {
+			return nil, nil, err
+		}
+	}
+}
+
+// payload returns the bytes of a frame's payload; a frame may have none.
+func payload(buf *blockdev.Buffer) []byte {
+	if buf == nil {
+		return nil
+	}
+	return buf.Bytes()
+}
+
+// more reports whether the next frame is here already, whole.
+func (f *frameReader) more() bool {
+	if f.r.Buffered() < protocol.HeaderLen {
+		return false
+	}
+	b, err := f.r.Peek(protocol.HeaderLen)
+	if err != nil {
+		return false
+	}
+	h, err := protocol.ParseHeader(b)
+	return err == nil && f.r.Buffered() >= protocol.HeaderLen+h.BodyLen+h.PayloadLen
+}
