@@ -40,6 +40,6 @@
 // the versions of what is durable. request.go and write.go are the path of a request
 // on the primary, secondary.go that of a replicated write. connect.go, handshake.go,
 // receive.go and sync.go are the life of a connection, generation.go the minting of
-// ids. promote.go, role.go (demote), switchover.go and stop.go change the role.
+// ids, discard.go what a sync takes from its target. promote.go, role.go (demote), switchover.go and stop.go change the role.
 // tick.go is what time alone causes.
 package replica

@@ -9,16 +9,18 @@ type EffectKind uint8
 
 // The effects.
 const (
-	DoLocal    EffectKind = iota // execute Req on the local store, then call LocalDone
-	DoSend                       // append Data (payload: Req's) or Msg to Peer's write stream
-	DoComplete                   // Req is finished with Err
-	DoPersist                    // metadata changed: MetaBatch, commit, MetaDone, soon
-	DoDrop                       // end Peer's connection, after what was sent; Err says why
-	DoConnect                    // have a connection to Peer made
-	DoSync                       // run Peer's plan (Plan) until it is done or the peer is lost
-	DoReply                      // call Reply with Err
-	DoEvent                      // tell Event
-	DoResume                     // a held stream of Peer may go on (PeerData)
+	DoLocal      EffectKind = iota // execute Req on the local store, then call LocalDone
+	DoSend                         // append Data (payload: Req's) or Msg to Peer's write stream
+	DoComplete                     // Req is finished with Err
+	DoPersist                      // metadata changed: MetaBatch, commit, MetaDone, soon
+	DoDrop                         // end Peer's connection, after what was sent; Err says why
+	DoConnect                      // have a connection to Peer made
+	DoSync                         // run Peer's plan (Plan) until it is done or the peer is lost
+	DoReply                        // call Reply with Err
+	DoEvent                        // tell Event
+	DoResume                       // a held stream of Peer may go on (PeerData)
+	DoArchive                      // Peer is about to overwrite what Discard says: prepare to keep it, then call Archived
+	DoArchiveEnd                   // the sync of Discard has ended
 )
 
 // Effect is one thing the owner is to do.
@@ -31,6 +33,8 @@ type Effect struct {
 	Err   error
 	Reply func(error)
 	Event Event
+
+	Discard *Discard
 }
 
 // Event is a state change, for logs and watchers.

@@ -70,9 +70,10 @@ type Machine struct {
 	diskWhy  string
 	current  protocol.Generation
 	history  []protocol.Generation
-	crashed  bool // was primary when it stopped without notice
-	replayed bool // whole extents were marked when it started
-	fenced   bool // promoted by the operator's word
+	lost     protocol.Generation // given up, while the sync that overwrites it has not ended
+	crashed  bool                // was primary when it stopped without notice
+	replayed bool                // whole extents were marked when it started
+	fenced   bool                // promoted by the operator's word
 	stopping bool
 	seq      uint64 // highest ever heard of: none up to here is used again
 	holds    uint64 // highest whose operation this replica has taken in
@@ -130,7 +131,7 @@ type span struct {
 // every bit of theirs is set toward every peer.
 func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 	m := &Machine{cfg: cfg, now: now, activity: activity, role: protocol.Secondary,
-		volume: st.Volume, disk: st.Disk, current: st.Current, history: st.History, seq: st.Seq, holds: st.Seq, crashed: st.Primary}
+		volume: st.Volume, disk: st.Disk, current: st.Current, history: st.History, seq: st.Seq, holds: st.Seq, crashed: st.Primary, lost: st.Lost}
 	m.instance = cfg.Rand()
 	for i, c := range cfg.Peers {
 		s := st.Peers[i]

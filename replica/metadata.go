@@ -22,7 +22,8 @@ type Stored struct {
 	Current protocol.Generation
 	History []protocol.Generation
 	Seq     uint64
-	Peers   []PeerSlot // same order as Config.Peers
+	Lost    protocol.Generation // given up, and not overwritten to the end; 0: none
+	Peers   []PeerSlot          // same order as Config.Peers
 }
 
 // persist notes that the super page changed and asks for a commit.
@@ -147,7 +148,7 @@ func (m *Machine) MetaDone(now Time, version uint64, b MetaBatch, err error) {
 
 func (m *Machine) stored() *Stored {
 	s := &Stored{Volume: m.volume, Disk: m.disk, Primary: m.role == protocol.Primary || m.crashed,
-		Clean: m.cleanMark, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq}
+		Clean: m.cleanMark, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost}
 	for _, p := range m.peers {
 		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk})
 	}

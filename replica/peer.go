@@ -25,6 +25,7 @@ const (
 	syncPersist            // source: base and bits are being made durable
 	syncWaitReady          // source: SyncStart is sent
 	syncWaitStart          // target: waits for SyncStart
+	syncArchive            // target: what is lost by the sync is being archived
 	syncRunning            // both
 	syncEnding             // source: the cleared slot is being made durable
 	syncWaitAck            // source: SyncDone is sent
@@ -69,13 +70,15 @@ type peer struct {
 	last  uint64 // last sequence sent
 
 	// Sync and verify.
-	step       syncStep
-	base       protocol.Generation
-	digest     bool
-	plan       *resync.Plan
-	total      int64 // blocks at its start
-	endPending bool  // the end waits for a generation being minted
-	lastWhy    Rule
+	step        syncStep
+	base        protocol.Generation
+	startVolume protocol.VolumeID // target: of SyncStart
+	digest      bool
+	discards    *Discard // target: what the sync takes from here; nil: nothing
+	plan        *resync.Plan
+	total       int64 // blocks at its start
+	endPending  bool  // the end waits for a generation being minted
+	lastWhy     Rule
 
 	lastStats   resync.Stats // of the last sync or verify
 	lastBad     []resync.Run

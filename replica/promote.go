@@ -120,6 +120,7 @@ func (m *Machine) promoteAnswered() {
 	if pr.opt.Force {
 		why += ", by force"
 	}
+	m.discarded(nil, why)
 	m.setDisk(protocol.UpToDate, why)
 	m.frozen++ // no write before the role is durable
 	m.setRole(protocol.Primary, why)

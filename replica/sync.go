@@ -228,6 +228,7 @@ func (m *Machine) onSyncDoneAck(p *peer) {
 // connected as an equal will not be one any more.
 func (m *Machine) startTarget(p *peer, d Decision) {
 	m.idSerial++
+	p.discards = m.discards(p, d)
 	m.setRepl(p, protocol.SyncTarget, "rule "+string(d.Rule))
 	p.step = syncWaitStart
 	p.live = false
@@ -278,8 +279,8 @@ func (m *Machine) markOverwritten(p *peer, b *protocol.BitmapPart) {
 	}
 }
 
-// onSyncStart makes "inconsistent, at this base" durable, and holds the stream
-// until it is.
+// onSyncStart holds the stream until what the sync takes from here can be archived,
+// and until "inconsistent, at this base" is durable.
 func (m *Machine) onSyncStart(p *peer, s *protocol.SyncStart) {
 	switch {
 	case p.step != syncWaitStart || m.role == protocol.Primary || p.rxHold || s.Base == 0:
@@ -289,18 +290,26 @@ func (m *Machine) onSyncStart(p *peer, s *protocol.SyncStart) {
 		m.dropPeer(p, refusal(protocol.CodeDiskFailed, "the disk of %s on %s has failed: %s", m.cfg.Name, m.cfg.Self, m.diskWhy))
 		return
 	}
-	if m.volume != s.Volume {
-		m.volume = s.Volume
+	p.base, p.startVolume = s.Base, s.Volume
+	p.total = int64(min(s.Blocks, uint64(p.dirty.Blocks())))
+	if p.discards != nil {
+		m.archive(p)
+		return
 	}
+	m.beginTarget(p)
+}
+
+// beginTarget makes "inconsistent, at this base" durable; then blocks come.
+func (m *Machine) beginTarget(p *peer) {
+	m.volume = p.startVolume
 	m.forgetWords()
-	m.current = s.Base
+	m.current = p.base
 	m.crashed = false
 	m.idSerial++
 	m.setDisk(protocol.Inconsistent, "being overwritten by "+p.name)
 	m.wantBitmaps = true
 	m.persist()
 	p.rxHold = true
-	p.total = int64(min(s.Blocks, uint64(p.dirty.Blocks())))
 	epoch := p.epoch
 	m.whenDurable(func() {
 		if p.epoch != epoch {
@@ -374,6 +383,7 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 	m.idSerial++
 	m.wantBitmaps = true
 	m.setDisk(protocol.UpToDate, "in sync with "+p.name)
+	m.discarded(p, "")
 	m.persist()
 	epoch := p.epoch
 	p.rxHold = true // what follows belongs to the new generation

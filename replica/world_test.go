@@ -149,6 +149,12 @@ func (w *world) collect(x *wnode) {
 			if e.Event.Field != "peer-role" && e.Event.Field != "peer-disk" && e.Event.Field != "connection" {
 				w.say("%s: %s %s -> %s%s", x.name, join2(e.Event.Peer, e.Event.Field), w.name(e.Event.Old), w.name(e.Event.New), reason(e.Event.Reason))
 			}
+		case DoArchive:
+			w.say("%s: archives %s", x.name, w.discard(e.Discard))
+			x.m.Archived(w.now, e.Peer, e.Discard, nil)
+			w.collect(x)
+		case DoArchiveEnd:
+			w.say("%s: archive of %s ends", x.name, w.name(e.Discard.Lost.String()))
 		case DoConnect, DoPersist, DoSync, DoResume:
 		}
 	}
@@ -392,4 +398,17 @@ func why(p *peer) string {
 		return "\n    " + p.reason
 	}
 	return ""
+}
+
+func (w *world) discard(d *Discard) string {
+	s := fmt.Sprintf("%s, given up for %s (%s)", w.name(d.Lost.String()), w.name(d.Kept.String()), d.Reason)
+	for _, f := range []struct {
+		on   bool
+		text string
+	}{{d.Diverged, "diverged"}, {d.Full, "full"}, {d.Resumed, "resumed"}} {
+		if f.on {
+			s += " " + f.text
+		}
+	}
+	return s
 }

@@ -23,7 +23,7 @@ type goneSlot struct {
 func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 	s := &v.opt.State.Super
 	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Current: s.Current,
-		History: s.History, Seq: s.Seq}
+		History: s.History, Seq: s.Seq, Lost: s.Lost}
 	index := make(map[string]int)
 	for i, p := range s.Peers {
 		index[p.Name] = i
@@ -63,7 +63,7 @@ func (v *Volume) batch(b replica.MetaBatch) *meta.Batch {
 	if s := b.Super; s != nil {
 		old := &v.opt.State.Super
 		sup := &meta.Super{Volume: s.Volume, Size: old.Size, Node: old.Node, Name: old.Name, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean,
-			Flags: old.Flags, Current: s.Current, History: s.History, Seq: s.Seq}
+			Flags: old.Flags, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost}
 		sup.Peers = make([]meta.PeerSlot, len(v.slots)+len(v.former))
 		for _, g := range v.former {
 			sup.Peers[g.index] = g.slot

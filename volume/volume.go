@@ -254,7 +254,8 @@ func (v *Volume) take() *effects {
 			kick(v.journal)
 		case replica.DoEvent:
 			v.note(e.Event)
-		case replica.DoLocal, replica.DoComplete, replica.DoConnect, replica.DoSync, replica.DoReply:
+		case replica.DoLocal, replica.DoComplete, replica.DoConnect, replica.DoSync, replica.DoReply,
+			replica.DoArchive, replica.DoArchiveEnd:
 			if b == nil {
 				b = effectsPool.Get().(*effects)
 			}
@@ -288,6 +289,11 @@ func (v *Volume) run(b *effects, here bool) {
 			v.startSync(e.Peer)
 		case replica.DoReply:
 			e.Reply(e.Err)
+		case replica.DoArchive: // nothing is kept yet
+			v.mu.Lock()
+			v.m.Archived(v.now(), e.Peer, e.Discard, nil)
+			v.unlockAndRun()
+		case replica.DoArchiveEnd:
 		default:
 			panic(fmt.Sprintf("volume: effect %d after the lock", e.Kind))
 		}

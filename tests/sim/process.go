@@ -161,7 +161,7 @@ func (p *process) config() replica.Config {
 // configuration.
 func (p *process) stored(state *meta.State) replica.Stored {
 	s := &state.Super
-	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Current: s.Current, History: s.History, Seq: s.Seq}
+	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost}
 	for i, q := range p.n.peers {
 		if i >= len(s.Peers) {
 			st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Dirty: bitmap.NewSet(bitmap.Blocks(p.w.sc.size))})
@@ -183,7 +183,7 @@ func (p *process) batch(b replica.MetaBatch) *meta.Batch {
 	out := &meta.Batch{Activity: b.Activity}
 	if s := b.Super; s != nil {
 		sup := &meta.Super{Volume: s.Volume, Size: p.super.Size, Node: p.super.Node, Name: p.super.Name, Disk: s.Disk, Primary: s.Primary,
-			Clean: s.Clean, Flags: p.super.Flags, Current: s.Current, History: s.History, Seq: s.Seq}
+			Clean: s.Clean, Flags: p.super.Flags, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost}
 		for _, q := range s.Peers {
 			sup.Peers = append(sup.Peers, meta.PeerSlot{Name: q.Name, Bitmap: q.Bitmap, Disk: q.Disk})
 		}
@@ -286,6 +286,8 @@ func (p *process) run() {
 			p.startSync(e.Peer)
 		case replica.DoReply:
 			e.Reply(e.Err)
+		case replica.DoArchive:
+			p.archive(e.Peer, e.Discard)
 		default:
 		}
 		if p.dead {

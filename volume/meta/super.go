@@ -22,8 +22,9 @@ type Super struct {
 	Current protocol.Generation
 	History []protocol.Generation // newest first, at most protocol.HistoryMax
 
-	Seq   uint64     // no sequence from here on was ever used; persisted in steps
-	Peers []PeerSlot // at most protocol.PeersMax; the index is the bitmap region. Peers are appended, never moved
+	Lost  protocol.Generation // given up, while the sync that overwrites it has not ended; 0: none
+	Seq   uint64              // no sequence from here on was ever used; persisted in steps
+	Peers []PeerSlot          // at most protocol.PeersMax; the index is the bitmap region. Peers are appended, never moved
 }
 
 // PeerSlot is what a node remembers of one peer.
@@ -72,6 +73,7 @@ const (
 	atPeers    = 175 // 1: peers
 	atBlock    = 176 // 4: bytes of a block
 	atExtent   = 180 // 4: bytes of an extent
+	atLost     = 184 // 8
 	atNode     = 192 // 72
 	atName     = 264 // 72
 	atHistory0 = 336 // 8 each, historyMax
@@ -125,6 +127,7 @@ func (s *Super) encode(p []byte) {
 	le.PutUint64(p[atCurrent:], uint64(s.Current))
 	le.PutUint64(p[atSeq:], s.Seq)
 	le.PutUint32(p[atFlags:], s.Flags)
+	le.PutUint64(p[atLost:], uint64(s.Lost))
 	p[atDisk] = byte(s.Disk)
 	if s.Primary {
 		p[atState] |= statePrimary
@@ -168,6 +171,7 @@ func decodeSuper(p []byte) (Super, error) {
 		Flags:   le.Uint32(p[atFlags:]),
 		Current: protocol.Generation(le.Uint64(p[atCurrent:])),
 		Seq:     le.Uint64(p[atSeq:]),
+		Lost:    protocol.Generation(le.Uint64(p[atLost:])),
 	}
 	copy(s.Volume[:], p[atVolume:])
 	var ok [2]bool

@@ -1,0 +1,120 @@
+package replica
+
+import (
+	"fmt"
+
+	"github.com/qrbd/qrbd/protocol"
+)
+
+// Discard says what is lost here when a sync from a peer overwrites this replica:
+// writes that the source does not have. The owner keeps the blocks in an archive
+// before they are overwritten, under the name Lost.
+type Discard struct {
+	Peer   string // the source
+	Rule   Rule   // that made this replica the target
+	Reason string // in words, for people
+
+	Lost   protocol.Generation // of what is given up; the same when the sync is resumed
+	Kept   protocol.Generation // of the source
+	Parent protocol.Generation // at which the two parted; 0: not known
+
+	// Diverged: writes that were acknowledged here are lost. Otherwise only such
+	// that nobody can rely on: under way when a connection or this node was lost.
+	Diverged bool
+	// Full: no bitmap says which blocks differ.
+	Full bool
+	// Resumed: the sync goes on after an interruption; some of the blocks have been
+	// overwritten, and are in the archive, already.
+	Resumed bool
+}
+
+// String returns the discard as a log has it.
+func (d Discard) String() string {
+	return fmt.Sprintf("%s is given up for %s of %s, rule %s", d.Lost, d.Kept, d.Peer, d.Rule)
+}
+
+// discards returns what this replica loses by being overwritten by p, nil: nothing.
+// Half-overwritten data is no side of its own, unless it is what is left of one.
+func (m *Machine) discards(p *peer, d Decision) *Discard {
+	x := &Discard{Peer: p.name, Rule: d.Rule, Lost: m.lost, Kept: p.heard.Current, Full: d.Strategy == protocol.TargetFull, Resumed: m.lost != 0}
+	me, peer := Side{m.cfg.Self, p.sent}, Side{p.name, p.heard}
+	x.Diverged = !x.Resumed && m.disk > protocol.Inconsistent && !descends(peer, me)
+	if slot := me.slot(p.name).Bitmap; slot == peer.slot(m.cfg.Self).Bitmap {
+		x.Parent = slot
+	}
+	switch {
+	case x.Resumed:
+		x.Reason = fmt.Sprintf("%s goes on overwriting what %s gave up", p.name, m.cfg.Self)
+		return x
+	case m.disk <= protocol.Inconsistent || m.current == 0:
+		return nil
+	case x.Diverged:
+		x.Reason = fmt.Sprintf("%s wrote after it parted from %s, and its side is given up", m.cfg.Self, p.name)
+	case p.dirty.Count() > 0:
+		x.Reason = fmt.Sprintf("%s may hold writes that were under way when it parted from %s", m.cfg.Self, p.name)
+	default:
+		return nil
+	}
+	x.Lost = m.current
+	return x
+}
+
+// descends reports whether s has everything that was written in the generation
+// that the other is at, as far as ids tell.
+func descends(s, other Side) bool {
+	g := other.Current
+	return g == 0 || s.Current == g || s.slot(other.Name).Bitmap == g || s.hadGeneration(g) || slotAt(s, g, other.Name) != ""
+}
+
+// archive has the owner prepare to keep what p is about to overwrite; Archived goes
+// on. The deadline of the step ends the wait.
+func (m *Machine) archive(p *peer) {
+	p.step = syncArchive
+	p.rxHold = true
+	p.deadline = m.now + m.cfg.HandshakeTime
+	m.emit(Effect{Kind: DoArchive, Peer: p.id, Discard: p.discards})
+}
+
+// Archived answers DoArchive: from now on every block that is overwritten here is
+// kept first, or, with err, that is not possible. Then the peer is refused and
+// nothing is overwritten.
+func (m *Machine) Archived(now Time, id PeerID, d *Discard, err error) {
+	m.now = now
+	p := m.peers[id]
+	if p.step != syncArchive || p.discards != d { // of a connection before
+		return
+	}
+	if !m.usable() { // it failed meanwhile
+		m.dropPeer(p, refusal(protocol.CodeDiskFailed, "the disk of %s on %s has failed: %s", m.cfg.Name, m.cfg.Self, m.diskWhy))
+		return
+	}
+	if err != nil {
+		m.standAlone(p, refusal(protocol.CodeNotAllowed, "the data that %s would lose cannot be archived: %v. Make room, then connect again", m.cfg.Self, err))
+		return
+	}
+	m.lost = d.Lost
+	m.beginTarget(p)
+}
+
+// Discarding returns what the sync from a peer, while this node is its target,
+// takes from this replica; nil: nothing.
+func (m *Machine) Discarding(id PeerID) *Discard {
+	if p := m.peers[id]; p.repl == protocol.SyncTarget {
+		return p.discards
+	}
+	return nil
+}
+
+// discarded ends the loss: what was given up is overwritten to the last block, or
+// (why) is a side of its own again.
+func (m *Machine) discarded(p *peer, why string) {
+	if m.lost == 0 {
+		return
+	}
+	d := &Discard{Lost: m.lost, Reason: why}
+	if p != nil && p.discards != nil {
+		d = p.discards
+	}
+	m.lost = 0
+	m.emit(Effect{Kind: DoArchiveEnd, Discard: d})
+}
