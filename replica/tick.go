@@ -227,7 +227,15 @@ type View struct {
 
 // View returns the snapshot.
 func (m *Machine) View() View {
-	v := View{Volume: m.volume, Role: m.role, Disk: m.disk, DiskReason: m.diskWhy, Current: m.current, Primary: m.primary(),
+	var v View
+	m.ViewInto(&v)
+	return v
+}
+
+// ViewInto is View into what an earlier call has filled.
+func (m *Machine) ViewInto(v *View) {
+	peers := v.Peers[:0]
+	*v = View{Volume: m.volume, Role: m.role, Disk: m.disk, DiskReason: m.diskWhy, Current: m.current, Primary: m.primary(),
 		InFlight: m.flights, Waiting: len(m.held) + len(m.arming) + len(m.overlapped), Active: m.activity.Count()}
 	for _, p := range m.peers {
 		w := PeerView{Name: p.name, Mode: p.mode, Conn: p.conn, Repl: p.repl, Role: p.role, Disk: p.disk, Reason: p.reason,
@@ -236,9 +244,9 @@ func (m *Machine) View() View {
 		if p.plan != nil {
 			w.Stats, w.Started = p.plan.Stats(), p.plan.Started()
 		}
-		v.Peers = append(v.Peers, w)
+		peers = append(peers, w)
 	}
-	return v
+	v.Peers = peers
 }
 
 // MayPromote says whether a promotion would be tried now; nil: yes.

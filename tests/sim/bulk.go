@@ -141,7 +141,7 @@ func (l *link) sendData(plan *resync.Plan, r resync.Run, next func(error)) {
 		for _, v := range vals {
 			if v != 0 {
 				plan.Sent(r.Len)
-				next(l.writeBulk(&protocol.SyncWrite{ID: r.ID, Off: r.Off, Len: r.Len}, payload(vals)))
+				next(l.writeBulk(&protocol.SyncWrite{ID: r.ID, Off: r.Off, Len: r.Len}, vals))
 				return
 			}
 		}
@@ -159,12 +159,12 @@ func (l *link) sendDigests(plan *resync.Plan, r resync.Run, seed uint64, next fu
 	})
 }
 
-func (l *link) writeBulk(m protocol.Message, pay []byte) error {
+func (l *link) writeBulk(m protocol.Message, vals []uint64) error {
 	if l.w.trace {
 		s := show(m)
 		l.w.log("%s -> %s bulk %s", l.p.n.name, l.peer.name, s[:min(len(s), 120)])
 	}
-	return l.e.out[bulkStream].send(append(protocol.AppendFrame(nil, m, pay), pay...), nil)
+	return l.e.out[bulkStream].send(l.w.frame(m, vals))
 }
 
 // pumpBulk is link.bulkReceiveAll.
@@ -185,13 +185,13 @@ func (l *link) pumpBulk() {
 			l.lost(pk.end)
 			return
 		}
-		msg, pay := l.decode(&l.bulk.dec, pk.frame)
+		msg := l.decode(&l.bulk.dec, pk)
 		l.bulk.busy = true
 		switch m := msg.(type) {
 		case *protocol.SyncAck, *protocol.SyncDiffers, *protocol.SyncFlushed:
 			l.bulkDone(l.answered(msg))
 		case *protocol.SyncWrite:
-			l.syncApply(resync.Run{ID: m.ID, Off: m.Off, Len: m.Len}, values(pay))
+			l.syncApply(resync.Run{ID: m.ID, Off: m.Off, Len: m.Len}, pk.vals)
 		case *protocol.SyncZero:
 			l.syncApply(resync.Run{ID: m.ID, Off: m.Off, Len: m.Len}, nil)
 		case *protocol.SyncDigests:

@@ -22,7 +22,7 @@ type clientOp struct {
 func (p *process) client() {
 	w := p.w
 	if p.seen.role != protocol.Primary || p.seen.branch == nil || p.stopping || w.sc.rest {
-		p.after(w.between(20*milli, 200*milli), p.client)
+		p.after(w.between(20*milli, 200*milli), p.again)
 		return
 	}
 	o := w.request()
@@ -86,12 +86,14 @@ func (w *World) request() *clientOp {
 func (p *process) answered(o *clientOp, err error) {
 	w := p.w
 	delete(p.ops, o)
-	w.log("%s answers %v [%d +%d] seq %d: %v", p.n.name, o.r.Op, o.r.Off, o.r.Len, o.r.Seq(), err)
+	if w.trace {
+		w.log("%s answers %v [%d +%d] seq %d: %v", p.n.name, o.r.Op, o.r.Off, o.r.Len, o.r.Seq(), err)
+	}
 	w.o.completed(p, o, err)
 	if err != nil {
 		w.count("requests failed")
 	} else {
 		w.count(o.r.Op.String())
 	}
-	p.after(w.between(0, w.sc.think), p.client)
+	p.after(w.between(0, w.sc.think), p.again)
 }

@@ -61,10 +61,11 @@ type stream struct {
 	wake    func()
 }
 
-// packet is a frame, or the end of the stream.
+// packet is a frame, its payload as values, or the end of the stream.
 type packet struct {
 	at    int64
 	frame []byte
+	vals  []uint64
 	end   error
 }
 
@@ -258,12 +259,14 @@ func (s *session) attach(c *conn, side int) {
 }
 
 // send appends a frame or the end of the stream.
-func (st *stream) send(frame []byte, end error) error {
+func (st *stream) send(pk packet) error {
 	if st.from.aborted {
 		return errClosed
 	}
-	st.last = max(st.last, st.net.w.now+st.net.latency()+int64(len(frame))*st.net.w.sc.byteTime)
-	st.q = append(st.q, packet{st.last, frame, end})
+	bytes := int64(len(pk.frame) + len(pk.vals)*sectorSize)
+	st.last = max(st.last, st.net.w.now+st.net.latency()+bytes*st.net.w.sc.byteTime)
+	pk.at = st.last
+	st.q = append(st.q, pk)
 	st.pump()
 	return nil
 }
@@ -322,7 +325,7 @@ func (e *end) abort() {
 		st := e.out[k]
 		cutShort(w, st)
 		st.last = max(st.last, w.now+st.net.latency())
-		st.q = append(st.q, packet{st.last, nil, errReset})
+		st.q = append(st.q, packet{at: st.last, end: errReset})
 		st.pump()
 		if st.wake != nil {
 			fn := st.wake

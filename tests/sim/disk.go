@@ -10,9 +10,20 @@ import (
 
 const sectorSize = 512
 
-// version is a value that a sector had since it was last stable.
+// sectorsPage is how many sectors a page of a disk has.
+const sectorsPage = 64
+
+// sectors is a page of a disk.
+type sectors struct {
+	cur    [sectorsPage]uint64 // what a read sees
+	stable [sectorsPage]uint64 // what survives a power cut in any case
+	last   [sectorsPage]uint64 // version of cur
+	fixed  [sectorsPage]uint64 // version that FUA has made stable
+}
+
+// version is a value that a sector had; its number is its place in disk.cache.
 type version struct {
-	no  uint64
+	s   int32
 	val uint64
 }
 
@@ -20,11 +31,11 @@ type version struct {
 // It outlives the processes that use it.
 type disk struct {
 	w      *World
-	cur    []uint64 // what a read sees
-	stable []uint64 // what survives a power cut in any case
-	pend   map[int32][]version
-	no     uint64
-	failed bool // every operation fails from now on
+	size   int64      // sectors
+	pages  []*sectors // nil: never written
+	cache  []version  // those that no flush has made stable, oldest first
+	base   uint64     // number of cache[0]
+	failed bool       // every operation fails from now on
 	slow   int64
 	order  []*diskOp // under way
 	failOp int       // 0: none; else the n-th write or flush from now fails
@@ -45,13 +56,47 @@ var (
 
 func newDisk(w *World, size int64) *disk {
 	n := (size + sectorSize - 1) / sectorSize
-	return &disk{w: w, cur: make([]uint64, n), stable: make([]uint64, n), pend: map[int32][]version{}}
+	return &disk{w: w, size: n, pages: make([]*sectors, (n+sectorsPage-1)/sectorsPage), base: 1}
 }
 
-func (d *disk) set(s int32, v uint64) {
-	d.cur[s] = v
-	d.no++
-	d.pend[s] = append(d.pend[s], version{d.no, v})
+// at returns what a sector reads as.
+func (d *disk) at(s int64) uint64 {
+	if p := d.pages[s/sectorsPage]; p != nil {
+		return p.cur[s%sectorsPage]
+	}
+	return 0
+}
+
+func (d *disk) set(s int64, v uint64) {
+	p := d.pages[s/sectorsPage]
+	if p == nil {
+		p = new(sectors)
+		d.pages[s/sectorsPage] = p
+	}
+	p.cur[s%sectorsPage] = v
+	p.last[s%sectorsPage] = d.base + uint64(len(d.cache))
+	d.cache = append(d.cache, version{int32(s), v})
+}
+
+// volatile reports whether a sector has versions that are not stable.
+func (d *disk) volatile(s int64) bool {
+	p := d.pages[s/sectorsPage]
+	return p != nil && p.last[s%sectorsPage] >= d.base && p.last[s%sectorsPage] > p.fixed[s%sectorsPage]
+}
+
+// differ calls fn for every sector that a and b hold different values in.
+func differ(a, b *disk, fn func(s int64)) {
+	for i, p := range a.pages {
+		q := b.pages[i]
+		if p == q {
+			continue // nil
+		}
+		for k := range int64(sectorsPage) {
+			if s := int64(i)*sectorsPage + k; a.at(s) != b.at(s) {
+				fn(s)
+			}
+		}
+	}
 }
 
 // write starts a write of values (nil: zeroes). done is called, through after,
@@ -105,7 +150,7 @@ func (d *disk) has(c *clientOp) bool {
 		}
 	}
 	for s := c.r.Off / sectorSize; s < (c.r.Off+c.r.Len)/sectorSize; s++ {
-		if d.cur[s] != c.value(int32(s)) {
+		if d.at(s) != c.value(int32(s)) {
 			return false
 		}
 	}
@@ -128,10 +173,10 @@ func (d *disk) apply(op *diskOp) {
 		v := uint64(0)
 		if op.vals != nil {
 			v = op.vals[i]
-		} else if d.cur[first+i] == 0 && len(d.pend[int32(first+i)]) == 0 {
+		} else if d.at(first+i) == 0 && !d.volatile(first+i) {
 			continue
 		}
-		d.set(int32(first+i), v)
+		d.set(first+i, v)
 	}
 }
 
@@ -148,25 +193,25 @@ func (d *disk) partly(op *diskOp) {
 		if op.vals != nil {
 			v = op.vals[i]
 		}
-		if v == 0 && d.cur[first+i] == 0 {
+		if v == 0 && d.at(first+i) == 0 {
 			continue
 		}
-		d.set(int32(first+i), v)
+		d.set(first+i, v)
 	}
 }
 
 func (d *disk) stabilise(off, n int64) {
 	for s := off / sectorSize; s < (off+n)/sectorSize; s++ {
-		if l := d.pend[int32(s)]; len(l) > 0 {
-			d.stable[s] = l[len(l)-1].val
-			delete(d.pend, int32(s))
+		if d.volatile(s) {
+			p, k := d.pages[s/sectorsPage], s%sectorsPage
+			p.stable[k], p.fixed[k] = p.cur[k], p.last[k]
 		}
 	}
 }
 
 // flush makes everything stable that was in the cache when it began.
 func (d *disk) flush(p *process, done func(error)) {
-	mark := d.no
+	mark := d.base + uint64(len(d.cache))
 	err := d.trouble(false)
 	p.after(d.latency(64<<10), func() {
 		if err == nil {
@@ -176,22 +221,20 @@ func (d *disk) flush(p *process, done func(error)) {
 	})
 }
 
+// upTo makes every version below mark stable.
 func (d *disk) upTo(mark uint64) {
-	for s, l := range d.pend { // the order does not matter
-		i := 0
-		for i < len(l) && l[i].no <= mark {
-			i++
-		}
-		if i == 0 {
-			continue
-		}
-		d.stable[s] = l[i-1].val
-		if i == len(l) {
-			delete(d.pend, s)
-		} else {
-			d.pend[s] = l[i:]
+	if mark <= d.base {
+		return
+	}
+	n := min(int(mark-d.base), len(d.cache))
+	for i, v := range d.cache[:n] {
+		p, k := d.pages[v.s/sectorsPage], v.s%sectorsPage
+		if d.base+uint64(i) > p.fixed[k] {
+			p.stable[k] = v.val
 		}
 	}
+	d.cache = append(d.cache[:0], d.cache[n:]...)
+	d.base += uint64(n)
 }
 
 // read calls done with the values of the range, taken at some moment until then.
@@ -213,16 +256,33 @@ func (d *disk) read(p *process, off, n int64, done func([]uint64, error)) {
 }
 
 func (d *disk) values(off, n int64) []uint64 {
-	return slices.Clone(d.cur[off/sectorSize : (off+n+sectorSize-1)/sectorSize])
+	first := off / sectorSize
+	vals := make([]uint64, (off+n+sectorSize-1)/sectorSize-first)
+	for i := 0; i < len(vals); {
+		s := first + int64(i)
+		k := s % sectorsPage
+		if p := d.pages[s/sectorsPage]; p != nil {
+			copy(vals[i:], p.cur[k:])
+		}
+		i += int(sectorsPage - k)
+	}
+	return vals
 }
 
 // zeroRun returns the length of the extent at off, whole sectors, and whether it
 // reads as zeroes.
 func (d *disk) zeroRun(off, n int64) (length int64, zero bool) {
 	first, end := off/sectorSize, (off+n+sectorSize-1)/sectorSize
-	zero = d.cur[first] == 0
+	zero = d.at(first) == 0
 	s := first + 1
-	for s < end && (d.cur[s] == 0) == zero {
+	for s < end {
+		if zero && s%sectorsPage == 0 && d.pages[s/sectorsPage] == nil {
+			s = min(s+sectorsPage, end)
+			continue
+		}
+		if (d.at(s) == 0) != zero {
+			break
+		}
 		s++
 	}
 	return min((s-first)*sectorSize, n), zero
@@ -251,28 +311,36 @@ func (d *disk) killed() {
 // it had since.
 func (d *disk) powerCut() {
 	d.killed()
-	sectors := make([]int32, 0, len(d.pend))
-	for s := range d.pend {
-		sectors = append(sectors, s)
+	var list []version // volatile ones by sector, oldest first
+	for i, v := range d.cache {
+		if d.base+uint64(i) > d.pages[v.s/sectorsPage].fixed[v.s%sectorsPage] {
+			list = append(list, v)
+		}
 	}
-	slices.Sort(sectors)
+	slices.SortStableFunc(list, func(a, b version) int { return int(a.s) - int(b.s) })
 	how := d.w.n(4) // all lost, all kept, or each by itself
-	for _, s := range sectors {
-		l := d.pend[s]
+	for len(list) > 0 {
+		n := 1
+		for n < len(list) && list[n].s == list[0].s {
+			n++
+		}
 		k := -1
 		switch how {
 		case 0:
 		case 1:
-			k = len(l) - 1
+			k = n - 1
 		default:
-			k = d.w.n(len(l)+1) - 1
+			k = d.w.n(n+1) - 1
 		}
+		p, s := d.pages[list[0].s/sectorsPage], list[0].s%sectorsPage
 		if k >= 0 {
-			d.stable[s] = l[k].val
+			p.stable[s] = list[k].val
 		}
-		d.cur[s] = d.stable[s]
+		p.cur[s] = p.stable[s]
+		list = list[n:]
 	}
-	clear(d.pend)
+	d.base += uint64(len(d.cache))
+	d.cache = d.cache[:0]
 }
 
 // digests returns a number for each block of the values.

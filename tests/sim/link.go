@@ -53,7 +53,7 @@ type lane struct {
 type outFrame struct {
 	data protocol.Data
 	msg  protocol.Message
-	pay  []byte
+	vals []uint64
 }
 
 func newLink(p *process, id replica.PeerID, peer *node, e *end) *link {
@@ -79,8 +79,8 @@ func (l *link) active() bool { return l.rx.busy || l.bulk.busy || l.flushing || 
 func (l *link) refuse(code protocol.Code, text string) {
 	l.dead = true
 	l.e.link = l
-	l.e.out[writeStream].send(protocol.AppendFrame(nil, &protocol.Refuse{Code: code, Text: text}, nil), nil)
-	l.e.out[writeStream].send(nil, errEOF)
+	l.e.out[writeStream].send(l.w.frame(&protocol.Refuse{Code: code, Text: text}, nil))
+	l.e.out[writeStream].send(packet{end: errEOF})
 	l.w.at(l.w.between(10*milli, 2*second), l.e.abort)
 }
 
@@ -89,28 +89,29 @@ func (l *link) enqueue(e *replica.Effect) {
 	if e.Msg == nil {
 		f.data = e.Data
 		if e.Data.Op == protocol.DataWrite {
-			f.pay = payload(e.Req.Tag.(*clientOp).vals)
+			f.vals = e.Req.Tag.(*clientOp).vals
 		}
 	}
 	l.queue = append(l.queue, f)
 	l.kickSend()
 }
 
-// payload makes bytes of sector values: each sector begins with its value.
-func payload(vals []uint64) []byte {
-	b := make([]byte, len(vals)*sectorSize)
+// payload makes bytes of sector values: each sector begins with its value. They are
+// valid until the next call.
+func (w *World) payload(vals []uint64) []byte {
+	if n := len(vals) * sectorSize; n > len(w.bytes) {
+		w.bytes = make([]byte, n)
+	}
+	b := w.bytes[:len(vals)*sectorSize]
 	for i, v := range vals {
 		binary.LittleEndian.PutUint64(b[i*sectorSize:], v)
 	}
 	return b
 }
 
-func values(pay []byte) []uint64 {
-	vals := make([]uint64, len(pay)/sectorSize)
-	for i := range vals {
-		vals[i] = binary.LittleEndian.Uint64(pay[i*sectorSize:])
-	}
-	return vals
+// frame encodes a message with the values of its payload.
+func (w *World) frame(m protocol.Message, vals []uint64) packet {
+	return packet{frame: protocol.AppendFrame(nil, m, w.payload(vals)), vals: vals}
 }
 
 func (l *link) finish() {
@@ -174,8 +175,7 @@ func (l *link) send() {
 	st := l.e.out[writeStream]
 	var err error
 	if ack && l.current() {
-		l.w.log("%s -> %s ack %d/%d/%d", l.p.n.name, l.peer.name, a.Received, a.Applied, a.Durable)
-		err = st.send(protocol.AppendFrame(nil, &a, nil), nil)
+		err = l.sendAck(st, a)
 	}
 	for i := range list {
 		f := &list[i]
@@ -183,12 +183,16 @@ func (l *link) send() {
 			break
 		}
 		if f.msg != nil {
-			l.w.log("%s -> %s %s", l.p.n.name, l.peer.name, show(f.msg))
-			err = st.send(protocol.AppendFrame(nil, f.msg, nil), nil)
+			if l.w.trace {
+				l.w.log("%s -> %s %s", l.p.n.name, l.peer.name, show(f.msg))
+			}
+			err = st.send(l.w.frame(f.msg, nil))
 			continue
 		}
-		l.w.log("%s -> %s data %d op %d [%d +%d] fl %d", l.p.n.name, l.peer.name, f.data.Seq, f.data.Op, f.data.Off, f.data.Len, f.data.Flags)
-		err = st.send(append(protocol.AppendFrame(nil, &f.data, f.pay), f.pay...), nil)
+		if l.w.trace {
+			l.w.log("%s -> %s data %d op %d [%d +%d] fl %d", l.p.n.name, l.peer.name, f.data.Seq, f.data.Op, f.data.Off, f.data.Len, f.data.Flags)
+		}
+		err = st.send(l.w.frame(&f.data, f.vals))
 	}
 	if err != nil {
 		l.sending = false
@@ -197,7 +201,7 @@ func (l *link) send() {
 	}
 	idle := len(list) == 0 && !ack
 	if idle && leaving {
-		st.send(nil, errEOF) // goodbye; finish's timer ends it
+		st.send(packet{end: errEOF}) // goodbye; finish's timer ends it
 		return
 	}
 	if idle {
@@ -232,9 +236,14 @@ func (l *link) acknowledge() error {
 	if !l.current() {
 		return nil
 	}
-	a := l.p.m.AckFor(l.id)
-	l.w.log("%s -> %s ack %d/%d/%d", l.p.n.name, l.peer.name, a.Received, a.Applied, a.Durable)
-	return l.e.out[writeStream].send(protocol.AppendFrame(nil, &a, nil), nil)
+	return l.sendAck(l.e.out[writeStream], l.p.m.AckFor(l.id))
+}
+
+func (l *link) sendAck(st *stream, a protocol.Ack) error {
+	if l.w.trace {
+		l.w.log("%s -> %s ack %d/%d/%d", l.p.n.name, l.peer.name, a.Received, a.Applied, a.Durable)
+	}
+	return st.send(l.w.frame(&a, nil))
 }
 
 // arrived takes a packet of a stream.
@@ -249,18 +258,18 @@ func (l *link) arrived(kind int, pk packet) {
 }
 
 // decode reads a frame as frameReader.next does.
-func (l *link) decode(d *protocol.Decoder, frame []byte) (protocol.Message, []byte) {
+func (l *link) decode(d *protocol.Decoder, pk packet) protocol.Message {
+	frame := pk.frame
 	h, err := protocol.ParseHeader(frame)
 	if err != nil {
 		l.w.fail("%s: header from %s: %v", l.p.n.name, l.peer.name, err)
 	}
 	body := frame[protocol.HeaderLen:][:h.BodyLen]
-	pay := frame[protocol.HeaderLen+h.BodyLen:]
-	msg, err := d.Decode(h, frame[:protocol.HeaderLen], body, pay)
+	msg, err := d.Decode(h, frame[:protocol.HeaderLen], body, l.w.payload(pk.vals))
 	if err != nil {
 		l.w.fail("%s: frame from %s: %v", l.p.n.name, l.peer.name, err)
 	}
-	return msg, pay
+	return msg
 }
 
 // quiet reports whether nothing of this link is being applied any more.
@@ -309,12 +318,12 @@ func (l *link) pumpRx() {
 			l.rxEnd(pk.end)
 			return
 		}
-		msg, pay := l.decode(&l.rx.dec, pk.frame)
+		msg := l.decode(&l.rx.dec, pk)
 		switch m := msg.(type) {
 		case *protocol.Data:
 			l.owed = true
 			l.rx.busy = true
-			l.apply(m, pay)
+			l.apply(m, pk.vals)
 		case *protocol.Ack:
 			if l.current() {
 				l.p.m.Acked(l.p.now(), l.id, *m)
@@ -378,7 +387,7 @@ func (l *link) resumed() {
 }
 
 // apply is link.apply.
-func (l *link) apply(d *protocol.Data, pay []byte) {
+func (l *link) apply(d *protocol.Data, vals []uint64) {
 	p := l.p
 	if !l.current() {
 		l.rxDone(errClosed)
@@ -400,14 +409,14 @@ func (l *link) apply(d *protocol.Data, pay []byte) {
 				l.rxDone(errClosed)
 				return
 			}
-			l.applyNow(d, pay)
+			l.applyNow(d, vals)
 		})
 		return
 	}
-	l.applyNow(d, pay)
+	l.applyNow(d, vals)
 }
 
-func (l *link) applyNow(d *protocol.Data, pay []byte) {
+func (l *link) applyNow(d *protocol.Data, vals []uint64) {
 	p := l.p
 	if l.mode == protocol.ModeB && d.Op != protocol.DataFlush {
 		if err := l.acknowledge(); err != nil {
@@ -434,7 +443,7 @@ func (l *link) applyNow(d *protocol.Data, pay []byte) {
 	}
 	switch d.Op {
 	case protocol.DataWrite:
-		p.n.disk.write(p, d.Off, d.Len, values(pay), false, done)
+		p.n.disk.write(p, d.Off, d.Len, vals, false, done)
 	case protocol.DataZero, protocol.DataTrim:
 		p.n.disk.write(p, d.Off, d.Len, nil, false, done)
 	default:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sort"
 
 	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
@@ -57,6 +58,9 @@ type branch struct {
 	acks   []int
 	hist   [][]entry
 	maybe  [][]unsure
+	room   []int32 // what a sector's history may have before it is pruned
+
+	low, lowAt int // no floor is below low; as of index lowAt
 }
 
 // standing is what is known of one replica.
@@ -118,8 +122,9 @@ func newOracle(w *World) *oracle {
 // newBranch forks a branch at a position.
 func (o *oracle) newBranch(from *branch, pos int, owner string) *branch {
 	o.next++
-	b := &branch{id: o.next, owner: owner, parent: from, fork: pos, hist: make([][]entry, len(o.hot)), maybe: make([][]unsure, len(o.hot))}
+	b := &branch{id: o.next, owner: owner, parent: from, fork: pos, hist: make([][]entry, len(o.hot)), maybe: make([][]unsure, len(o.hot)), room: make([]int32, len(o.hot))}
 	for h := range o.hot {
+		b.room[h] = historyMin
 		if from == nil {
 			b.hist[h] = []entry{{}}
 			continue
@@ -130,6 +135,9 @@ func (o *oracle) newBranch(from *branch, pos int, owner string) *branch {
 				b.hist[h] = append(b.hist[h], e)
 			}
 		}
+		if len(b.hist[h]) == 0 { // older than anything that is still known
+			b.hist[h] = []entry{{pos, from.hist[h][0].val, 0}}
+		}
 		for _, m := range from.maybe[h] {
 			m.end = min(m.end, o.idx)
 			m.op = nil
@@ -137,6 +145,56 @@ func (o *oracle) newBranch(from *branch, pos int, owner string) *branch {
 		}
 	}
 	return b
+}
+
+// historyMin is how much is kept of a sector before what no floor can reach is looked
+// for; a branch's low is taken anew every so many acknowledgements.
+const (
+	historyMin = 12
+	lowEvery   = 64
+)
+
+// prune forgets what of a sector's history is older than every floor that anything
+// on the branch will be judged by from now on: floors of replicas only rise, and a
+// request's is where it was submitted.
+func (o *oracle) prune(b *branch, h int32) {
+	if o.idx >= b.lowAt+lowEvery {
+		b.low, b.lowAt = o.lowest(b), o.idx
+	}
+	list := b.hist[h]
+	i := len(list) - 1
+	for i > 0 && list[i].idx > b.low {
+		i--
+	}
+	if i > 0 {
+		list = append(list[:0], list[i:]...)
+		b.hist[h] = list
+	}
+	b.maybe[h] = slices.DeleteFunc(b.maybe[h], func(m unsure) bool { return m.op == nil && m.end < list[0].idx })
+	b.room[h] = max(historyMin, 2*int32(len(list)+len(b.maybe[h])))
+}
+
+// lowest returns the lowest floor on a branch.
+func (o *oracle) lowest(b *branch) int {
+	low := o.idx
+	for _, n := range o.w.nodes {
+		st := o.st[n.index]
+		if st.br == b && (!st.broken || st.vol > 0 || st.dur > 0) { // else it never held anything
+			low = min(low, st.vol, st.dur)
+		}
+		if st.joint.br == b {
+			low = min(low, st.joint.vol, st.joint.dur)
+		}
+		if n.proc == nil {
+			continue
+		}
+		for c := range n.proc.ops {
+			if c.br == b {
+				low = min(low, c.idx)
+			}
+		}
+	}
+	return low
 }
 
 // legal reports whether a sector may have the value, when everything up to floor
@@ -201,8 +259,15 @@ func (o *oracle) completed(p *process, c *clientOp, err error) {
 	}
 }
 
-// unsure: the write was not acknowledged and never will be.
+// unsure: the write was not acknowledged and never will be. One that never got a
+// place in the order of writes has not happened.
 func (o *oracle) unsure(c *clientOp) {
+	if c.r.Seq() == 0 {
+		o.within(c.r.Off, c.r.Len, func(_, h int32) {
+			c.br.maybe[h] = slices.DeleteFunc(c.br.maybe[h], func(m unsure) bool { return m.op == c })
+		})
+		return
+	}
 	o.within(c.r.Off, c.r.Len, func(s, h int32) {
 		for i := range c.br.maybe[h] {
 			if m := &c.br.maybe[h][i]; m.op == c {
@@ -249,10 +314,13 @@ func (o *oracle) acked(p *process, c *clientOp) {
 	o.within(c.r.Off, c.r.Len, func(s, h int32) {
 		b.maybe[h] = slices.DeleteFunc(b.maybe[h], func(m unsure) bool { return m.op == c })
 		b.hist[h] = b.after(b.hist[h], entry{o.idx, c.value(s), c.r.Seq()}, c.idx)
+		if int32(len(b.hist[h])+len(b.maybe[h])) > b.room[h] {
+			o.prune(b, h)
+		}
 	})
 	before := b.last()
 	b.acks = append(b.acks, o.idx)
-	v := p.m.View()
+	v := p.look()
 	if m, ok := o.gens[v.Current]; ok && m.br != b && b.limit(m.br) < m.pos {
 		o.w.fail("C4: %s acknowledges in generation %s, in which %s acknowledged up to %d, which %s does not have",
 			p.n.name, v.Current, m.br.owner, m.pos, p.n.name)
@@ -298,7 +366,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 // flushed: everything acknowledged before the flush was submitted is durable.
 func (o *oracle) flushed(p *process, c *clientOp) {
 	o.st[p.n.index].dur = max(o.st[p.n.index].dur, c.idx)
-	v := p.m.View()
+	v := p.look()
 	for i := range v.Peers {
 		q := &v.Peers[i]
 		if !q.Live || q.Mode != protocol.ModeC {
@@ -351,11 +419,8 @@ func unique(a, b mark) int {
 	lim, first := a.pos, 0
 	for x := a.br; x != nil; x = x.parent {
 		has := min(b.br.limit(x), b.pos)
-		for _, i := range x.acks {
-			if i <= lim && i > has {
-				first = i
-				break
-			}
+		if i := sort.SearchInts(x.acks, has+1); i < len(x.acks) && x.acks[i] <= lim {
+			first = x.acks[i]
 		}
 		lim = min(lim, x.fork)
 	}
@@ -400,7 +465,7 @@ func (o *oracle) started(p *process) {
 
 // observe looks at a process after an event.
 func (p *process) observe() {
-	o, v, seen := p.w.o, p.m.View(), &p.seen
+	o, v, seen := p.w.o, p.look(), &p.seen
 	st := o.st[p.n.index]
 	if seen.branch != nil && v.Role == protocol.Secondary {
 		p.w.log("oracle: %s is no longer primary", p.n.name)
@@ -476,7 +541,7 @@ func (o *oracle) overwritten(p *process, from *node) {
 	// It was not told of them, or not that we know. What do the disks say?
 	for h, s := range o.hot {
 		for _, e := range st.br.hist[h] {
-			if e.idx >= first && e.idx <= st.pos && st.br.legal(int32(h), p.n.disk.cur[s], e.idx, 0) && !st.br.legal(int32(h), from.disk.cur[s], e.idx, 0) {
+			if e.idx >= first && e.idx <= st.pos && st.br.legal(int32(h), p.n.disk.at(int64(s)), e.idx, 0) && !st.br.legal(int32(h), from.disk.at(int64(s)), e.idx, 0) {
 				o.w.fail("C4: %s is overwritten by %s, which does not have write %d (%s in sector %d, branch %d of %s), and nobody gave it up",
 					p.n.name, from.name, e.idx, valueText(e.val), s, st.br.id, st.br.owner)
 			}
@@ -509,22 +574,27 @@ func (o *oracle) promoted(p *process) {
 		}
 		for h, s := range o.hot {
 			floor := max(st.vol, st.fua[s])
-			if v := d.cur[s]; !st.br.legal(int32(h), v, floor, 0) {
+			if v := d.at(int64(s)); !st.br.legal(int32(h), v, floor, 0) {
 				o.w.fail("C1: %s is promoted and has %s in sector %d; it must have everything up to %d (durable %d) of branch %d: %s",
 					p.n.name, valueText(v), s, floor, st.dur, st.br.id, st.br.text(int32(h)))
 			}
 		}
-		for s, v := range d.cur {
-			if v != 0 && o.slot[s] < 0 {
-				o.w.fail("C1: %s has %s in sector %d, which was never written", p.n.name, valueText(v), s)
+		for i, page := range d.pages {
+			if page == nil {
+				continue
+			}
+			for k, v := range page.cur {
+				if s := i*sectorsPage + k; v != 0 && o.slot[s] < 0 {
+					o.w.fail("C1: %s has %s in sector %d, which was never written", p.n.name, valueText(v), s)
+				}
 			}
 		}
 	}
 	b := o.newBranch(st.br, st.pos, p.n.name)
 	o.idx++
 	for h, s := range o.hot {
-		if l := b.hist[h]; l[len(l)-1].val != d.cur[s] {
-			b.hist[h] = append(l, entry{o.idx, d.cur[s], 0})
+		if l, v := b.hist[h], d.at(int64(s)); l[len(l)-1].val != v {
+			b.hist[h] = append(l, entry{o.idx, v, 0})
 		}
 	}
 	if forced && st.broken {

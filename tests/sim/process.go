@@ -46,6 +46,8 @@ type process struct {
 	started  int64
 	forcing  int           // promotions by force under way
 	dirty    []*bitmap.Set // toward each peer, the machine's own
+	again    func()        // client
+	view     replica.View  // scratch of look
 }
 
 // newNode makes a node as `qrbd create` does.
@@ -130,8 +132,9 @@ func (n *node) start() {
 	w.o.started(p)
 	p.tick()
 	p.observe()
+	p.again = p.client
 	for range w.sc.clients {
-		p.after(w.between(0, 100*milli), func() { p.client() })
+		p.after(w.between(0, 100*milli), p.again)
 	}
 }
 
@@ -207,12 +210,18 @@ func (p *process) write(b replica.MetaBatch) error {
 	return p.file.Commit(all)
 }
 
+// look returns what the machine says of itself, until the next look.
+func (p *process) look() *replica.View {
+	p.m.ViewInto(&p.view)
+	return &p.view
+}
+
 func (p *process) now() int64 { return p.w.now + p.n.clock }
 
 // after calls fn in the process some time from now, if it lives; a paused process
 // does it when it goes on.
 func (p *process) after(d int64, fn func()) {
-	p.w.at(d, func() { p.enter(fn) })
+	p.w.push(d, p, fn)
 }
 
 func (p *process) enter(fn func()) {
@@ -246,7 +255,23 @@ func (p *process) soon() int64 {
 
 // run executes effects as volume.unlockAndRun does.
 func (p *process) run() {
-	es := slices.Clone(p.m.Effects())
+	out := p.m.Effects()
+	if len(out) == 0 {
+		return
+	}
+	w := p.w
+	if w.depth == len(w.effects) {
+		w.effects = append(w.effects, nil)
+	}
+	es := append(w.effects[w.depth][:0], out...)
+	w.effects[w.depth] = es
+	w.depth++
+	p.execute(es)
+	w.depth--
+}
+
+// execute runs effects: frames get their places first.
+func (p *process) execute(es []replica.Effect) {
 	for i := range es {
 		e := &es[i]
 		switch e.Kind {

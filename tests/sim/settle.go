@@ -125,16 +125,14 @@ func (w *World) quiet() string {
 func (w *World) equal() {
 	p := w.primary()
 	for h, s := range w.o.hot {
-		if v := p.disk.cur[s]; !p.proc.seen.branch.legal(int32(h), v, w.o.idx, 0) {
+		if v := p.disk.at(int64(s)); !p.proc.seen.branch.legal(int32(h), v, w.o.idx, 0) {
 			w.fail("C2: at the end %s has %s in sector %d: %s", p.name, valueText(v), s, p.proc.seen.branch.text(int32(h)))
 		}
 	}
 	for _, n := range w.nodes {
-		for s, v := range n.disk.cur {
-			if v != p.disk.cur[s] {
-				w.fail("C2: at the end sector %d is %s on %s and %s on %s", s, valueText(v), n.name, valueText(p.disk.cur[s]), p.name)
-			}
-		}
+		differ(n.disk, p.disk, func(s int64) {
+			w.fail("C2: at the end sector %d is %s on %s and %s on %s", s, valueText(n.disk.at(s)), n.name, valueText(p.disk.at(s)), p.name)
+		})
 	}
 }
 
@@ -267,13 +265,13 @@ func (w *World) compare() {
 		}
 		w.count("compared")
 		da, db := a.dirty[a.peerID(net.b)], b.dirty[b.peerID(net.a)]
-		for s := range net.a.disk.cur {
-			block := int64(s) * sectorSize / bitmap.BlockSize
-			if net.a.disk.cur[s] != net.b.disk.cur[s] && !da.Test(block) && !db.Test(block) {
+		differ(net.a.disk, net.b.disk, func(s int64) {
+			block := s * sectorSize / bitmap.BlockSize
+			if !da.Test(block) && !db.Test(block) {
 				w.fail("C3: sector %d is %s on %s and %s on %s; they are established, nothing is under way and no bit is set",
-					s, valueText(net.a.disk.cur[s]), net.a.name, valueText(net.b.disk.cur[s]), net.b.name)
+					s, valueText(net.a.disk.at(s)), net.a.name, valueText(net.b.disk.at(s)), net.b.name)
 			}
-		}
+		})
 	}
 }
 

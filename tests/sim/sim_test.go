@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"reflect"
+	"runtime"
 	"sort"
 	"sync"
 	"testing"
@@ -61,7 +62,7 @@ func TestSeeds(t *testing.T) {
 	counts := map[string]int{}
 	var simulated, events int64
 	var wg sync.WaitGroup
-	for range 2 {
+	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			for s := range work {
 				r := Run(s, false)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+
+	"github.com/qrbd/qrbd/replica"
 )
 
 // Simulated time is in nanoseconds.
@@ -17,10 +19,11 @@ const (
 const eventsMax = 5_000_000
 
 // event is a function at a time; seq keeps events of one time in the order in
-// which they were made.
+// which they were made. With a process it happens there, or never (enter).
 type event struct {
 	at  int64
 	seq uint64
+	p   *process
 	fn  func()
 }
 
@@ -41,7 +44,10 @@ type World struct {
 
 	trace   bool
 	lines   []string
-	counts  map[string]int  // faults, operations and outcomes by kind
+	counts  map[string]int // faults, operations and outcomes by kind
+	depth   int            // of calls of process.run
+	effects [][]replica.Effect
+	bytes   []byte          // scratch for payloads: zero but for the first 8 bytes of each sector
 	replies map[*reply]bool // that have no answer yet
 }
 
@@ -54,9 +60,11 @@ func (w *World) fail(format string, args ...any) {
 }
 
 // at calls fn d nanoseconds from now.
-func (w *World) at(d int64, fn func()) {
+func (w *World) at(d int64, fn func()) { w.push(d, nil, fn) }
+
+func (w *World) push(d int64, p *process, fn func()) {
 	w.seq++
-	e := event{w.now + max(d, 0), w.seq, fn}
+	e := event{w.now + max(d, 0), w.seq, p, fn}
 	h := append(w.heap, e)
 	i := len(h) - 1
 	for i > 0 {
@@ -102,7 +110,11 @@ func (w *World) step(limit int64) bool {
 	if w.done++; w.done > eventsMax {
 		w.fail("C5: %d events in %d ms: something goes on without end", w.done, w.now/milli)
 	}
-	e.fn()
+	if e.p != nil {
+		e.p.enter(e.fn)
+	} else {
+		e.fn()
+	}
 	return true
 }
 
