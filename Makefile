@@ -14,7 +14,7 @@ UNIT  = $$($(GO) list ./... | grep -Ev '$(PLAIN)')
 WHOLE = $$($(GO) list ./... | grep -E '$(PLAIN)')
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check sim bench fuzz deps clean
+.PHONY: help build demo test check sim mutants bench fuzz deps clean
 
 help: ## list the targets
 	@echo 'qrbd $(VERSION). Targets:'
@@ -45,6 +45,9 @@ check: ## gofmt, vet, staticcheck, import rules, short unit tests
 
 sim: ## SEEDS runs of the simulator, from SEED on (SEEDS=1 SEED=s shows the events of s)
 	$(GO) test -v -count=1 -timeout 10h ./tests/sim -run '$(if $(filter 1,$(SEEDS)),TestTrace,TestSeeds)' -args -seeds $(or $(SEEDS),1000) -seed $(or $(SEED),1)
+
+mutants: ## break the code in ways that lose data, one by one: the simulator finds each within 2000 seeds
+	$(GO) run ./tests/mutants $(MUTANTSFLAGS)
 
 bench: build ## fio against qrbd, nbdkit and a qemu mirror in one run, as ratios
 	@tests/deps.sh test

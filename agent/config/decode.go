@@ -4,21 +4,19 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/protocol"
 )
 
 // decode reads every key of the document into c. It reports what a single value
 // can be blamed for; check reports the rest.
 func decode(c *Config, d *document, e *Error) {
-	d.unknownSections(e, "node", "peer", "volume", "hooks")
+	d.unknownSections(e, "node", "peer", "volume")
 	decodeNode(&c.Node, d.table("node", e))
 	for _, s := range d.tables("peer", e) {
 		c.Peers = append(c.Peers, decodePeer(s))
 	}
-	c.Hooks = nodeHooks(d, e)
 	for _, s := range d.tables("volume", e) {
-		c.Volumes = append(c.Volumes, decodeVolume(s, c.Peers, c.Hooks))
+		c.Volumes = append(c.Volumes, decodeVolume(s, c.Peers))
 	}
 }
 
@@ -76,7 +74,7 @@ func decodePeer(s *section) Peer {
 	return p
 }
 
-func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
+func decodeVolume(s *section, peers []Peer) Volume {
 	v := Volume{
 		Name:          read(s, "name", required, parseName),
 		Size:          readSize(s, "size", required),
@@ -94,7 +92,6 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 	}
 	mode := read(s, "protocol", "C", parseMode)
 	v.Peers = decodeVolumePeers(s, mode, peers)
-	v.Hooks = volumeHooks(s, hooks)
 	s.done()
 	return v
 }

@@ -1,0 +1,23 @@
+// Command mutants shows that the simulator bites: it breaks the real code in ways
+// that lose or mix data, one at a time, and has tests/sim find each of them.
+//
+//	list ──► overlay (the source tree is never touched)
+//	           │ go build -overlay: this very program with the broken code in it
+//	           ▼
+//	         mutants -hunt: simulator runs of seed 1, 2, ... until a checker fails
+//	           │
+//	           ▼
+//	         table; exit 1 if one escaped, is stale, or the code as it is fails
+//
+// A mutant is a set of replacements of exact text, each of which must match exactly
+// once: one that does not is stale and fails the run, and TestApply before it. When
+// the code has moved on, adapt the text; when it no longer has such a place, think
+// of another way to break the same promise.
+//
+// A mutant that escapes is a fault of the simulator, or it is no mutant: code whose
+// observable promises are the same. The former is mended in tests/sim, the latter
+// replaced here.
+//
+// Invariant: every seed that caught a mutant passes with the code as it is. The last
+// row of the table runs them all.
+package main

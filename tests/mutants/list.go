@@ -1,0 +1,6 @@
+package main
+
+import "slices"
+
+// mutants is every way that is tried, by what it breaks.
+var mutants = slices.Concat(ofWrites, ofGenerations, ofSyncs, ofCrashes, ofRoles, ofFormats)

@@ -1,0 +1,30 @@
+package main
+
+// ofFormats breaks what is on disk and on the wire.
+var ofFormats = []Mutant{
+	{
+		Name:  "page-checksum-ignored",
+		Why:   "a metadata page that was torn by a crash is believed",
+		Edits: []Edit{{"volume/meta/page.go", "		c.condition = dated\n", "		c.condition = intact\n"}},
+	},
+	{
+		Name:  "page-in-one-slot",
+		Why:   "a metadata page is written over its only good copy: a crash leaves none",
+		Edits: []Edit{{"volume/meta/file.go", "	slot := 1 - f.current(id)\n	if mirror {", "	slot := f.current(id)\n	if mirror {"}},
+	},
+	{
+		Name:  "older-page-believed",
+		Why:   "of the two copies of a metadata page the older one is believed",
+		Edits: []Edit{{"volume/meta/page.go", "		return a.seq > b.seq\n", "		return a.seq < b.seq\n"}},
+	},
+	{
+		Name:  "fua-lost-on-the-wire",
+		Why:   "the peer is not told that a write is to be durable",
+		Edits: []Edit{{"protocol/encoding_write.go", "	b = append(b, byte(m.Op), m.Flags)\n", "	b = append(b, byte(m.Op), m.Flags&^DataFUA)\n"}},
+	},
+	{
+		Name:  "applied-said-durable",
+		Why:   "an acknowledgement says of what is applied that it is durable",
+		Edits: []Edit{{"protocol/encoding_write.go", "	b = putU64(b, m.Applied)\n	return putU64(b, m.Durable)\n", "	b = putU64(b, m.Applied)\n	return putU64(b, m.Applied)\n"}},
+	},
+}

@@ -1,0 +1,116 @@
+package main
+
+// ofWrites breaks who must have what before a client hears that it is done.
+var ofWrites = []Mutant{
+	{
+		Name: "mark-after-ack",
+		Why:  "a write that a lost peer lacks is marked only some time after it was acknowledged: a peer that comes back in between is taken for equal",
+		Edits: []Edit{
+			{"replica/write.go", `		p.dirty.Set(bitmap.Touched(r.Off, r.Len))
+	}
+	if m.looseAt == 0 {`, `		from, to := bitmap.Touched(r.Off, r.Len)
+		p.late = append(p.late, func() { p.dirty.Set(from, to) })
+	}
+	if m.looseAt == 0 {`},
+			{"replica/peer.go", "	slot  protocol.Generation // bitmap id", "	late  []func()\n	slot  protocol.Generation // bitmap id"},
+			{"replica/tick.go", "		m.tickPeer(p)\n", "		m.tickPeer(p)\n		for _, mark := range p.late {\n			mark()\n		}\n		p.late = nil\n"},
+		},
+	},
+	{
+		Name: "ack-before-peer",
+		Why:  "a write is acknowledged as soon as it is sent: when the primary dies, the survivor may not have it",
+		Edits: []Edit{{"replica/write.go",
+			"if r != nil && (p.mode != protocol.ModeA || r.all) {",
+			"if r != nil && (p.mode != protocol.ModeA && d.Op != protocol.DataWrite || r.all) {"}},
+	},
+	{
+		Name: "flush-not-forwarded",
+		Why:  "a flush is acknowledged that no peer has heard of: after the primary's death a power cut of the peer loses a commit",
+		Edits: []Edit{{"replica/write.go", `	for _, p := range m.peers {
+		if p.live {
+			m.sendData(p, d, r)
+		}
+	}
+	m.emit(Effect{Kind: DoLocal, Req: r})`, `	for _, p := range m.peers {
+		if p.live && r.all {
+			m.sendData(p, d, r)
+		}
+	}
+	m.emit(Effect{Kind: DoLocal, Req: r})`}},
+	},
+	{
+		Name: "flush-acked-when-received",
+		Why:  "a flush is acknowledged when the peer has come to it in the stream, not when its store is flushed",
+		Edits: []Edit{{"replica/write.go",
+			"if !s.fua && s.op != protocol.DataFlush {",
+			"if !s.fua {"}},
+	},
+	{
+		Name: "fua-acked-when-applied",
+		Why:  "a FUA write is acknowledged when the peer has it in its cache",
+		Edits: []Edit{{"replica/write.go",
+			"if !s.fua && s.op != protocol.DataFlush {",
+			"if s.op != protocol.DataFlush {"}},
+	},
+	{
+		Name: "local-part-not-waited-for",
+		Why:  "a write is acknowledged when the peers have it, also when the local store has not: a read after it returns what was there before",
+		Edits: []Edit{{"replica/write.go", `func (m *Machine) finish(r *Request) {
+	m.flights--
+`, `func (m *Machine) finish(r *Request) {
+	if r.local = false; r.span == -2 {
+		return
+	}
+	m.flights--
+`}, {"replica/write.go", `	if r.local || r.pending != 0 {
+		return
+	}
+`, `	if r.span == -2 || r.pending != 0 || r.local && (r.seq == 0 || r.Op == Flush || m.alone()) {
+		return
+	}
+`}, {"replica/write.go", `		m.spans = m.spans[:last]
+		r.span = -1
+`, `		m.spans = m.spans[:last]
+		r.span = -2
+`}, {"replica/write.go", `// finish takes r out of flight and answers it.
+`, `func (m *Machine) alone() bool {
+	for _, p := range m.peers {
+		if p.live {
+			return false
+		}
+	}
+	return true
+}
+
+// finish takes r out of flight and answers it.
+`}},
+	},
+	{
+		Name: "overlap-order-dropped",
+		Why:  "two overlapping writes are under way together: the replicas may apply them in different orders and differ for ever",
+		Edits: []Edit{{"replica/write.go",
+			"if m.overlaps(r.Off, r.Len) || m.syncing(r.Off, r.Len) {",
+			"if m.syncing(r.Off, r.Len) {"}},
+	},
+	{
+		Name: "read-does-not-wait",
+		Why:  "a read returns a write that no peer has yet; after the primary's death what was read is gone",
+		Edits: []Edit{{"replica/write.go",
+			"		if m.overlaps(r.Off, r.Len) {\n			m.overlapped",
+			"		if false {\n			m.overlapped"}},
+	},
+	{
+		Name: "lost-peer-cache-not-marked",
+		Why:  "of what a lost peer was sent only what it had not applied is marked: what its power cut took from its cache is never copied again",
+		Edits: []Edit{{"replica/write.go", `	for i := r.head; i < r.tail; i++ {
+		if s := r.at(i); s.op != protocol.DataFlush {`, `	for i := r.applied; i < r.tail; i++ {
+		if s := r.at(i); s.op != protocol.DataFlush {`}},
+	},
+	{
+		Name: "failed-write-not-marked",
+		Why:  "a write that found no space here, and was applied by the peer, is not marked: the replicas differ for ever",
+		Edits: []Edit{{"replica/write.go", `		case r.Op != Flush:
+			for _, p := range m.peers {`, `		case r.Op != Flush:
+			for _, p := range m.peers[:0] {`}},
+	},
+}
