@@ -12,6 +12,7 @@ import (
 
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
+	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/volume"
 	"github.com/qrbd/qrbd/volume/meta"
@@ -67,6 +68,7 @@ type Agent struct {
 	clientPool *blockdev.Pool
 	peerPool   *blockdev.Pool
 	links      *links
+	hooks      *hook.Runner
 	net        network
 	control    *control.Server
 
@@ -96,6 +98,7 @@ func Start(o Options) (*Agent, error) {
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.links = newLinks(a)
+	a.hooks = hook.NewRunner(a.log)
 	if err := a.start(); err != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), DrainTimeout)
 		defer cancel()
@@ -218,6 +221,7 @@ func (a *Agent) Close(ctx context.Context) error {
 		errs = append(errs, a.net.Close(short))
 	}
 	a.links.close()
+	errs = append(errs, a.hooks.Close(short))
 	if a.control != nil {
 		errs = append(errs, a.control.Close(short))
 	}
@@ -255,6 +259,7 @@ func (s *slot) close(ctx context.Context) error {
 // event is every volume's OnEvent. It does not block. The volume has logged e.
 func (a *Agent) event(s *slot, e volume.Event) {
 	a.events.Add(e)
+	a.fireHooks(s, e)
 	if e.Peer == "" && e.Field == "role" && e.New != "primary" {
 		a.expel(s)
 	}

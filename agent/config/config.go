@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/protocol"
 )
 
@@ -30,6 +31,7 @@ type Config struct {
 	Node    Node
 	Peers   []Peer   // in the file's order
 	Volumes []Volume // in the file's order
+	Hooks   hook.Set // of [hooks]; each volume has its own
 
 	lines map[string]int // line of each key, for checks that come later
 }
@@ -59,6 +61,7 @@ type Volume struct {
 	Backing string
 	Export  Export
 	Peers   []VolumePeer
+	Hooks   hook.Set // [volume.hooks] over [hooks]
 
 	// Zero: the default of the volume package.
 	SyncRate      int64 // bytes/s

@@ -4,19 +4,21 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/protocol"
 )
 
 // decode reads every key of the document into c. It reports what a single value
 // can be blamed for; check reports the rest.
 func decode(c *Config, d *document, e *Error) {
-	d.unknownSections(e, "node", "peer", "volume")
+	d.unknownSections(e, "node", "peer", "volume", "hooks")
 	decodeNode(&c.Node, d.table("node", e))
 	for _, s := range d.tables("peer", e) {
 		c.Peers = append(c.Peers, decodePeer(s))
 	}
+	c.Hooks = nodeHooks(d, e)
 	for _, s := range d.tables("volume", e) {
-		c.Volumes = append(c.Volumes, decodeVolume(s, c.Peers))
+		c.Volumes = append(c.Volumes, decodeVolume(s, c.Peers, c.Hooks))
 	}
 }
 
@@ -74,7 +76,7 @@ func decodePeer(s *section) Peer {
 	return p
 }
 
-func decodeVolume(s *section, peers []Peer) Volume {
+func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 	v := Volume{
 		Name:          read(s, "name", required, parseName),
 		Size:          readSize(s, "size", required),
@@ -92,6 +94,7 @@ func decodeVolume(s *section, peers []Peer) Volume {
 	}
 	mode := read(s, "protocol", "C", parseMode)
 	v.Peers = decodeVolumePeers(s, mode, peers)
+	v.Hooks = volumeHooks(s, hooks)
 	s.done()
 	return v
 }

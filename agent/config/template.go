@@ -79,4 +79,11 @@ const templateRest = `#heartbeat    = "500ms"                # how often a peer 
 #
 #[volume.protocols]                     # where a peer differs from protocol
 #gamma = "A"
+
+# Commands run on events, without a shell, with the event in QRBD_ variables. A
+# volume's own, in [volume.hooks], take the place of these.
+#
+#[hooks]
+#split-brain = ["/usr/local/bin/tell-the-admin", "--urgent"]
+#timeout     = "60s"                    # what runs longer is killed
 `

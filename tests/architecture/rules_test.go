@@ -17,9 +17,10 @@ const module = "github.com/qrbd/qrbd"
 var edges = map[string][]string{
 	"cmd/qrbd": {"agent", "agent/config", "agent/control", "volume", "volume/meta", "replica", "resync", "bitmap",
 		"protocol", "protocol/quicnet", "blockdev", "blockdev/nbd"},
-	"agent":            {"agent/config", "agent/control", "volume", "volume/meta", "protocol", "protocol/quicnet", "blockdev", "blockdev/nbd"},
+	"agent":            {"agent/config", "agent/control", "agent/hook", "volume", "volume/meta", "protocol", "protocol/quicnet", "blockdev", "blockdev/nbd"},
 	"agent/control":    {"volume", "protocol", "blockdev/nbd"},
-	"agent/config":     {"protocol", "protocol/quicnet", "blockdev"},
+	"agent/hook":       {},
+	"agent/config":     {"agent/hook", "protocol", "protocol/quicnet", "blockdev"},
 	"volume":           {"volume/meta", "replica", "resync", "bitmap", "protocol", "blockdev"},
 	"volume/meta":      {"bitmap", "protocol", "blockdev"},
 	"replica":          {"resync", "bitmap", "protocol"},
