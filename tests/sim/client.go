@@ -37,8 +37,6 @@ func (p *process) client() {
 func (w *World) request() *clientOp {
 	sc := &w.sc
 	o := &clientOp{}
-	w.seq++
-	o.id = w.seq
 	win := sc.windows[w.n(len(sc.windows))]
 	first := win[0] * bitmap.BlockSize / sectorSize
 	end := min(win[1]*bitmap.BlockSize/sectorSize, sc.size/sectorSize)
@@ -70,6 +68,7 @@ func (w *World) request() *clientOp {
 		}
 	default:
 		r.Op = replica.Write
+		o.id = w.o.note(o)
 		o.vals = make([]uint64, n)
 		for i := range o.vals {
 			o.vals[i] = o.id<<16 | uint64(s+int64(i))

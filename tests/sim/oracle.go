@@ -28,6 +28,8 @@ type oracle struct {
 	st   []*standing
 	gens map[protocol.Generation]mark
 	next int // branch ids
+
+	writes []written // by number; 0: what was never written
 }
 
 // mark is a position in a branch.
@@ -48,17 +50,19 @@ type unsure struct {
 	op    *clientOp
 	end   int
 	reign int
+	seen  int // index at which a read returned it; 0: none did
 }
 
 type branch struct {
-	id     int
-	owner  string
-	parent *branch
-	fork   int
-	acks   []int
-	hist   [][]entry
-	maybe  [][]unsure
-	room   []int32 // what a sector's history may have before it is pruned
+	id      int
+	owner   string
+	parent  *branch
+	fork    int
+	acks    []int
+	flushed int // everything acknowledged up to here was flushed by a client
+	hist    [][]entry
+	maybe   [][]unsure
+	room    []int32 // what a sector's history may have before it is pruned
 
 	low, lowAt int // no floor is below low; as of index lowAt
 }
@@ -75,7 +79,8 @@ type standing struct {
 	broken bool                // inconsistent: nothing is promised
 	gaveUp bool                // an operator gave its data up
 	joint  join
-	wild   int // promoted by force when broken: what is not durable may be anything
+	lost   bool // a power cut has taken some of its cache since it last equalled a primary
+	wild   int  // promoted by force when broken: what is not durable may be anything
 }
 
 // join is a replica's standing as soon as the sync from a primary ends.
@@ -99,7 +104,7 @@ type observed struct {
 const forever = math.MaxInt
 
 func newOracle(w *World) *oracle {
-	o := &oracle{w: w, gens: map[protocol.Generation]mark{}}
+	o := &oracle{w: w, gens: map[protocol.Generation]mark{}, writes: make([]written, 1)}
 	o.slot = make([]int32, w.sc.size/sectorSize)
 	for i := range o.slot {
 		o.slot[i] = -1
@@ -140,7 +145,7 @@ func (o *oracle) newBranch(from *branch, pos int, owner string) *branch {
 		}
 		for _, m := range from.maybe[h] {
 			m.end = min(m.end, o.idx)
-			m.op = nil
+			m.op, m.seen = nil, 0
 			b.maybe[h] = append(b.maybe[h], m)
 		}
 	}
@@ -236,11 +241,14 @@ func (c *clientOp) value(s int32) uint64 {
 
 func (o *oracle) submitted(p *process, c *clientOp) {
 	c.idx, c.br = o.idx, p.seen.branch
+	if c.id != 0 {
+		o.writes[c.id] = written{c.idx, c.br.flushed}
+	}
 	if c.r.Op == replica.Read || c.r.Op == replica.Flush {
 		return
 	}
 	o.within(c.r.Off, c.r.Len, func(s, h int32) {
-		c.br.maybe[h] = append(c.br.maybe[h], unsure{c.value(s), c, forever, c.br.id})
+		c.br.maybe[h] = append(c.br.maybe[h], unsure{val: c.value(s), op: c, end: forever, reign: c.br.id})
 	})
 }
 
@@ -283,11 +291,42 @@ func (o *oracle) read(p *process, c *clientOp) {
 	for i, v := range c.got {
 		s := int32(first) + int32(i)
 		h := o.slot[s]
-		if h < 0 && v == 0 || h >= 0 && c.br.legal(h, v, c.idx, c.br.id) {
+		if h < 0 && v == 0 || h >= 0 && c.br.legal(h, v, c.idx, c.br.id) && o.saw(c, h, v) {
 			continue
 		}
 		o.w.fail("C6: %s reads %s in sector %d; branch %d has %s", p.n.name, valueText(v), s, c.br.id, c.br.text(h))
 	}
+}
+
+// saw notes that a read returned v, and reports whether it may, after what others
+// have returned: once a read has seen a write, none that begins later sees what was
+// there before it.
+func (o *oracle) saw(c *clientOp, h int32, v uint64) bool {
+	list, maybe := c.br.hist[h], c.br.maybe[h]
+	if len(maybe) == 0 || list[len(list)-1].val == v {
+		return true
+	}
+	for i := range maybe {
+		if m := &maybe[i]; m.val == v && m.reign == c.br.id {
+			if m.seen == 0 {
+				o.idx++
+				m.seen = o.idx
+			}
+			return true
+		}
+	}
+	newest := 0
+	for _, e := range list {
+		if e.val == v {
+			newest = e.idx
+		}
+	}
+	for _, m := range maybe {
+		if m.seen != 0 && m.seen <= c.idx && newest < m.seen {
+			return false
+		}
+	}
+	return true
 }
 
 func valueText(v uint64) string { return fmt.Sprintf("write %d/%d", v>>16, v&0xffff) }
@@ -366,6 +405,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 // flushed: everything acknowledged before the flush was submitted is durable.
 func (o *oracle) flushed(p *process, c *clientOp) {
 	o.st[p.n.index].dur = max(o.st[p.n.index].dur, c.idx)
+	c.br.flushed = max(c.br.flushed, c.idx)
 	v := p.look()
 	for i := range v.Peers {
 		q := &v.Peers[i]
@@ -432,7 +472,7 @@ func (st *standing) mark() mark { return mark{st.br, st.pos} }
 // powerCut: what was only in the cache may be gone.
 func (o *oracle) powerCut(n *node) {
 	st := o.st[n.index]
-	st.vol, st.hurt = min(st.vol, st.dur), o.w.now
+	st.vol, st.hurt, st.lost = min(st.vol, st.dur), o.w.now, true
 }
 
 // died: requests under way were not acknowledged.
@@ -518,7 +558,7 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 		if i := unique(st.mark(), me.mark()); i != 0 && !st.gaveUp {
 			o.w.fail("C4: %s takes %s for equal, which acknowledged %d that %s does not have", p.n.name, n.name, i, p.n.name)
 		}
-		st.br, st.pos, st.vol, st.dur = me.br, o.idx, vol, o.idx
+		st.br, st.pos, st.vol, st.dur, st.lost = me.br, o.idx, vol, o.idx, false
 		clear(st.fua)
 		o.w.log("oracle: %s is with %s on branch %d at %d", n.name, p.n.name, st.br.id, st.pos)
 		return
@@ -552,12 +592,12 @@ func (o *oracle) overwritten(p *process, from *node) {
 // joined: a sync from another replica has ended.
 func (o *oracle) joined(p *process, from *node) {
 	st, src := o.st[p.n.index], o.st[from.index]
-	st.broken, st.gaveUp = false, false
+	st.broken, st.gaveUp, st.lost = false, false, false
 	l := p.linkTo(from)
 	if j := st.joint; j.br != nil && l != nil && l.e.c == j.c {
 		st.br, st.pos, st.vol, st.dur, st.fua = j.br, j.pos, j.vol, j.dur, j.fua
 	} else {
-		st.br, st.pos, st.vol, st.dur = src.br, src.pos, src.vol, src.vol
+		st.br, st.pos, st.vol, st.dur, st.lost = src.br, src.pos, src.vol, src.vol, src.lost
 		st.fua = map[int32]int{}
 	}
 	o.w.log("oracle: %s joins branch %d at %d, floors %d/%d", p.n.name, st.br.id, st.pos, st.vol, st.dur)
@@ -579,6 +619,7 @@ func (o *oracle) promoted(p *process) {
 					p.n.name, valueText(v), s, floor, st.dur, st.br.id, st.br.text(int32(h)))
 			}
 		}
+		o.prefix(p.n)
 		for i, page := range d.pages {
 			if page == nil {
 				continue
@@ -601,7 +642,7 @@ func (o *oracle) promoted(p *process) {
 		st.dur, st.wild = 0, o.idx
 		clear(st.fua)
 	}
-	st.br, st.pos, st.vol, st.broken, st.gaveUp = b, o.idx, o.idx, false, false
+	st.br, st.pos, st.vol, st.broken, st.gaveUp, st.lost = b, o.idx, o.idx, false, false, false
 	p.seen.branch = b
 	o.w.count("promotions")
 	o.w.log("oracle: %s begins branch %d of %d at %d, index %d, forced %v", p.n.name, b.id, b.parent.id, b.fork, o.idx, forced)

@@ -123,6 +123,9 @@ func (w *World) quiet() string {
 
 // equal is C2.
 func (w *World) equal() {
+	for _, n := range w.nodes {
+		w.o.prefix(n)
+	}
 	p := w.primary()
 	for h, s := range w.o.hot {
 		if v := p.disk.at(int64(s)); !p.proc.seen.branch.legal(int32(h), v, w.o.idx, 0) {
@@ -246,7 +249,11 @@ func (n *node) view(q *node) replica.PeerView {
 // differ only where a bit says so.
 func (w *World) compare() {
 	w.at(w.between(100*milli, 700*milli), w.compare)
+	for _, n := range w.nodes {
+		w.o.prefix(n)
+	}
 	for _, net := range w.nets {
+		w.apart(net)
 		a, b := net.a.proc, net.b.proc
 		if a == nil || b == nil || a.paused || b.paused || !idle(a, b) || !idle(b, a) {
 			continue
