@@ -124,7 +124,6 @@ func (m *Machine) promoteAnswered() {
 	m.setDisk(protocol.UpToDate, why)
 	m.frozen++ // no write before the role is durable
 	m.setRole(protocol.Primary, why)
-	m.recent.list = m.recent.list[:0]
 	m.endTarget()
 	m.forgetWords()
 	m.promote.waiting = 0

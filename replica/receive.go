@@ -99,15 +99,11 @@ func (m *Machine) onState(p *peer, s *protocol.State) {
 	}
 	if s.Role == protocol.Primary && !wasPrimary {
 		m.grantUsed(p)
-		for _, q := range m.peers {
-			q.stable, q.told, q.weak = 0, false, false
-		}
 	}
-	if wasPrimary && s.Role == protocol.Secondary {
-		// It stepped down in order: everything is flushed everywhere.
-		m.recent.list = m.recent.list[:0]
+	if wasPrimary && s.Role != protocol.Primary {
+		m.endReign(p) // it has just said for the last time how far the others are
 	}
-	if p.repl == protocol.Established && s.Current == m.current && m.role == protocol.Secondary {
+	if p.repl == protocol.Established && p.lastWhy != RuleDefer && s.Current == m.current && m.role == protocol.Secondary {
 		m.raiseDisk(p)
 	}
 }

@@ -102,6 +102,9 @@ func (m *Machine) stepDown(why string, then func()) {
 	// costs a comparison, and nobody can write meanwhile.
 	m.whenSettled(func() {
 		m.frozen--
+		if len(m.peers) > 1 {
+			m.sendStable() // its last word on who has what
+		}
 		m.broadcastState()
 		then()
 		m.pumpHeld()

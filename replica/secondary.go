@@ -202,19 +202,23 @@ func (m *Machine) boundRecent(p *peer) {
 	m.recent.list = m.recent.list[:0]
 }
 
+// endReign marks, toward every other secondary, what it may not have of the writes of
+// p, which is the primary no longer, as far as p has said. What was said of one
+// primary's writes says nothing of the next one's.
+func (m *Machine) endReign(p *peer) {
+	for _, q := range m.peers {
+		if q != p && !q.weak {
+			m.recent.markAfter(q.stable, q.dirty)
+		}
+		q.weak, q.told, q.stable, q.marked = false, false, 0, 0
+	}
+	m.recent.list = m.recent.list[:0]
+}
+
 // primaryLost marks, toward every other secondary, what it may not have, and has
 // the secondaries settle it between themselves.
 func (m *Machine) primaryLost(p *peer) {
-	for _, q := range m.peers {
-		if q == p {
-			continue
-		}
-		if !q.weak {
-			m.recent.markAfter(q.stable, q.dirty)
-		}
-		q.weak, q.told, q.stable = false, false, 0
-	}
-	m.recent.list = m.recent.list[:0]
+	m.endReign(p)
 	if m.role == protocol.Primary {
 		return
 	}

@@ -76,7 +76,7 @@ func (m *Machine) onHandover(p *peer, h *protocol.Handover) {
 	m.frozen++
 	m.setPeerRole(p, protocol.Secondary)
 	m.setRole(protocol.Primary, "switchover from "+p.name)
-	m.recent.list = m.recent.list[:0]
+	m.endReign(p)
 	m.whenDurable(func() {
 		m.frozen--
 		answer(nil)

@@ -6,6 +6,9 @@ import (
 	"github.com/qrbd/qrbd/resync"
 )
 
+// threeFrom is the first of the seeds whose clusters all have three nodes.
+const threeFrom = 2_000_000
+
 // scenario is what a seed chooses before anything happens.
 type scenario struct {
 	size    int64
@@ -39,7 +42,7 @@ func (w *World) choose() {
 	sc := &w.sc
 	pick := func(v ...int64) int64 { return v[w.n(len(v))] }
 	sc.count = 2
-	if w.p(0.3) {
+	if w.p(0.3) || w.seed >= threeFrom {
 		sc.count = 3
 	}
 	sc.size = 5*bitmap.ExtentSize - 7*bitmap.BlockSize + 3*sectorSize
