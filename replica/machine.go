@@ -119,6 +119,8 @@ type Machine struct {
 	drain    *draining
 	nextTick struct{ stable, cool, bitmaps Time }
 	recent   recentRing
+
+	foreground foreground
 }
 
 type span struct {

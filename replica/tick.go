@@ -29,6 +29,7 @@ func (m *Machine) Tick(now Time) {
 			}
 		}
 	}
+	m.tickPlans()
 	m.tickBoot()
 	m.tickFlush()
 	m.tickRoles()

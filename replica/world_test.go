@@ -320,11 +320,11 @@ func (w *world) sync(x *wnode) bool {
 			if r.Len > 0 {
 				plan.Narrow(r.ID, min(r.Len, resync.DataMax))
 				plan.Plain(r.ID)
-				plan.Acked(r.ID)
+				plan.Acked(w.now, r.ID)
 				moved = true
 				continue
 			}
-			if id, want := plan.WantFlush(); want {
+			if id, want := plan.WantFlush(w.now); want {
 				plan.Flushed(id)
 				x.m.PlanProgressed(w.now, p.id)
 				w.collect(x)

@@ -33,6 +33,7 @@ func (m *Machine) admit(r *Request) {
 			m.overlapped = append(m.overlapped, r)
 			return
 		}
+		m.foreground.begin(m.now)
 		m.emit(Effect{Kind: DoLocal, Req: r})
 		return
 	case Flush:
@@ -75,6 +76,7 @@ func (m *Machine) issue(r *Request) {
 	r.seq = m.seq
 	r.local = true
 	m.flights++
+	m.foreground.begin(m.now)
 	d := protocol.Data{Op: dataOp(r.Op), Seq: r.seq, Time: m.now, Off: r.Off, Len: r.Len}
 	if r.FUA {
 		d.Flags |= protocol.DataFUA
@@ -138,6 +140,9 @@ func (m *Machine) issueFlush(r *Request) {
 	r.covers = m.oldestLocal() - 1
 	m.loose, m.looseAt = 0, 0
 	m.flights++
+	if !r.Internal() {
+		m.foreground.begin(m.now)
+	}
 	d := protocol.Data{Op: protocol.DataFlush, Seq: r.seq, Time: m.now}
 	for _, p := range m.peers {
 		if p.live {
@@ -210,6 +215,7 @@ const ringMax = 64 << 10
 func (m *Machine) LocalDone(now Time, r *Request, err error, fatal bool) {
 	m.now = now
 	if r.Op == Read {
+		m.foreground.end(now)
 		m.emit(Effect{Kind: DoComplete, Req: r, Err: err})
 		return
 	}
@@ -258,6 +264,9 @@ func (m *Machine) settle(r *Request) {
 // finish takes r out of flight and answers it.
 func (m *Machine) finish(r *Request) {
 	m.flights--
+	if !r.Internal() {
+		m.foreground.end(m.now)
+	}
 	if r.span >= 0 {
 		last := len(m.spans) - 1
 		m.spans[r.span] = m.spans[last]

@@ -20,12 +20,18 @@ const (
 
 // Options tune a plan.
 type Options struct {
-	// WindowBytes bounds the data in flight. Zero: 8 MiB.
+	// WindowBytes bounds the data in flight; how much is, the pace decides by the
+	// measured round trip. Zero: WindowMax.
 	WindowBytes int64
 	// RateBytes limits data and comparison, bytes/s. Zero: no limit.
 	RateBytes int64
+	// FloorBytes is the rate that clients' requests do not push the plan below,
+	// bytes/s; a lower RateBytes wins. Zero: RateMin.
+	FloorBytes int64
 	// FlushBytes: a flush is asked for after so many copied bytes. Zero: 64 MiB.
 	FlushBytes int64
+	// FlushTime: or so long after the first of them, ns. Zero: 2 s.
+	FlushTime int64
 }
 
 const (
@@ -53,13 +59,16 @@ type Run struct {
 	Off, Len int64 // bytes
 }
 
+func (r Run) overlaps(off, n int64) bool { return r.Off < off+n && off < r.Off+r.Len }
+
 type runState struct {
 	Run
 	offered  bool // narrowed to what is sent: may be answered
 	plain    bool // sent without comparing first
 	answered bool // its digests were answered; the rest is a copy
 	differ   []Run
-	left     int // pieces not yet acknowledged
+	left     int   // pieces not yet acknowledged
+	at       int64 // when it was handed out
 }
 
 type flushed struct {
@@ -81,11 +90,14 @@ type Plan struct {
 	runs     []*runState
 	want     Run // Len 0: none; kept free of new writes until it can be handed out
 	inFlight int64
+	pieces   []Run // that differed by digest, to be sent
 	acked    []Run // acknowledged, not yet covered by a flush
 	ackedB   int64
+	ackedAt  int64 // when the first of them was
 	flushes  []flushed
-	allow    int64 // rate: bytes that may be sent now
-	allowAt  int64
+	pace     pace
+	asked    int64 // when Step was last called
+	owed     int64 // since when the target owes an answer; 0: it does not
 	stats    Stats
 	bad      []Run
 }
@@ -93,7 +105,7 @@ type Plan struct {
 // Stats are a plan's figures, bytes.
 type Stats struct {
 	Total    int64 // at the start
-	Done     int64 // confirmed
+	Done     int64 // copied, or compared; a bit is cleared only by the flush after it
 	Sent     int64 // payload that crossed the wire
 	Compared int64 // by digest
 	Differed int64 // by digest
@@ -102,12 +114,18 @@ type Stats struct {
 // New returns a plan over the blocks of set (Verify: over the whole device).
 func New(kind Kind, set *bitmap.Set, size int64, opt Options, now int64) *Plan {
 	if opt.WindowBytes == 0 {
-		opt.WindowBytes = 8 << 20
+		opt.WindowBytes = WindowMax
+	}
+	if opt.FloorBytes == 0 {
+		opt.FloorBytes = RateMin
+	}
+	if opt.FlushTime == 0 {
+		opt.FlushTime = int64(2 * time.Second)
 	}
 	if opt.FlushBytes == 0 {
 		opt.FlushBytes = 64 << 20
 	}
-	p := &Plan{kind: kind, set: set, size: size, opt: opt, started: now, allowAt: now}
+	p := &Plan{kind: kind, set: set, size: size, opt: opt, started: now, pace: newPace(&opt, now)}
 	if kind == Verify {
 		p.end = bitmap.Blocks(size)
 		p.stats.Total = size
@@ -130,6 +148,15 @@ func (p *Plan) Stats() Stats {
 		s.Done = min(p.cursor*bitmap.BlockSize, p.size)
 	} else {
 		s.Done = max(0, s.Total-p.set.Count()*bitmap.BlockSize)
+		for _, r := range p.acked {
+			s.Done += r.Len
+		}
+		for _, f := range p.flushes {
+			for _, r := range f.runs {
+				s.Done += r.Len
+			}
+		}
+		s.Done = min(s.Done, s.Total)
 	}
 	return s
 }
@@ -142,23 +169,26 @@ func (p *Plan) Bad() []Run { return p.bad }
 // acknowledgement; done: everything was handed out and confirmed, the set is
 // empty.
 func (p *Plan) Next(now int64, free func(off, n int64) bool) (r Run, wait time.Duration, done bool) {
-	if len(p.runs) >= runsMax || p.inFlight >= p.opt.WindowBytes {
+	if len(p.runs) >= runsMax || p.inFlight >= p.pace.window() {
 		return Run{}, time.Second, false
 	}
-	if w := p.throttle(now); w > 0 {
+	if w := p.pace.wait(now); w > 0 {
+		p.pace.idle = true
 		return Run{}, w, false
 	}
 	if p.want.Len > 0 {
 		if !free(p.want.Off, p.want.Len) {
+			p.pace.idle = true
 			return Run{}, busyWait, false
 		}
 		off, length := p.want.Off, p.want.Len
 		p.want = Run{}
-		return p.handOut(off, length), 0, false
+		return p.handOut(now, off, length), 0, false
 	}
 	for {
 		from, n := p.ahead()
 		if n == 0 {
+			p.pace.idle = true
 			return Run{}, p.passEnd(), p.finished()
 		}
 		off := from * bitmap.BlockSize
@@ -179,15 +209,15 @@ func (p *Plan) Next(now int64, free func(off, n int64) bool) (r Run, wait time.D
 			p.cursor = from + n
 			continue
 		}
-		return p.handOut(off, length), 0, false
+		return p.handOut(now, off, length), 0, false
 	}
 }
 
 // handOut holds a range and returns it as a run.
-func (p *Plan) handOut(off, length int64) Run {
+func (p *Plan) handOut(now, off, length int64) Run {
 	p.cursor = (off + length + bitmap.BlockSize - 1) / bitmap.BlockSize
 	p.nextID++
-	s := &runState{Run: Run{p.nextID, off, length}, left: 1}
+	s := &runState{Run: Run{p.nextID, off, length}, left: 1, at: now}
 	p.runs = append(p.runs, s)
 	p.inFlight += min(length, DataMax)
 	return s.Run
@@ -234,23 +264,6 @@ func (p *Plan) finished() bool {
 	return p.set.Count() == 0
 }
 
-// throttle refills the allowance and returns the time until it is positive.
-func (p *Plan) throttle(now int64) time.Duration {
-	if p.opt.RateBytes <= 0 {
-		return 0
-	}
-	const burst = 100 * time.Millisecond
-	gained := int64(float64(now-p.allowAt) / 1e9 * float64(p.opt.RateBytes))
-	if gained > 0 {
-		p.allow = min(p.allow+gained, int64(burst.Seconds()*float64(p.opt.RateBytes))+DataMax)
-		p.allowAt = now
-	}
-	if p.allow > 0 {
-		return 0
-	}
-	return time.Duration(float64(-p.allow+1)/float64(p.opt.RateBytes)*1e9) + time.Millisecond
-}
-
 func (p *Plan) find(id uint64) (int, *runState) {
 	for i, s := range p.runs {
 		if s.ID == id {
@@ -290,7 +303,10 @@ func (p *Plan) Plain(id uint64) {
 }
 
 // Sent counts payload bytes that crossed the wire.
-func (p *Plan) Sent(n int64) { p.stats.Sent += n; p.allow -= n }
+func (p *Plan) Sent(n int64) {
+	p.stats.Sent += n
+	p.pace.spend(n)
+}
 
 // Awaits reports whether something was handed out that is not confirmed.
 func (p *Plan) Awaits() bool { return len(p.runs) > 0 || len(p.flushes) > 0 }
@@ -298,11 +314,11 @@ func (p *Plan) Awaits() bool { return len(p.runs) > 0 || len(p.flushes) > 0 }
 // Holds reports whether the range overlaps a run in flight, or one that waits for
 // writes under way.
 func (p *Plan) Holds(off, n int64) bool {
-	if p.want.Off < off+n && off < p.want.Off+p.want.Len {
+	if p.want.overlaps(off, n) {
 		return true
 	}
 	for _, s := range p.runs {
-		if s.Off < off+n && off < s.Off+s.Len {
+		if s.overlaps(off, n) {
 			return true
 		}
 	}
@@ -313,7 +329,7 @@ func (p *Plan) Holds(off, n int64) bool {
 // block i differs. It returns the pieces to send (Digest), each a run of its own
 // whose acknowledgement is awaited; none: the run is over. known is false for an
 // id that is not in flight.
-func (p *Plan) Answered(id uint64, differ []uint64) (send []Run, known bool) {
+func (p *Plan) Answered(now int64, id uint64, differ []uint64) (send []Run, known bool) {
 	i, s := p.find(id)
 	if s == nil || !s.offered || s.answered || s.plain || p.kind == Copy {
 		return nil, false
@@ -321,7 +337,10 @@ func (p *Plan) Answered(id uint64, differ []uint64) (send []Run, known bool) {
 	s.answered = true
 	blocks := (s.Len + bitmap.BlockSize - 1) / bitmap.BlockSize
 	p.stats.Compared += s.Len
-	p.allow -= s.Len / 8 // digests cost reading, not sending
+	if p.kind == Digest {
+		p.pace.spend(s.Len / 8) // digests cost reading, not sending
+	}
+	p.pace.answer(s.Len, now-s.at)
 	first := s.Off / bitmap.BlockSize
 	at := func(b int64) bool { return differ[b/64]>>(b%64)&1 == 1 }
 	for b := int64(0); b < blocks; {
@@ -335,7 +354,7 @@ func (p *Plan) Answered(id uint64, differ []uint64) (send []Run, known bool) {
 		case !at(b) && p.kind == Verify:
 		case !at(b):
 			// Equal, but perhaps only in the target's cache: the flush decides.
-			p.acked = append(p.acked, piece)
+			p.confirmed(now, piece, 0)
 		case p.kind == Verify:
 			p.stats.Differed += piece.Len
 			p.set.Set(first+b, first+e)
@@ -366,6 +385,15 @@ func (p *Plan) note(r Run) {
 	}
 }
 
+// confirmed notes that the target has a run, perhaps in its cache only.
+func (p *Plan) confirmed(now int64, r Run, weight int64) {
+	if len(p.acked) == 0 {
+		p.ackedAt = now
+	}
+	p.acked = append(p.acked, r)
+	p.ackedB += weight
+}
+
 func (p *Plan) remove(i int) {
 	p.inFlight -= min(p.runs[i].Len, DataMax)
 	p.runs = append(p.runs[:i], p.runs[i+1:]...)
@@ -373,7 +401,7 @@ func (p *Plan) remove(i int) {
 
 // Acked takes the target's word that a run, or a piece of one, is written. known
 // is false for an id that is not in flight.
-func (p *Plan) Acked(id uint64) (known bool) {
+func (p *Plan) Acked(now int64, id uint64) (known bool) {
 	for i, s := range p.runs {
 		piece := s.Run
 		if s.answered {
@@ -389,8 +417,12 @@ func (p *Plan) Acked(id uint64) (known bool) {
 		} else if s.ID != id || !s.offered || p.kind != Copy && !s.plain {
 			continue
 		}
-		p.acked = append(p.acked, piece)
-		p.ackedB += min(piece.Len, DataMax)
+		p.confirmed(now, piece, min(piece.Len, DataMax))
+		if s.answered {
+			p.pace.answer(piece.Len, 0)
+		} else {
+			p.pace.answer(min(piece.Len, DataMax), now-s.at)
+		}
 		if s.left--; s.left == 0 {
 			p.remove(i)
 		}
@@ -400,10 +432,10 @@ func (p *Plan) Acked(id uint64) (known bool) {
 }
 
 // WantFlush says that a flush should be sent to the target now, and its id:
-// enough is acknowledged, or there is nothing else to do. The owner flushes the
+// enough is acknowledged, or for long enough, or there is nothing else to do. The owner flushes the
 // source's own store first: a copy of what the source may still lose is no proof
 // that the two are equal.
-func (p *Plan) WantFlush() (id uint64, want bool) {
+func (p *Plan) WantFlush(now int64) (id uint64, want bool) {
 	if len(p.acked) == 0 {
 		return 0, false
 	}
@@ -412,7 +444,7 @@ func (p *Plan) WantFlush() (id uint64, want bool) {
 		_, n := p.ahead()
 		idle = n == 0
 	}
-	if p.ackedB < p.opt.FlushBytes && len(p.acked) < ackedMax && !idle {
+	if p.ackedB < p.pace.flushBytes(p.opt.FlushBytes) && len(p.acked) < ackedMax && now-p.ackedAt < p.opt.FlushTime && !idle {
 		return 0, false
 	}
 	p.nextID++
@@ -440,7 +472,7 @@ func (p *Plan) Spoil(off, n int64) {
 	keep := func(runs []Run) []Run {
 		var out []Run
 		for _, r := range runs {
-			if r.Off >= off+n || off >= r.Off+r.Len {
+			if !r.overlaps(off, n) {
 				out = append(out, r)
 			}
 		}

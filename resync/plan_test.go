@@ -100,7 +100,7 @@ func planRound(t *testing.T, kind Kind, seed int64) {
 				jobs = append(jobs, job{run, false})
 			}
 		}
-		if id, want := p.WantFlush(); want {
+		if id, want := p.WantFlush(0); want {
 			flushes = append(flushes, id)
 		}
 		if len(jobs) > 0 && r.Intn(2) == 0 {
@@ -109,7 +109,7 @@ func planRound(t *testing.T, kind Kind, seed int64) {
 			jobs = append(jobs[:i], jobs[i+1:]...)
 			if kind == Digest && !j.piece {
 				d := tg.differ(j.run)
-				send, known := p.Answered(j.run.ID, d[:])
+				send, known := p.Answered(0, j.run.ID, d[:])
 				if !known {
 					t.Fatal("an answer is not known")
 				}
@@ -118,7 +118,7 @@ func planRound(t *testing.T, kind Kind, seed int64) {
 				}
 			} else {
 				tg.copy(j.run)
-				if !p.Acked(j.run.ID) {
+				if !p.Acked(0, j.run.ID) {
 					t.Fatal("an acknowledgement is not known")
 				}
 			}
@@ -149,26 +149,26 @@ func TestUnknownAnswers(t *testing.T) {
 	set.Set(0, 10)
 	p := New(Copy, set, testBlocks*bitmap.BlockSize, Options{}, 0)
 	run, _, _ := p.Next(0, always)
-	if p.Acked(run.ID + 1) {
+	if p.Acked(0, run.ID+1) {
 		t.Error("an acknowledgement of nothing is taken")
 	}
 	if p.Flushed(7) {
 		t.Error("a flush that nobody asked for is taken")
 	}
-	if _, known := p.Answered(run.ID, make([]uint64, 4)); known {
+	if _, known := p.Answered(0, run.ID, make([]uint64, 4)); known {
 		t.Error("a copy takes an answer to digests")
 	}
-	if p.Acked(run.ID) {
+	if p.Acked(0, run.ID) {
 		t.Error("an acknowledgement is taken of a run that was not sent yet")
 	}
 	p.Narrow(run.ID, run.Len)
-	if !p.Acked(run.ID) || p.Acked(run.ID) {
+	if !p.Acked(0, run.ID) || p.Acked(0, run.ID) {
 		t.Error("an acknowledgement counts once")
 	}
 	if set.Count() != 10 {
 		t.Error("bits were cleared before the flush")
 	}
-	id, want := p.WantFlush()
+	id, want := p.WantFlush(0)
 	if !want || !p.Flushed(id) || set.Count() != 0 {
 		t.Errorf("flush wanted %t, %d bits left", want, set.Count())
 	}
@@ -188,7 +188,7 @@ func TestEarlyAnswer(t *testing.T) {
 		if run.Len <= DataMax {
 			t.Fatalf("a run of %d bytes is no test", run.Len)
 		}
-		if _, known := p.Answered(run.ID, make([]uint64, 4)); known {
+		if _, known := p.Answered(0, run.ID, make([]uint64, 4)); known {
 			t.Error("an answer is taken to what was not asked")
 		}
 		if set.Count() != testBlocks {
@@ -209,9 +209,9 @@ func TestFlushOfManyPieces(t *testing.T) {
 	for range ackedMax {
 		run, _, _ := p.Next(0, always)
 		p.Narrow(run.ID, run.Len)
-		p.Answered(run.ID, make([]uint64, 4))
+		p.Answered(0, run.ID, make([]uint64, 4))
 	}
-	if _, want := p.WantFlush(); !want {
+	if _, want := p.WantFlush(0); !want {
 		t.Errorf("%d pieces wait for a flush", ackedMax)
 	}
 }
@@ -262,7 +262,7 @@ func TestRate(t *testing.T) {
 		n := min(r.Len, int64(DataMax))
 		p.Sent(n)
 		sent += n
-		p.Acked(r.ID)
+		p.Acked(0, r.ID)
 	}
 	took := time.Duration(now)
 	want := time.Duration(float64(sent) / rate * 1e9)
@@ -287,7 +287,7 @@ func TestVerifyMarks(t *testing.T) {
 		if r.Off == 1<<20 {
 			d[0] = 0b110
 		}
-		p.Answered(r.ID, d)
+		p.Answered(0, r.ID, d)
 	}
 	if set.Count() != 2 || !set.Test(257) || !set.Test(258) {
 		t.Errorf("%d blocks marked", set.Count())
@@ -313,9 +313,9 @@ func BenchmarkNextAcked(b *testing.B) {
 			}
 			if r.Len > 0 {
 				p.Narrow(r.ID, min(r.Len, DataMax))
-				p.Acked(r.ID)
+				p.Acked(0, r.ID)
 			}
-			if id, want := p.WantFlush(); want {
+			if id, want := p.WantFlush(0); want {
 				p.Flushed(id)
 			}
 		}

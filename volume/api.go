@@ -32,6 +32,14 @@ type TryWriter interface {
 	TryWrite(p []byte) (ok bool, err error)
 }
 
+// Sharer is a Stream of low priority that can be given its share of the link for a
+// while: a resync that clients would starve goes on at its floor.
+type Sharer interface {
+	// SetShare switches between what other streams leave (false) and an equal share
+	// with them. It does not block.
+	SetShare(on bool)
+}
+
 // Conn is what a transport hands over when a volume is connected to a peer: the
 // volume's two streams. The volume owns both from then on and aborts them when
 // it is done.
@@ -85,10 +93,14 @@ type Options struct {
 	// ActivityIdle: an extent is taken off the activity map when it was not
 	// written for so long. Zero: 30 s.
 	ActivityIdle time.Duration
-	// SyncWindow bounds the bytes of resync data in flight. Zero: 8 MiB.
+	// SyncWindow bounds the bytes of resync data in flight; how much is, follows the
+	// measured round trip. Zero: resync.WindowMax.
 	SyncWindow int64
-	// SyncRate limits resync, bytes/s. Zero: no limit.
+	// SyncRate limits resync and verify, bytes/s. Zero: no limit.
 	SyncRate int64
+	// SyncFloor is the rate below which clients' requests do not push them, bytes/s.
+	// Zero: resync.RateMin.
+	SyncFloor int64
 }
 
 // Error is a refused operation: a code that survives the wire and the control

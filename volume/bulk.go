@@ -17,10 +17,8 @@ import (
 
 // bulkState is a link's part in syncs. Guarded by v.mu.
 type bulkState struct {
-	pieces  []resync.Run // source: runs whose digests differed, to be sent
-	waiting int64        // source: since when the target owes an answer; 0: it does not
-	applied int64        // target: bytes written or found equal in this sync
-	sent    int64        // target: payload bytes received
+	applied int64 // target: bytes written or found equal in this sync
+	sent    int64 // target: payload bytes received
 }
 
 // startSync runs the peer's plan.
@@ -31,7 +29,6 @@ func (v *Volume) startSync(id replica.PeerID) {
 		v.mu.Unlock()
 		return
 	}
-	l.bulk.pieces, l.bulk.waiting = nil, 0
 	v.fast.Add(1)
 	v.mu.Unlock()
 	go l.runPlan(plan)
@@ -63,39 +60,29 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) (ended bool, err error) 
 		v.mu.Unlock()
 		return true, nil
 	}
-	if len(l.bulk.pieces) > 0 {
-		r := l.bulk.pieces[0]
-		l.bulk.pieces = l.bulk.pieces[1:]
-		v.mu.Unlock()
-		return false, l.sendData(plan, r)
-	}
-	r, wait, done := plan.Next(v.now(), v.m.Free(l.id))
-	if done {
+	st := plan.Step(v.now(), v.m.Free(l.id))
+	if st.Kind == resync.StepDone {
 		v.m.PlanDone(v.now(), l.id)
 		v.unlockAndRun()
 		return true, nil
 	}
-	if r.Len > 0 {
-		if l.bulk.waiting == 0 {
-			l.bulk.waiting = v.now()
-		}
-		v.mu.Unlock()
-		return false, l.sendRun(plan, r, seed)
-	}
-	if id, want := plan.WantFlush(); want {
-		if l.bulk.waiting == 0 {
-			l.bulk.waiting = v.now()
-		}
-		v.mu.Unlock()
+	v.mu.Unlock()
+	l.share(st.Share)
+	switch st.Kind {
+	case resync.StepRun:
+		return false, l.sendRun(plan, st.Run, seed)
+	case resync.StepData:
+		return false, l.sendData(plan, st.Run)
+	case resync.StepFlush:
 		// What was copied must be as durable here: a survivor may hold writes in
 		// its cache only, and no bit will say so once they are cleared.
 		if err := v.opt.Store.Flush(); err != nil {
 			return false, l.storeFailed(err)
 		}
-		return false, l.writeBulk(&protocol.SyncFlush{ID: id}, nil)
+		return false, l.writeBulk(&protocol.SyncFlush{ID: st.Flush}, nil)
+	case resync.StepWait, resync.StepDone:
 	}
-	v.mu.Unlock()
-	t := time.NewTimer(wait)
+	t := time.NewTimer(st.Wait)
 	defer t.Stop()
 	select {
 	case <-l.plan:
@@ -106,6 +93,14 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) (ended bool, err error) 
 	return false, nil
 }
 
+// share gives the bulk stream its share of the link, or takes it back.
+func (l *link) share(on bool) {
+	if s, ok := l.conn.Bulk.(Sharer); ok && on != l.shared {
+		l.shared = on
+		s.SetShare(on)
+	}
+}
+
 // sendRun narrows a run to what the store has there and sends it, as zeroes, as
 // digests or as data.
 func (l *link) sendRun(plan *resync.Plan, r resync.Run, seed uint64) error {
@@ -114,33 +109,16 @@ func (l *link) sendRun(plan *resync.Plan, r resync.Run, seed uint64) error {
 	if err != nil {
 		return err
 	}
-	n, zero := r.Len, false
-	if e := exts[0]; e.Zero && plan.Kind() != resync.Verify {
-		if whole := e.Len / bitmap.BlockSize * bitmap.BlockSize; e.Len == r.Len {
-			zero = true
-		} else if whole > 0 {
-			n, zero = whole, true
-		}
-	}
-	if !zero {
-		n = min(n, resync.DataMax)
-		if e := exts[0]; !e.Zero && e.Len < n {
-			n = min(n, (e.Len+bitmap.BlockSize-1)/bitmap.BlockSize*bitmap.BlockSize)
-		}
-	}
 	v.mu.Lock()
-	plan.Narrow(r.ID, n)
-	if zero {
-		plan.Plain(r.ID)
-	}
+	r, send := plan.Offer(r, exts[0].Len, exts[0].Zero)
 	v.m.PlanProgressed(v.now(), l.id)
 	v.unlockAndRun()
-	r.Len = n
-	switch {
-	case zero:
+	switch send {
+	case resync.SendZero:
 		return l.writeBulk(&protocol.SyncZero{ID: r.ID, Off: r.Off, Len: r.Len}, nil)
-	case plan.Kind() == resync.Copy:
+	case resync.SendData:
 		return l.sendData(plan, r)
+	case resync.SendDigests:
 	}
 	return l.sendDigests(plan, r, seed)
 }
@@ -232,31 +210,9 @@ func (l *link) bulkReceive() {
 	l.lost(l.bulkReceiveAll())
 }
 
-// bulkTarget is what a target has written since the last flush. It belongs to
-// bulkReceive's goroutine.
-type bulkTarget struct {
-	runs []resync.Run
-}
-
-// runsMax bounds them: a source asks for a flush long before.
-const runsMax = 64 << 10
-
-func (t *bulkTarget) add(from string, r resync.Run) error {
-	last := len(t.runs) - 1
-	switch {
-	case last >= 0 && t.runs[last].Off+t.runs[last].Len == r.Off:
-		t.runs[last].Len += r.Len
-	case len(t.runs) == runsMax:
-		return refuse(protocol.CodeProtocol, "%s sent %d runs and asks for no flush", from, runsMax)
-	default:
-		t.runs = append(t.runs, r)
-	}
-	return nil
-}
-
 func (l *link) bulkReceiveAll() error {
 	fr := newFrameReader(l.conn.Bulk, l.v.opt.Pool, l.dead)
-	var t bulkTarget
+	var t resync.Target
 	for {
 		msg, buf, err := fr.next()
 		if err != nil {
@@ -294,21 +250,7 @@ func (l *link) answered(msg protocol.Message) error {
 		v.mu.Unlock()
 		return nil // of a plan that has ended
 	}
-	known := false
-	switch m := msg.(type) {
-	case *protocol.SyncAck:
-		known = plan.Acked(m.ID)
-	case *protocol.SyncFlushed:
-		known = plan.Flushed(m.ID)
-	case *protocol.SyncDiffers:
-		var send []resync.Run
-		send, known = plan.Answered(m.ID, m.Differ[:])
-		l.bulk.pieces = append(l.bulk.pieces, send...)
-	}
-	l.bulk.waiting = 0
-	if plan.Awaits() {
-		l.bulk.waiting = v.now()
-	}
+	known := plan.Take(v.now(), msg)
 	v.m.PlanProgressed(v.now(), l.id)
 	v.unlockAndRun()
 	kick(l.plan)
@@ -331,7 +273,7 @@ func (l *link) allowed(compareOnly bool, off, n int64) error {
 }
 
 // syncApply writes a run, data or zeroes.
-func (l *link) syncApply(t *bulkTarget, r resync.Run, data []byte) error {
+func (l *link) syncApply(t *resync.Target, r resync.Run, data []byte) error {
 	v := l.v
 	if err := l.allowed(false, r.Off, r.Len); err != nil {
 		return err
@@ -345,8 +287,8 @@ func (l *link) syncApply(t *bulkTarget, r resync.Run, data []byte) error {
 	if err != nil {
 		return l.storeFailed(err)
 	}
-	if err := t.add(l.name, r); err != nil {
-		return err
+	if err := t.Wrote(r); err != nil {
+		return refuse(protocol.CodeProtocol, "%s: %v", l.name, err)
 	}
 	v.mu.Lock()
 	l.bulk.applied += r.Len
@@ -376,7 +318,7 @@ func (v *Volume) zeroUnlessZero(off, n int64) error {
 }
 
 // syncCompare answers which blocks differ.
-func (l *link) syncCompare(t *bulkTarget, m *protocol.SyncDigests) error {
+func (l *link) syncCompare(t *resync.Target, m *protocol.SyncDigests) error {
 	v := l.v
 	if err := l.allowed(m.Verify, m.Off, m.Len); err != nil {
 		return err
@@ -393,22 +335,9 @@ func (l *link) syncCompare(t *bulkTarget, m *protocol.SyncDigests) error {
 	if len(mine) != len(m.Digests) {
 		return refuse(protocol.CodeProtocol, "%s sent %d digests for %d bytes", l.name, len(m.Digests), m.Len)
 	}
-	ans := &protocol.SyncDiffers{ID: m.ID}
-	equal := int64(0)
-	for i, d := range m.Digests {
-		if mine[i] != d {
-			ans.Differ[i/64] |= 1 << (i % 64)
-			continue
-		}
-		off := m.Off + int64(i)*bitmap.BlockSize
-		n := min(bitmap.BlockSize, m.Off+m.Len-off)
-		equal += n
-		if m.Verify {
-			continue
-		}
-		if err := t.add(l.name, resync.Run{Off: off, Len: n}); err != nil {
-			return err
-		}
+	ans, equal, err := t.Compare(m, mine)
+	if err != nil {
+		return refuse(protocol.CodeProtocol, "%s: %v", l.name, err)
 	}
 	if !m.Verify {
 		v.mu.Lock()
@@ -420,7 +349,7 @@ func (l *link) syncCompare(t *bulkTarget, m *protocol.SyncDigests) error {
 
 // syncFlush makes what was synced durable; only then are this side's own marks
 // toward the source settled.
-func (l *link) syncFlush(t *bulkTarget, id uint64) error {
+func (l *link) syncFlush(t *resync.Target, id uint64) error {
 	v := l.v
 	if err := l.allowed(false, 0, 0); err != nil {
 		return err
@@ -429,9 +358,8 @@ func (l *link) syncFlush(t *bulkTarget, id uint64) error {
 		return l.storeFailed(err)
 	}
 	v.mu.Lock()
-	v.m.SyncedDurable(l.id, t.runs)
+	v.m.SyncedDurable(l.id, t.Flushed())
 	v.mu.Unlock()
-	t.runs = t.runs[:0]
 	return l.writeBulk(&protocol.SyncFlushed{ID: id}, nil)
 }
 

@@ -52,6 +52,7 @@ type link struct {
 	filling atomic.Int64  // the same for conn.Bulk
 	once    sync.Once
 	bulk    bulkState
+	shared  bool // runPlan's: the bulk stream has its share
 }
 
 // frame is one thing to send. A write holds a reference to its buffer until it is
@@ -224,7 +225,11 @@ func (v *Volume) dropStalled() {
 			}
 			return time.Duration(now - at)
 		}
-		switch wait, bulk := since(l.writing.Load()), max(since(l.filling.Load()), since(l.bulk.waiting)); {
+		owed := int64(0)
+		if plan := v.m.Plan(l.id); plan != nil {
+			owed = plan.Owed()
+		}
+		switch wait, bulk := since(l.writing.Load()), max(since(l.filling.Load()), since(owed)); {
 		case wait > v.writeTimeout:
 			l.cause = fmt.Errorf("%s has not read for %v", l.name, v.writeTimeout)
 		case bulk > v.bulkTimeout:

@@ -137,7 +137,7 @@ func (v *Volume) machineConfig() replica.Config {
 		RetryMax:      int64(2 * time.Second),
 		AskTime:       int64(5 * time.Second),
 		QueueBytes:    32 << 20,
-		Sync:          resync.Options{WindowBytes: o.SyncWindow, RateBytes: o.SyncRate},
+		Sync:          resync.Options{WindowBytes: o.SyncWindow, RateBytes: o.SyncRate, FloorBytes: o.SyncFloor},
 	}
 	if cfg.FlushBytes == 0 {
 		cfg.FlushBytes = 64 << 20

@@ -95,6 +95,16 @@ func (s *Session) ioError(err error) error {
 	return cause
 }
 
+// SetShare gives a bulk stream an equal share of the link beside the write streams
+// (true), or what they leave (false). Only for bulk streams. It does not block.
+func (st *Stream) SetShare(on bool) {
+	if on {
+		st.q.SetPriority(urgencyWrite, true)
+	} else {
+		st.q.SetPriority(urgencyBulk, true)
+	}
+}
+
 // setUrgency tells the scheduler how urgent this side's bytes are.
 func setUrgency(q *quic.Stream, kind protocol.StreamKind) {
 	switch kind {

@@ -3,7 +3,6 @@ package sim
 import (
 	"fmt"
 
-	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/replica"
 	"github.com/qrbd/qrbd/resync"
@@ -15,7 +14,6 @@ func (p *process) startSync(id replica.PeerID) {
 	if l == nil || plan == nil {
 		return
 	}
-	l.pieces = nil
 	l.planning = true
 	seed := p.w.id()
 	p.after(p.soon(), func() { l.planStep(plan, seed) })
@@ -36,32 +34,29 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) {
 		l.planning = false
 		return
 	}
-	if len(l.pieces) > 0 {
-		r := l.pieces[0]
-		l.pieces = l.pieces[1:]
-		l.sendData(plan, r, next)
-		return
-	}
-	r, wait, done := plan.Next(p.now(), p.m.Free(l.id))
-	switch {
-	case done:
+	st := plan.Step(p.now(), p.m.Free(l.id))
+	switch st.Kind {
+	case resync.StepDone:
 		p.m.PlanDone(p.now(), l.id)
 		l.planning = false
 		p.run()
 		return
-	case r.Len > 0:
-		l.sendRun(plan, r, seed, next)
+	case resync.StepRun:
+		l.sendRun(plan, st.Run, seed, next)
 		return
-	}
-	if id, want := plan.WantFlush(); want {
+	case resync.StepData:
+		l.sendData(plan, st.Run, next)
+		return
+	case resync.StepFlush:
 		p.n.disk.flush(p, func(err error) {
 			if err != nil {
 				next(l.storeFailed(err))
 				return
 			}
-			next(l.writeBulk(&protocol.SyncFlush{ID: id}, nil))
+			next(l.writeBulk(&protocol.SyncFlush{ID: st.Flush}, nil))
 		})
 		return
+	case resync.StepWait:
 	}
 	if l.planKick {
 		l.planKick = false
@@ -82,7 +77,7 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) {
 		l.planStep(plan, seed)
 	}
 	l.wake = wake
-	p.after(int64(wait), wake)
+	p.after(int64(st.Wait), wake)
 }
 
 // kickPlan wakes the plan's loop.
@@ -99,34 +94,16 @@ func (l *link) kickPlan() {
 func (l *link) sendRun(plan *resync.Plan, r resync.Run, seed uint64, next func(error)) {
 	p := l.p
 	length, isZero := p.n.disk.zeroRun(r.Off, r.Len)
-	n, zero := r.Len, false
-	if isZero && plan.Kind() != resync.Verify {
-		if whole := length / bitmap.BlockSize * bitmap.BlockSize; length == r.Len {
-			zero = true
-		} else if whole > 0 {
-			n, zero = whole, true
-		}
-	}
-	if !zero {
-		n = min(n, resync.DataMax)
-		if !isZero && length < n {
-			n = min(n, (length+bitmap.BlockSize-1)/bitmap.BlockSize*bitmap.BlockSize)
-		}
-	}
 	p.after(p.soon(), func() {
-		plan.Narrow(r.ID, n)
-		if zero {
-			plan.Plain(r.ID)
-		}
+		r, send := plan.Offer(r, length, isZero)
 		p.m.PlanProgressed(p.now(), l.id)
 		p.run()
-		r.Len = n
-		switch {
-		case zero:
+		switch send {
+		case resync.SendZero:
 			next(l.writeBulk(&protocol.SyncZero{ID: r.ID, Off: r.Off, Len: r.Len}, nil))
-		case plan.Kind() == resync.Copy:
+		case resync.SendData:
 			l.sendData(plan, r, next)
-		default:
+		case resync.SendDigests:
 			l.sendDigests(plan, r, seed, next)
 		}
 	})
@@ -221,17 +198,7 @@ func (l *link) answered(msg protocol.Message) error {
 	if plan == nil || !l.current() {
 		return nil
 	}
-	known := false
-	switch m := msg.(type) {
-	case *protocol.SyncAck:
-		known = plan.Acked(m.ID)
-	case *protocol.SyncFlushed:
-		known = plan.Flushed(m.ID)
-	case *protocol.SyncDiffers:
-		var send []resync.Run
-		send, known = plan.Answered(m.ID, m.Differ[:])
-		l.pieces = append(l.pieces, send...)
-	}
+	known := plan.Take(p.now(), msg)
 	p.m.PlanProgressed(p.now(), l.id)
 	p.run()
 	l.kickPlan()
@@ -260,7 +227,9 @@ func (l *link) syncApply(r resync.Run, vals []uint64) {
 			l.bulkDone(l.storeFailed(err))
 			return
 		}
-		l.runs = append(l.runs, r)
+		if err := l.target.Wrote(r); err != nil {
+			l.w.fail("%s: %v", l.peer.name, err)
+		}
 		l.bulkDone(l.writeBulk(&protocol.SyncAck{ID: r.ID}, nil))
 	})
 }
@@ -280,17 +249,9 @@ func (l *link) syncCompare(m *protocol.SyncDigests) {
 		if len(mine) != len(m.Digests) {
 			l.w.fail("%s sent %d digests for %d bytes", l.peer.name, len(m.Digests), m.Len)
 		}
-		ans := &protocol.SyncDiffers{ID: m.ID}
-		for i, d := range m.Digests {
-			if mine[i] != d {
-				ans.Differ[i/64] |= 1 << (i % 64)
-				continue
-			}
-			off := m.Off + int64(i)*bitmap.BlockSize
-			n := min(bitmap.BlockSize, m.Off+m.Len-off)
-			if !m.Verify {
-				l.runs = append(l.runs, resync.Run{Off: off, Len: n})
-			}
+		ans, _, err := l.target.Compare(m, mine)
+		if err != nil {
+			l.w.fail("%s: %v", l.peer.name, err)
 		}
 		l.bulkDone(l.writeBulk(ans, nil))
 	})
@@ -307,8 +268,7 @@ func (l *link) syncFlush(id uint64) {
 			l.bulkDone(l.storeFailed(err))
 			return
 		}
-		l.p.m.SyncedDurable(l.id, l.runs)
-		l.runs = nil
+		l.p.m.SyncedDurable(l.id, l.target.Flushed())
 		l.bulkDone(l.writeBulk(&protocol.SyncFlushed{ID: id}, nil))
 	})
 }

@@ -38,8 +38,7 @@ type link struct {
 	planKick bool
 	planWait uint64 // names the wait that may be ended by a kick
 	wake     func() // ends the wait
-	pieces   []resync.Run
-	runs     []resync.Run // target: since the last flush
+	target   resync.Target
 }
 
 // lane is the receiving side of one stream.
