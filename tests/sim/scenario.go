@@ -95,5 +95,5 @@ func (w *World) choose() {
 	if w.p(0.3) {
 		sc.sync.RateBytes = pick(200<<10, 2<<20, 20<<20)
 	}
-	sc.sync.FloorBytes = pick(64<<10, 1<<20, 8<<20)
+	sc.sync.FloorBytes = pick(1<<20, 8<<20)
 }
