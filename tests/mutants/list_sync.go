@@ -13,14 +13,14 @@ var ofSyncs = []Mutant{
 		Name: "bit-cleared-without-flush",
 		Why:  "a bit is cleared when the target has its block in the cache: a power cut there loses it for good",
 		Edits: []Edit{{"resync/plan.go",
-			"		p.acked = append(p.acked, piece)\n		p.ackedB += min(piece.Len, DataMax)\n",
-			"		p.acked = append(p.acked, piece)\n		p.set.Clear(bitmap.Covered(piece.Off, piece.Len, p.size))\n		p.ackedB += min(piece.Len, DataMax)\n"}},
+			"		p.confirmed(now, piece, min(piece.Len, DataMax))\n",
+			"		p.confirmed(now, piece, min(piece.Len, DataMax))\n		p.set.Clear(bitmap.Covered(piece.Off, piece.Len, p.size))\n"}},
 	},
 	{
 		Name: "equal-cleared-without-flush",
 		Why:  "a bit is cleared when the target's cache has equal data: a power cut there loses it for good",
 		Edits: []Edit{{"resync/plan.go",
-			"			p.acked = append(p.acked, piece)\n		case p.kind == Verify:",
+			"			p.confirmed(now, piece, 0)\n		case p.kind == Verify:",
 			"			p.set.Clear(bitmap.Covered(piece.Off, piece.Len, p.size))\n		case p.kind == Verify:"}},
 	},
 	{
