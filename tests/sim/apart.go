@@ -27,7 +27,7 @@ func (w *World) apart(net *net) {
 	da, db := a.dirty[a.peerID(net.b)], b.dirty[b.peerID(net.a)]
 	differ(net.a.disk, net.b.disk, func(s int64) {
 		block := s * sectorSize / bitmap.BlockSize
-		if !da.Test(block) && !db.Test(block) {
+		if !da.Test(block) && !db.Test(block) && !net.a.disk.writing(s) && !net.b.disk.writing(s) {
 			w.fail("C3: sector %d is %s on %s and %s on %s; they are apart, at generations %s and %s with slots %s and %s, and no bit is set",
 				s, valueText(net.a.disk.at(s)), net.a.name, valueText(net.b.disk.at(s)), net.b.name, short(va.Current), short(vb.Current), short(sa), short(sb))
 		}

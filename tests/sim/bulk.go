@@ -141,6 +141,7 @@ func (l *link) writeBulk(m protocol.Message, vals []uint64) error {
 		s := show(m)
 		l.w.log("%s -> %s bulk %s", l.p.n.name, l.peer.name, s[:min(len(s), 120)])
 	}
+	l.w.pass(moment(m.Type()), l.p.n, l.peer)
 	return l.e.out[bulkStream].send(l.w.frame(m, vals))
 }
 

@@ -11,6 +11,7 @@ type net struct {
 	w    *World
 	a, b *node
 	cut  [2]bool // a to b, b to a
+	slow int64   // added to every latency
 	gen  int     // rises with every cut and heal
 	sess *session
 }
@@ -209,7 +210,7 @@ func (n *net) latency() int64 {
 	if n.w.p(0.01) {
 		t += n.w.between(0, 300*milli)
 	}
-	return t
+	return t + n.slow
 }
 
 // connect opens a pair of streams from the dialling side.

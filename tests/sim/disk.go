@@ -40,6 +40,7 @@ type disk struct {
 	order  []*diskOp // under way
 	failOp int       // 0: none; else the n-th write or flush from now fails
 	space  int       // so many writes find no space
+	unread int       // so many reads fail
 }
 
 // diskOp is a write on its way.
@@ -137,6 +138,7 @@ func (d *disk) trouble(space bool) error {
 	}
 	if space && d.space > 0 {
 		d.space--
+		d.w.count("write without space")
 		return errSpace
 	}
 	return nil
@@ -155,6 +157,16 @@ func (d *disk) has(c *clientOp) bool {
 		}
 	}
 	return true
+}
+
+// writing reports whether a write of a sector is under way.
+func (d *disk) writing(s int64) bool {
+	for _, op := range d.order {
+		if s >= op.off/sectorSize && s < (op.off+op.n)/sectorSize {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *disk) end(op *diskOp) {
@@ -244,7 +256,13 @@ func (d *disk) read(p *process, off, n int64, done func([]uint64, error)) {
 		vals = d.values(off, n)
 	}
 	p.after(d.latency(n), func() {
-		if d.failed {
+		switch {
+		case d.unread > 0:
+			d.unread--
+			d.w.count("read failed")
+			done(nil, errIO)
+			return
+		case d.failed:
 			done(nil, errIO)
 			return
 		}

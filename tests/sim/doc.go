@@ -28,14 +28,18 @@
 //	    faults since allow (oracle.promoted)
 //	C2  after faults end, all copies are equal, bitmaps empty, generations equal
 //	    (settle.go)
-//	C3  copies that differ while nothing is in flight are covered by a bit
-//	    (oracle.compare)
+//	C3  copies that differ while nothing is in flight, or that are apart and will
+//	    be compared by their bitmaps, are covered by a bit (compare, apart.go)
 //	C4  nobody acknowledges in a generation in which another node acknowledged
 //	    what it does not have; acknowledged writes are overwritten by a sync only
 //	    on an operator's word (oracle.acked, oracle.overwritten)
 //	C5  every request and operation is answered, everything settles in bounded time
 //	C6  an inconsistent replica is not promoted without force; a read returns the
-//	    newest acknowledged write, or one under way (oracle.read)
+//	    newest acknowledged write, or one under way, and never what was there
+//	    before something that an earlier read has returned (oracle.read, saw)
+//	C7  under every protocol a replica that holds a write holds what was
+//	    acknowledged before it was submitted; after a power cut, what was flushed
+//	    before it (prefix.go)
 //
 // Everything runs in the goroutine that calls Run.
 package sim

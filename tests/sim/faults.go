@@ -2,6 +2,8 @@ package sim
 
 import (
 	"errors"
+	"slices"
+	"strings"
 
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/replica"
@@ -20,7 +22,8 @@ func (p *process) operate(what string, start func(done func(error)), then func(e
 	r := &reply{what, p, w.now}
 	w.replies[r] = true
 	w.log("operator: %s on %s", what, p.n.name)
-	w.count("op " + what)
+	kind := "op " + kindOf(what)
+	w.count(kind)
 	start(func(err error) {
 		if !w.replies[r] {
 			w.fail("C5: %s on %s is answered twice", what, p.n.name)
@@ -28,13 +31,19 @@ func (p *process) operate(what string, start func(done func(error)), then func(e
 		delete(w.replies, r)
 		w.log("operator: %s on %s: %v", what, p.n.name, err)
 		if err == nil {
-			w.count("op " + what + " done")
+			w.count(kind + " done")
 		}
 		if then != nil {
 			then(err)
 		}
 	})
 	p.run()
+}
+
+// kindOf leaves the names of nodes out.
+func kindOf(what string) string {
+	words := strings.Fields(what)
+	return strings.Join(slices.DeleteFunc(words, func(s string) bool { return slices.Contains(names, s) || s == "to" }), " ")
 }
 
 func (n *node) promote(opt replica.PromoteOptions) {
@@ -118,13 +127,21 @@ func (n *node) crash(power bool, back int64) {
 	})
 }
 
-// trouble makes one fault or operation, and comes again.
+// trouble makes one fault or operation, or lays an ambush, and comes again.
 func (w *World) trouble() {
 	if w.calm {
 		return
 	}
 	w.at(w.between(0, 2*w.sc.pace), w.trouble)
-	n := w.any()
+	if w.p(w.sc.ambush) {
+		w.lay()
+		return
+	}
+	w.strike(w.any())
+}
+
+// strike makes one fault or operation, at a node if it is of that kind.
+func (w *World) strike(n *node) {
 	switch k := w.n(100); {
 	case k < 10:
 		n.crash(false, w.back())
@@ -134,40 +151,68 @@ func (w *World) trouble() {
 		for _, x := range w.nodes {
 			x.crash(true, w.back())
 		}
-	case k < 34:
+	case k < 32:
 		w.cutNet()
-	case k < 40:
+	case k < 37:
 		net := w.nets[w.n(len(w.nets))]
 		if s := net.sess; s != nil {
 			w.count("session reset")
 			w.log("FAULT session %s-%s reset", net.a.name, net.b.name)
 			s.drop(w.n(2), errReset)
 		}
-	case k < 44:
+	case k < 39:
+		w.slowNet()
+	case k < 43:
+		if n.proc == nil || n.proc.paused {
+			return
+		}
 		w.count("pause")
 		d := w.between(10*milli, 8*second)
 		w.log("FAULT pause %s for %d ms", n.name, d/milli)
 		n.pause(d)
-	case k < 47:
-		w.count("slow disk")
-		n.disk.slow = w.between(0, 300*milli)
-		w.at(w.between(0, 5*second), func() { n.disk.slow = 0 })
-	case k < 49:
-		if w.p(0.2) {
-			n.disk.space = 1 + w.n(3)
-			w.count("no space")
-		}
 	case k < 51:
-		if w.p(w.sc.diskFail) {
-			w.log("FAULT disk of %s will fail", n.name)
-			n.disk.failOp = 1 + w.n(20)
-		}
+		w.diskFault(n)
 	case k < 54:
 		w.sc.rest = true
 		w.at(w.between(100*milli, 3*second), func() { w.sc.rest = w.calm && w.sc.rest })
 	default:
 		w.operator(n)
 	}
+}
+
+// diskFault has a disk be slow, full, unreadable or broken.
+func (w *World) diskFault(n *node) {
+	d := n.disk
+	switch k := w.n(100); {
+	case k < 30:
+		w.count("slow disk")
+		d.slow = w.between(0, 300*milli)
+		w.at(w.between(0, 5*second), func() { d.slow = 0 })
+	case k < 36:
+		w.count("stuck disk")
+		w.log("FAULT disk of %s is stuck", n.name)
+		d.slow = w.between(second, 12*second)
+		w.at(w.between(0, 3*second), func() { d.slow = 0 })
+	case k < 55:
+		w.count("no space")
+		w.log("FAULT disk of %s is full", n.name)
+		d.space = 1 + w.n(3)
+	case k < 75:
+		w.log("FAULT disk of %s cannot be read", n.name)
+		d.unread = 1 + w.n(3)
+	case w.p(w.sc.diskFail):
+		w.log("FAULT disk of %s will fail", n.name)
+		d.failOp = 1 + w.n(20)
+	}
+}
+
+// slowNet has a network be slow for a while.
+func (w *World) slowNet() {
+	net := w.nets[w.n(len(w.nets))]
+	w.count("slow network")
+	w.log("FAULT network %s-%s is slow", net.a.name, net.b.name)
+	net.slow = w.between(0, 2*second)
+	w.at(w.between(0, 5*second), func() { net.slow = 0 })
 }
 
 func (w *World) back() int64 {

@@ -185,6 +185,7 @@ func (l *link) send() {
 			if l.w.trace {
 				l.w.log("%s -> %s %s", l.p.n.name, l.peer.name, show(f.msg))
 			}
+			l.w.pass(moment(f.msg.Type()), l.p.n, l.peer)
 			err = st.send(l.w.frame(f.msg, nil))
 			continue
 		}

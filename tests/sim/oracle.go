@@ -306,27 +306,30 @@ func (o *oracle) saw(c *clientOp, h int32, v uint64) bool {
 	if len(maybe) == 0 || list[len(list)-1].val == v {
 		return true
 	}
-	for i := range maybe {
-		if m := &maybe[i]; m.val == v && m.reign == c.br.id {
-			if m.seen == 0 {
-				o.idx++
-				m.seen = o.idx
-			}
-			return true
-		}
-	}
-	newest := 0
+	base, newest := 0, -1
 	for _, e := range list {
+		if e.idx <= c.idx {
+			base = e.idx
+		}
 		if e.val == v {
 			newest = e.idx
 		}
 	}
-	for _, m := range maybe {
-		if m.seen != 0 && m.seen <= c.idx && newest < m.seen {
-			return false
+	stale := false
+	for i := range maybe {
+		m := &maybe[i]
+		switch {
+		case m.val == v && m.reign == c.br.id:
+			if newest < base && m.seen == 0 {
+				o.idx++
+				m.seen = o.idx
+			}
+			return true // of writes of one value it is not known which was read
+		case m.seen != 0 && m.seen <= c.idx && newest < m.seen:
+			stale = true
 		}
 	}
-	return true
+	return !stale
 }
 
 func valueText(v uint64) string { return fmt.Sprintf("write %d/%d", v>>16, v&0xffff) }
@@ -554,7 +557,8 @@ func (p *process) observe() {
 func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 	st, me := o.st[n.index], o.st[p.n.index]
 	vol := o.idx
-	if q.Repl == protocol.Established && !st.broken {
+	equal := q.Repl == protocol.Established || q.Repl == protocol.VerifySource || q.Repl == protocol.VerifyTarget
+	if equal && !st.broken {
 		if i := unique(st.mark(), me.mark()); i != 0 && !st.gaveUp {
 			o.w.fail("C4: %s takes %s for equal, which acknowledged %d that %s does not have", p.n.name, n.name, i, p.n.name)
 		}

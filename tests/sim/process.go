@@ -19,6 +19,7 @@ type node struct {
 	disk  *disk
 	meta  *metaStore
 	clock int64 // offset
+	skew  int64 // how much faster the clock runs, in thousandths
 	proc  *process
 	peers []*node // in the order of replica.Config.Peers
 	busy  bool    // being stopped or started by the operator
@@ -50,10 +51,15 @@ type process struct {
 	view     replica.View  // scratch of look
 }
 
+var names = []string{"alpha", "beta", "gamma"}
+
 // newNode makes a node as `qrbd create` does.
 func (w *World) newNode(i int) *node {
-	n := &node{w: w, name: []string{"alpha", "beta", "gamma"}[i], index: i}
+	n := &node{w: w, name: names[i], index: i}
 	n.clock = w.between(0, 3600*second) + 1e18
+	if w.p(0.3) {
+		n.skew = w.between(-200, 200)
+	}
 	n.create()
 	return n
 }
@@ -73,6 +79,10 @@ func (n *node) start() {
 	w := n.w
 	if n.proc != nil {
 		return
+	}
+	if w.p(0.1) {
+		w.count("clock jump")
+		n.clock += w.between(-48*3600*second, 48*3600*second)
 	}
 	if !w.calm && w.p(0.05) {
 		n.meta.budget = 1 + w.n(12)
@@ -216,7 +226,9 @@ func (p *process) look() *replica.View {
 	return &p.view
 }
 
-func (p *process) now() int64 { return p.w.now + p.n.clock }
+// now is the process's clock. Like that of package volume it is set when the process
+// starts and never goes back.
+func (p *process) now() int64 { return p.w.now + p.w.now/1000*p.n.skew + p.n.clock }
 
 // after calls fn in the process some time from now, if it lives; a paused process
 // does it when it goes on.
@@ -293,6 +305,9 @@ func (p *process) execute(es []replica.Effect) {
 			p.journal()
 		case replica.DoEvent:
 			ev := e.Event
+			if ev.Field == "handshake" {
+				p.w.count("handshake " + ev.New)
+			}
 			p.w.log("%s event %s %s: %s -> %s (%s)", p.n.name, ev.Peer, ev.Field, ev.Old, ev.New, ev.Reason)
 		default:
 		}
@@ -338,6 +353,7 @@ func (p *process) commitOnce() {
 		p.commit = false
 		return
 	}
+	p.w.pass(commits, p.n, nil)
 	s := p.n.meta
 	if !p.w.calm && p.w.p(p.w.sc.metaFail) {
 		s.failSync = true

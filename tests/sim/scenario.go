@@ -20,7 +20,8 @@ type scenario struct {
 	think   int64
 	rest    bool // clients pause
 	length  int64
-	pace    int64 // between faults
+	pace    int64   // between faults
+	ambush  float64 // how many of them lie in wait (ambush.go)
 
 	diskTime, metaTime int64
 	metaFail           float64
@@ -45,13 +46,14 @@ func (w *World) choose() {
 	if w.p(0.3) || w.seed >= threeFrom {
 		sc.count = 3
 	}
-	sc.size = 5*bitmap.ExtentSize - 7*bitmap.BlockSize + 3*sectorSize
+	sc.size = pick(5*bitmap.ExtentSize-7*bitmap.BlockSize+3*sectorSize, 5*bitmap.ExtentSize-7*bitmap.BlockSize+3*sectorSize,
+		2*bitmap.ExtentSize, 65*bitmap.BlockSize, 9*bitmap.BlockSize+sectorSize)
 	switch k := w.n(10); {
-	case k < 6:
+	case k < 5:
 		sc.modes = [3]protocol.Mode{protocol.ModeC, protocol.ModeC, protocol.ModeC}
-	case k < 7:
+	case k < 6:
 		sc.modes = [3]protocol.Mode{protocol.ModeA, protocol.ModeA, protocol.ModeA}
-	case k < 8:
+	case k < 7:
 		sc.modes = [3]protocol.Mode{protocol.ModeB, protocol.ModeB, protocol.ModeB}
 	default:
 		for i := range sc.modes {
@@ -59,27 +61,22 @@ func (w *World) choose() {
 		}
 	}
 	sc.honest = w.p(0.75)
-	blocks := bitmap.Blocks(sc.size)
-	for i := range int64(5) { // one window in each extent, one over a border, one at the end
-		from := i*bitmap.BlocksPerExtent + int64(w.n(900))
-		sc.windows = append(sc.windows, [2]int64{from, from + 2 + int64(w.n(20))})
-	}
-	sc.windows = append(sc.windows, [2]int64{bitmap.BlocksPerExtent - 2, bitmap.BlocksPerExtent + 2}, [2]int64{blocks - 3, blocks})
-	sc.windows = sc.windows[w.n(len(sc.windows)-1):]
-	for i := range sc.windows {
-		sc.windows[i][1] = min(sc.windows[i][1], blocks)
-	}
+	w.windows()
 	sc.clients = 1 + w.n(6)
 	sc.think = pick(milli, 5*milli, 30*milli, 200*milli)
 	sc.length = w.between(5*second, 40*second)
 	sc.pace = pick(100*milli, 500*milli, 2*second, 5*second)
+	sc.ambush = []float64{0, 0.3, 0.7}[w.n(3)]
+	if w.p(0.02) { // generations go out of the history
+		sc.length, sc.think, sc.clients = w.between(100*second, 300*second), 200*milli, 1
+	}
 	sc.diskTime = pick(100*micro, 500*micro, 5*milli)
 	sc.metaTime = pick(200*micro, 2*milli, 20*milli)
 	if w.p(0.1) {
 		sc.metaFail = 0.002
 	}
 	if w.p(0.3) {
-		sc.diskFail = 0.05
+		sc.diskFail = []float64{0.1, 1}[w.n(2)]
 	}
 	sc.netMin = pick(50*micro, milli, 10*milli)
 	sc.netMax = sc.netMin * pick(1, 2, 10)
@@ -91,9 +88,27 @@ func (w *World) choose() {
 	sc.flushBytes = pick(64<<10, 1<<20, 64<<20)
 	sc.activityIdle = pick(100*milli, 500*milli, 5*second)
 	sc.queueBytes = pick(16<<10, 256<<10, 32<<20)
-	sc.sync = resync.Options{WindowBytes: pick(1<<20, 8<<20), FlushBytes: pick(8<<10, 64<<10, 64<<20)}
+	sc.sync = resync.Options{WindowBytes: pick(8<<10, 1<<20, 8<<20), FlushBytes: pick(8<<10, 64<<10, 64<<20)}
 	if w.p(0.3) {
 		sc.sync.RateBytes = pick(200<<10, 2<<20, 20<<20)
 	}
 	sc.sync.FloorBytes = pick(1<<20, 8<<20)
+}
+
+// windows chooses where clients write: in every extent, over a border, at the end.
+func (w *World) windows() {
+	sc := &w.sc
+	blocks := bitmap.Blocks(sc.size)
+	for i := int64(0); i*bitmap.BlocksPerExtent < blocks; i++ {
+		from := i*bitmap.BlocksPerExtent + int64(w.n(int(min(900, blocks-i*bitmap.BlocksPerExtent))))
+		sc.windows = append(sc.windows, [2]int64{from, from + 2 + int64(w.n(20))})
+	}
+	if blocks > bitmap.BlocksPerExtent {
+		sc.windows = append(sc.windows, [2]int64{bitmap.BlocksPerExtent - 2, bitmap.BlocksPerExtent + 2})
+	}
+	sc.windows = append(sc.windows, [2]int64{blocks - 3, blocks})
+	sc.windows = sc.windows[w.n(len(sc.windows)-1):]
+	for i := range sc.windows {
+		sc.windows[i][1] = min(sc.windows[i][1], blocks)
+	}
 }

@@ -23,10 +23,11 @@ func (w *World) settle() {
 	}
 	w.log("---- faults end")
 	for _, net := range w.nets {
+		net.slow = 0
 		net.setCut(false, false)
 	}
 	for _, n := range w.nodes {
-		n.disk.slow, n.disk.space, n.disk.failOp = 0, 0, 0
+		n.disk.slow, n.disk.space, n.disk.failOp, n.disk.unread = 0, 0, 0, 0
 		n.meta.failSync = false
 		if n.proc != nil {
 			n.resume(n.proc)

@@ -42,6 +42,8 @@ type World struct {
 	o     *oracle
 	calm  bool // no more faults
 
+	ambushes []ambush
+
 	trace   bool
 	lines   []string
 	counts  map[string]int // faults, operations and outcomes by kind
