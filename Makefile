@@ -43,8 +43,8 @@ check: ## gofmt, vet, staticcheck, import rules, short unit tests
 	$(GO) test ./tests/architecture
 	$(GO) test -short $(UNIT)
 
-sim: ## SEEDS runs of the simulator, from SEED on (SEEDS=1 SEED=s shows the events of s)
-	$(GO) test -v -count=1 -timeout 10h ./tests/sim -run '$(if $(filter 1,$(SEEDS)),TestTrace,TestSeeds)' -args -seeds $(or $(SEEDS),1000) -seed $(or $(SEED),1)
+sim: ## SEEDS runs of the simulator, from SEED on (SEEDS=1 SEED=s shows the events of s; STATE=f goes on where it ended)
+	$(GO) test -v -count=1 -timeout 10h ./tests/sim -run '$(if $(filter 1,$(SEEDS)),TestTrace,TestSeeds)' -args -seeds $(or $(SEEDS),1000) -seed $(or $(SEED),1) $(if $(STATE),-state $(abspath $(STATE)))
 
 mutants: ## break the code in ways that lose data, one by one: the simulator finds each within 2000 seeds
 	$(GO) run ./tests/mutants $(MUTANTSFLAGS)

@@ -95,6 +95,8 @@ func (p *process) awaitApplied(limit int64, then func(error)) {
 	then(nil)
 }
 
+func (w *World) named(name string) *node { return w.nodes[slices.Index(names, name)] }
+
 func (w *World) any() *node { return w.nodes[w.n(len(w.nodes))] }
 
 func (w *World) primary() *node {

@@ -604,6 +604,7 @@ func (o *oracle) joined(p *process, from *node) {
 		st.br, st.pos, st.vol, st.dur, st.lost = src.br, src.pos, src.vol, src.vol, src.lost
 		st.fua = map[int32]int{}
 	}
+	o.w.count("resyncs")
 	o.w.log("oracle: %s joins branch %d at %d, floors %d/%d", p.n.name, st.br.id, st.pos, st.vol, st.dur)
 }
 

@@ -307,6 +307,9 @@ func (p *process) execute(es []replica.Effect) {
 			ev := e.Event
 			if ev.Field == "handshake" {
 				p.w.count("handshake " + ev.New)
+				if ev.New == "split-brain" && p.n.index < p.w.named(ev.Peer).index {
+					p.w.count("split brains")
+				}
 			}
 			p.w.log("%s event %s %s: %s -> %s (%s)", p.n.name, ev.Peer, ev.Field, ev.Old, ev.New, ev.Reason)
 		default:

@@ -1,19 +1,23 @@
 package sim
 
 import (
+	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
+	"os"
 	"reflect"
 	"runtime"
-	"sort"
 	"sync"
 	"testing"
 	"time"
 )
 
 var (
-	seeds = flag.Int("seeds", 300, "how many seeds TestSeeds runs")
+	seeds = flag.Int("seeds", 5000, "how many seeds TestSeeds runs")
 	first = flag.Uint64("seed", 0, "the first seed of TestSeeds; with -seeds 1 its events are shown")
+	state = flag.String("state", "", "a file that TestSeeds keeps its progress in, to go on where it has ended")
 	lines = flag.Int("lines", 200, "how many of the last events a failure shows")
 )
 
@@ -21,13 +25,13 @@ var (
 var failedOnce = []uint64{23, 34, 39, 45, 68, 94, 101, 130, 154, 189, 195, 202, 215, 281, 287, 291, 295, 332, 333, 337, 524, 535, 585, 699,
 	1013, 1141, 1466, 1506, 1525, 1586, 1690, 1729, 1969, 2153, 2243, 2879, 3278, 3471, 3570, 6971, 6980, 7018, 7162, 2000369}
 
-func report(t *testing.T, r Result) {
+func report(t *testing.T, r Failure) {
 	t.Helper()
 	again := Run(r.Seed, true)
-	if again.Failed != r.Failed {
-		t.Errorf("seed %d is not repeatable: %q, then %q", r.Seed, r.Failed, again.Failed)
+	if again.Failed != r.What {
+		t.Errorf("seed %d is not repeatable: %q, then %q", r.Seed, r.What, again.Failed)
 	}
-	t.Errorf("seed %d: %s\nlast events:\n%s\nrun it again: make sim SEEDS=1 SEED=%d", r.Seed, r.Failed, tail(again.Tail, *lines), r.Seed)
+	t.Errorf("seed %d: %s\nlast events:\n%s\nrun it again: make sim SEEDS=1 SEED=%d", r.Seed, r.What, tail(again.Tail, *lines), r.Seed)
 }
 
 func tail(s string, n int) string {
@@ -41,74 +45,100 @@ func tail(s string, n int) string {
 	return s[at:]
 }
 
-// TestSeeds runs many seeds.
+// chunk is how many seeds are run between two lines of progress.
+const chunk = 2000
+
+// TestSeeds runs the seeds that failed once and many more. With -state it goes on
+// where an earlier run has ended.
 func TestSeeds(t *testing.T) {
-	began := time.Now()
-	n := *seeds
+	n := uint64(*seeds)
 	if testing.Short() {
 		n = min(n, 50)
 	}
-	from := *first
-	if from == 0 {
-		from = 1
+	var sum Tally
+	if !load(t, &sum) {
+		sum.Next = max(*first, 1)
+		runAll(&sum, failedOnce)
 	}
-	list := append([]uint64(nil), failedOnce...)
-	for i := range n {
-		list = append(list, from+uint64(i))
+	end := max(*first, 1) + n
+	began, done := time.Now(), sum.Next
+	for sum.Next < end && len(sum.Failed) < 20 {
+		list := make([]uint64, 0, chunk)
+		for s := sum.Next; s < end && len(list) < chunk; s++ {
+			list = append(list, s)
+		}
+		runAll(&sum, list)
+		sum.Next += uint64(len(list))
+		save(t, &sum)
+		if n > chunk {
+			rate := float64(sum.Next-done) / time.Since(began).Seconds()
+			t.Logf("%d of %d seeds, %.0f/s, %.0f min to go, %d failed", n-(end-sum.Next), n, rate, float64(end-sum.Next)/rate/60, len(sum.Failed))
+		}
 	}
-	work := make(chan uint64)
+	for i, r := range sum.Failed {
+		if i < 3 {
+			report(t, r)
+		} else {
+			t.Errorf("seed %d: %.300s", r.Seed, r.What)
+		}
+	}
+	t.Logf("%s", sum.String())
+}
+
+// runAll runs seeds on all processors.
+func runAll(sum *Tally, list []uint64) {
 	var mu sync.Mutex
-	var bad []Result
-	counts := map[string]int{}
-	var simulated, events int64
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
-			for s := range work {
+			for {
+				mu.Lock()
+				if len(list) == 0 {
+					mu.Unlock()
+					return
+				}
+				s := list[0]
+				list = list[1:]
+				mu.Unlock()
 				r := Run(s, false)
 				mu.Lock()
-				if r.Failed != "" {
-					bad = append(bad, r)
-				}
-				for k, v := range r.Counts {
-					counts[k] += v
-				}
-				simulated += r.Time
-				events += int64(r.Events)
+				sum.Add(&r)
 				mu.Unlock()
 			}
 		})
 	}
-	for _, s := range list {
-		mu.Lock()
-		stop := len(bad) >= 20
-		mu.Unlock()
-		if stop {
-			break
-		}
-		work <- s
-	}
-	close(work)
 	wg.Wait()
-	sort.Slice(bad, func(i, j int) bool { return bad[i].Seed < bad[j].Seed })
-	for i, r := range bad {
-		if i < 3 {
-			report(t, r)
-		} else {
-			t.Errorf("seed %d: %.300s", r.Seed, r.Failed)
-		}
+}
+
+// load reads what an earlier run has saved, if any.
+func load(t *testing.T, sum *Tally) bool {
+	if *state == "" {
+		return false
 	}
-	t.Logf("%d seeds, %.1f simulated hours, %d events, %.1f s", len(list), float64(simulated)/3600e9, events, time.Since(began).Seconds())
-	keys := make([]string, 0, len(counts))
-	for k := range counts {
-		keys = append(keys, k)
+	b, err := os.ReadFile(*state)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
 	}
-	sort.Strings(keys)
-	s := ""
-	for _, k := range keys {
-		s += fmt.Sprintf("%s %d, ", k, counts[k])
+	if err == nil {
+		err = json.Unmarshal(b, sum)
 	}
-	t.Log(s)
+	if err != nil {
+		t.Fatalf("state of an earlier run: %v", err)
+	}
+	return true
+}
+
+func save(t *testing.T, sum *Tally) {
+	if *state == "" {
+		return
+	}
+	b, err := json.Marshal(sum)
+	if err == nil {
+		err = os.WriteFile(*state, b, 0o644)
+	}
+	if err != nil {
+		t.Fatalf("saving the state: %v", err)
+	}
 }
 
 // TestRepeatable runs a seed twice and compares every event.
