@@ -80,6 +80,7 @@ func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File, s
 		FlushInterval: v.FlushInterval,
 		FlushBytes:    v.FlushBytes,
 		ActivityIdle:  v.ActivityIdle,
+		AfterSB:       v.AfterSB,
 		SyncWindow:    v.SyncWindow,
 		SyncRate:      v.SyncRate,
 	}

@@ -3,7 +3,7 @@ package protocol
 import "fmt"
 
 // helloFlags are the flags of Hello that this version knows.
-const helloFlags = HelloCrashedPrimary | HelloReconnect | HelloDiscard | HelloFullTarget | HelloPeerFenced | HelloReplayed | HelloTarget
+const helloFlags = HelloCrashedPrimary | HelloReconnect | HelloDiscard | HelloFullTarget | HelloPeerFenced | HelloReplayed | HelloTarget | HelloWasPrimary
 
 // Type implements Message.
 func (*Hello) Type() Type { return TypeHello }
@@ -20,7 +20,9 @@ func (m *Hello) encode(b []byte) []byte {
 	b = putU64(b, uint64(m.Current))
 	b = putSlots(b, m.Slots)
 	b = putGenerations(b, m.History)
-	return putName(b, m.Primary)
+	b = putName(b, m.Primary)
+	b = m.Policy.encode(b)
+	return m.Changes.encode(b)
 }
 
 func (m *Hello) decode(r *reader) {
@@ -39,6 +41,8 @@ func (m *Hello) decode(r *reader) {
 	m.Slots = r.slots(m.Slots)
 	m.History = r.generations(m.History)
 	m.Primary = r.name(m.Primary)
+	m.Policy.decode(r)
+	m.Changes.decode(r)
 }
 
 func (m *Hello) check(int) error {
@@ -54,7 +58,9 @@ func (m *Hello) check(int) error {
 		checkEnum("mode", uint8(m.Mode), uint8(ModeA), uint8(ModeC)),
 		checkSlots(m.Slots),
 		checkCount("generations", len(m.History), HistoryMax),
-		checkNameOrNone(m.Primary))
+		checkNameOrNone(m.Primary),
+		m.Policy.check(),
+		m.Changes.check())
 }
 
 // checkRole and checkDisk: a sender knows its own state, so unknown is refused.

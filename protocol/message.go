@@ -8,6 +8,7 @@ const (
 	TextMax       = 1024     // bytes of a message for people
 	PeersMax      = 15       // peers of a volume
 	HistoryMax    = 32       // generations remembered
+	ChangesMax    = 16       // ranges of a Changes
 	BitmapWordMax = 4096     // words of one BitmapPart (32 KiB)
 	DigestsMax    = 256      // digests of one SyncDigests: 1 MiB of DigestBlock
 	DigestBlock   = 4096     // bytes that one digest of SyncDigests covers
@@ -70,6 +71,7 @@ const (
 	HelloPeerFenced                        // promoted by the operator's word while the receiver was away
 	HelloReplayed                          // set bits include whole extents of an activity map: compare before copying
 	HelloTarget                            // is being overwritten by a node other than the receiver
+	HelloWasPrimary                        // was primary when it parted from the receiver
 )
 
 // Hello opens a volume's connection, both ways.
@@ -88,6 +90,8 @@ type Hello struct {
 	Slots    []PeerSlot // at most PeersMax
 	History  []Generation
 	Primary  string // the primary it is connected to, itself included; "" if none
+	Policy   SplitPolicy
+	Changes  Changes
 }
 
 // Strategy is a handshake's outcome from the sender's side.

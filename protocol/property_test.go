@@ -103,6 +103,19 @@ func drawField(t *rapid.T, field any, name string) any {
 		return Generation(rapid.Uint64().Draw(t, name))
 	case VolumeID:
 		return VolumeID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, name))
+	case SplitPolicy:
+		p := SplitPolicy{Node: text.Draw(t, "node")}
+		for _, a := range []*AfterSB{&p.Pri0, &p.Pri1, &p.Pri2} {
+			*a = AfterSB(rapid.Uint8Range(0, uint8(CallPriLost)).Draw(t, "policy"))
+		}
+		return p
+	case Changes:
+		n := func() int64 { return rapid.Int64Range(0, math.MaxInt64/2).Draw(t, "n") }
+		c := Changes{First: n(), Last: n(), Ranges: []Range{}}
+		for range rapid.IntRange(0, ChangesMax).Draw(t, "ranges") {
+			c.Ranges = append(c.Ranges, Range{n(), n()})
+		}
+		return c
 	case string:
 		return text.Draw(t, name)
 	case bool:

@@ -26,6 +26,8 @@ func samples() []sample {
 			Slots:   []PeerSlot{{"beta", 10, 11}, {"gamma", 12, 13}},
 			History: []Generation{14, 15, 16},
 			Primary: "beta",
+			Policy:  SplitPolicy{DiscardNode, DiscardSecondary, CallPriLost, "gamma"},
+			Changes: Changes{17, 18, []Range{{19, 20}, {21, 22}}},
 		}, nil},
 		{"hello-new", &Hello{Role: Secondary, Disk: Inconsistent, Mode: ModeC}, nil},
 		{"verdict", &Verdict{Attempt: 1, Strategy: TargetBitmap, Rule: "equal-crashed", Digest: true}, nil},

@@ -148,7 +148,7 @@ func divergence(me, peer Side, mySlot, peerSlot protocol.PeerSlot, d Decision) D
 	}
 	myBad, peerBad := me.Disk == protocol.Inconsistent, peer.Disk == protocol.Inconsistent
 	switch {
-	case d.Strategy == protocol.RefusedStrategy && (me.Current == peer.Current || !shared):
+	case d.Strategy == protocol.RefusedStrategy && (!shared || descends(me, peer) || descends(peer, me)):
 		return d // two primaries, and nothing is known to have diverged
 	case myBad != peerBad && shared:
 		// A sync that a third node began, at a base that only the two know: what
@@ -166,22 +166,25 @@ func divergence(me, peer Side, mySlot, peerSlot protocol.PeerSlot, d Decision) D
 	default:
 		d.Strategy, d.Rule, d.Code = protocol.Unrelated, RuleUnrelated, protocol.CodeUnrelated
 	}
+	d.Split = d.Strategy == protocol.SplitBrain
 	mine, theirs := me.has(protocol.HelloDiscard), peer.has(protocol.HelloDiscard)
-	if mine == theirs {
-		return d // nobody, or both: then nothing says which side is to go
-	}
-	// The common parent's bitmaps of both sides together name every block that
-	// may differ; without a common parent only a full comparison does.
-	d.Rule, d.Code, d.Rebase, d.Digest = RuleDiscard, protocol.CodeNone, true, !common
 	switch {
-	case mine && common:
-		d.Strategy = protocol.TargetBitmap
-	case mine:
-		d.Strategy = protocol.TargetFull
-	case common:
-		d.Strategy = protocol.SourceBitmap
-	default:
-		d.Strategy = protocol.SourceFull
+	case mine != theirs:
+		// The common parent's bitmaps of both sides together name every block that
+		// may differ; without a common parent only a full comparison does.
+		loser := me.Name
+		if theirs {
+			loser = peer.Name
+		}
+		d.Rule = RuleDiscard
+		d.giveUp(loser, me.Name, !common)
+	case d.Split && !mine: // both: then the operators' words say nothing
+		r := rule(me, peer, common)
+		d.Why, d.PriLost = r.why, r.priLost
+		if r.loser != "" {
+			d.Rule = r.rule
+			d.giveUp(r.loser, me.Name, r.full || !common)
+		}
 	}
 	return d
 }

@@ -36,6 +36,9 @@ const (
 	RuleUnrelated        Rule = "unrelated"                    // 13
 	RuleInterrupted      Rule = "interrupted-sync"             // 11-13, and one side is half overwritten by a third node
 	RuleDiscard          Rule = "discard"                      // 11-13, and an operator gave one side up
+	RuleAfterSB0         Rule = "after-sb-0pri"                // 11-12, and a policy gave one side up; nobody is primary
+	RuleAfterSB1         Rule = "after-sb-1pri"                // the same; one is primary
+	RuleAfterSB2         Rule = "after-sb-2pri"                // the same; both are
 	RuleDefer            Rule = "defer-to-primary"             // two secondaries; their primary settles it
 	RuleOtherVolume      Rule = "other-volume"                 // ids of two volumes
 	RuleTwoPrimaries     Rule = "two-primaries"                // refused
@@ -63,7 +66,12 @@ type Decision struct {
 	// Rebase: the target's own generation says nothing about the set bits, so
 	// that the sync needs a base of its own to be resumable.
 	Rebase bool
-	IDs    []NamedID
+	// Split: both sides wrote after they parted (rules 11 and 12), whatever came of
+	// it. Why is what a policy says, PriLost the primary that it would give up.
+	Split   bool
+	Why     string
+	PriLost string
+	IDs     []NamedID
 }
 
 // Mirror returns the decision as the other side sees it.
@@ -104,6 +112,14 @@ func (d Decision) Mirror() Decision {
 
 // Text says a decision in words, from the side of me.
 func (d Decision) Text(me, peer, volume string) string {
+	if d.Rule.byPolicy() {
+		loser, winner := me, peer
+		if d.Strategy == protocol.SourceBitmap || d.Strategy == protocol.SourceFull {
+			loser, winner = peer, me
+		}
+		return fmt.Sprintf("split brain: %s and %s both took writes after they parted; by policy %s the writes of %s are given up for those of %s (%s)",
+			me, peer, d.Rule, loser, winner, d.Why)
+	}
 	switch d.Strategy {
 	case protocol.NoSync:
 		switch d.Rule {
@@ -123,9 +139,13 @@ func (d Decision) Text(me, peer, volume string) string {
 	case protocol.TargetFull:
 		return fmt.Sprintf("the whole replica on %s is overwritten by %s", me, peer)
 	case protocol.SplitBrain:
-		return fmt.Sprintf("split brain: %s and %s both took writes after they parted. Nothing was overwritten. "+
-			"Choose the side to give up; there, demote the volume if it is primary and run: qrbd connect %s --discard-my-data",
-			me, peer, volume)
+		text := fmt.Sprintf("split brain: %s and %s both took writes after they parted. Nothing was overwritten. qrbd explain %s says who wrote what. "+
+			"Choose the side to give up; there, demote the volume if it is primary and run: qrbd connect %s --discard-my-data; on the other side run: qrbd connect %s",
+			me, peer, volume, volume, volume)
+		if d.Why != "" {
+			text += ". " + d.Why
+		}
+		return text
 	case protocol.Unrelated:
 		if d.Rule == RuleOtherVolume {
 			return fmt.Sprintf("%s and %s hold two different volumes of the name %s: their volume ids differ. "+

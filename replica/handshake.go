@@ -34,7 +34,7 @@ func (m *Machine) Linked(now Time, id PeerID) error {
 func (m *Machine) hello(p *peer) *protocol.Hello {
 	h := &protocol.Hello{Volume: m.volume, Size: m.cfg.Size, Block: bitmap.BlockSize, Attempt: m.cfg.Rand(), Instance: m.instance,
 		Role: m.role, Disk: m.disk, Mode: p.mode, Seq: m.holds, Current: m.current,
-		History: append([]protocol.Generation(nil), m.history...), Primary: m.primary()}
+		History: append([]protocol.Generation(nil), m.history...), Primary: m.primary(), Policy: m.cfg.Policy, Changes: m.changes(p)}
 	set := func(on bool, flag uint32) {
 		if on {
 			h.Flags |= flag
@@ -46,6 +46,7 @@ func (m *Machine) hello(p *peer) *protocol.Hello {
 	set(p.discard, protocol.HelloDiscard)
 	set(p.overwrite, protocol.HelloFullTarget)
 	set(m.fenced, protocol.HelloPeerFenced)
+	set(m.wasPrimary(p), protocol.HelloWasPrimary)
 	for _, q := range m.peers {
 		set(q != p && q.repl == protocol.SyncTarget, protocol.HelloTarget)
 	}
@@ -97,7 +98,11 @@ func (m *Machine) onHello(p *peer, h *protocol.Hello) {
 		m.verdict(p, Decision{Strategy: protocol.Retry})
 		return
 	}
-	m.verdict(p, Compare(Side{m.cfg.Self, m.hello(p)}, Side{p.name, p.heard}))
+	d := Compare(Side{m.cfg.Self, m.hello(p)}, Side{p.name, p.heard})
+	if d.Rule.byPolicy() && Compare(Side{m.cfg.Self, p.sent}, Side{p.name, p.heard}).Strategy != d.Strategy {
+		d = Decision{Strategy: protocol.Retry} // the peer goes by what it was sent
+	}
+	m.verdict(p, d)
 }
 
 // yieldTo ends a sync from another secondary when the primary is here: it goes on
@@ -191,6 +196,7 @@ func (m *Machine) failedSide(p *peer) string {
 // act carries out a decision.
 func (m *Machine) act(p *peer, d Decision) {
 	p.decision, p.lastWhy = d, d.Rule
+	m.tellSplit(p, d)
 	switch d.Strategy {
 	case protocol.Retry:
 		m.restart(p, "the state changed during the handshake")
@@ -218,6 +224,7 @@ func (m *Machine) act(p *peer, d Decision) {
 	case protocol.NoSync, protocol.SourceBitmap, protocol.SourceFull, protocol.TargetBitmap, protocol.TargetFull:
 	}
 	p.settled = true
+	p.older = false // wasPrimary goes by the role now
 	p.reconnect = true
 	p.retryWait = 0
 	p.deadline = never
@@ -245,7 +252,7 @@ func (m *Machine) settleEqual(p *peer, d Decision) {
 		}
 		if p.slot != 0 {
 			m.remember(p.slot)
-			p.slot = 0
+			p.level()
 			m.persist()
 		}
 		if m.crashed && m.role == protocol.Secondary {

@@ -41,6 +41,8 @@ type Config struct {
 	Name  string // of the volume, for texts
 	Size  int64
 	Peers []PeerConfig // at most protocol.PeersMax
+	// Policy says what to do about a split brain without an operator's word.
+	Policy protocol.SplitPolicy
 	// Rand returns random numbers for ids; never zero.
 	Rand     func() uint64
 	VolumeID func() protocol.VolumeID
@@ -138,6 +140,7 @@ func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 	for i, c := range cfg.Peers {
 		s := st.Peers[i]
 		m.peers = append(m.peers, &peer{id: PeerID(i), name: c.Name, mode: c.Mode, slot: s.Bitmap, dirty: s.Dirty,
+			wroteFirst: s.First, wroteLast: s.Last, wroteKept: s.Last, older: s.Older || st.Primary && s.Bitmap == 0,
 			conn: protocol.Connecting, role: protocol.RoleUnknown, disk: protocol.DiskUnknown, retryAt: now})
 	}
 	switch {

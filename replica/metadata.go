@@ -11,6 +11,9 @@ type PeerSlot struct {
 	Bitmap protocol.Generation
 	Disk   protocol.Disk
 	Dirty  *bitmap.Set
+	First  Time // of the writes that the peer may lack; 0: none is known
+	Last   Time
+	Older  bool // this node was primary when it was last connected to the peer
 }
 
 // Stored is the machine's durable state.
@@ -150,7 +153,8 @@ func (m *Machine) stored() *Stored {
 	s := &Stored{Volume: m.volume, Disk: m.disk, Primary: m.role == protocol.Primary || m.crashed,
 		Clean: m.cleanMark, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost}
 	for _, p := range m.peers {
-		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk})
+		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk, First: p.wroteFirst, Last: p.wroteLast, Older: m.wasPrimary(p)})
+		p.wroteKept = p.wroteLast
 	}
 	return s
 }

@@ -69,6 +69,12 @@ type peer struct {
 	moved Time   // when acked last rose, or the first operation was sent after a rest
 	last  uint64 // last sequence sent
 
+	// Since the two parted.
+	wroteFirst Time // when this side wrote what p may lack; 0: never
+	wroteLast  Time
+	wroteKept  Time // wroteLast as the metadata has it, or is about to
+	older      bool // this node was primary when it was last connected to p
+
 	// Sync and verify.
 	step        syncStep
 	base        protocol.Generation

@@ -28,6 +28,7 @@ var update = flag.Bool("update", false, "rewrite the expected output of testdata
 //	hold|release A io|meta keep local I/O or metadata commits back
 //	mute|unmute A B        keep the frames from A to B back
 //	ids A CURRENT SLOT:ID... h:ID...   set ids by hand
+//	policy A 0PRI 1PRI 2PRI   what to do about a split brain
 //	status [A...]
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.script")
@@ -167,6 +168,12 @@ func (w *world) command(f []string) error {
 				x.m.history = append(x.m.history, protocol.Generation(n))
 			case "disk":
 				x.m.disk = protocol.Disk(n)
+			case "older":
+				for _, p := range x.m.peers {
+					p.older = n == 1
+				}
+			case "primary":
+				x.m.role = protocol.Primary
 			case "crashed":
 				x.m.crashed = n == 1
 			case "reconnect":
@@ -185,6 +192,20 @@ func (w *world) command(f []string) error {
 				x.m.peers[x.peer(name)].slot = protocol.Generation(n)
 			}
 		}
+	case "policy":
+		var err error
+		set := func(i int) (a protocol.AfterSB) {
+			if err == nil {
+				a, _, err = protocol.ParseAfterSB(i, arg(2+i))
+			}
+			return a
+		}
+		x.policy = protocol.SplitPolicy{Pri0: set(0), Pri1: set(1), Pri2: set(2)}
+		if x.policy.Pri0 == protocol.DiscardNode {
+			x.policy.Node = strings.TrimPrefix(arg(2), "discard-node-")
+		}
+		x.m.cfg.Policy = x.policy
+		return err
 	case "status":
 		w.status(f[1:]...)
 	default:

@@ -174,7 +174,7 @@ func (m *Machine) onStable(p *peer, s *protocol.Stable) {
 			if e.Settled && q.stable >= q.marked {
 				q.dirty.Clear(0, q.dirty.Blocks())
 				m.remember(q.slot)
-				q.slot = 0
+				q.level()
 				m.wantBitmaps = true
 				m.persist()
 			}

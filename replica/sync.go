@@ -165,7 +165,7 @@ func (m *Machine) PlanDone(now Time, id PeerID) {
 	p.step = syncEnding
 	p.deadline = m.now + m.cfg.HandshakeTime
 	m.remember(p.slot)
-	p.slot = 0
+	p.level()
 	m.idSerial++
 	m.wantBitmaps = true
 	m.persist()
@@ -368,7 +368,7 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 	for _, q := range m.peers {
 		// What the others lack of the adopted data is not known here: their
 		// next handshake goes by the history, which compares in full.
-		q.slot = 0
+		q.level()
 	}
 	p.dirty.Clear(0, p.dirty.Blocks()) // the source confirmed the whole replica
 	for _, e := range s.Slots {

@@ -40,6 +40,7 @@ func (m *Machine) Tick(now Time) {
 	if now >= m.nextTick.bitmaps {
 		m.nextTick.bitmaps = now + bitmapsEvery
 		m.flushBitmaps()
+		m.keepTimes()
 	}
 	if now >= m.nextTick.cool && !m.metaBusy && m.metaDone == m.metaWant {
 		m.nextTick.cool = now + coolEvery

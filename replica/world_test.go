@@ -34,6 +34,7 @@ type wnode struct {
 	up      bool
 	noMeta  bool // metadata commits are kept back
 	local   []*Request
+	policy  protocol.SplitPolicy
 	holdIO  bool // local I/O is kept back
 }
 
@@ -72,13 +73,14 @@ func (w *world) boot(x *wnode) {
 	cfg := Config{Self: x.name, Name: "crm", Size: w.size, Peers: w.peersOf(x.name), Rand: w.id,
 		VolumeID:     func() protocol.VolumeID { return protocol.VolumeID{1} },
 		WriteTimeout: 10e9, FlushInterval: 1e9, FlushBytes: 64 << 20, ActivityIdle: 30e9, HandshakeTime: 15e9,
-		RetryMin: 1e8, RetryMax: 2e9, AskTime: 5e9, QueueBytes: 32 << 20}
+		RetryMin: 1e8, RetryMax: 2e9, AskTime: 5e9, QueueBytes: 32 << 20, Policy: x.policy}
 	st := x.durable
 	st.Peers = nil
 	for i, p := range cfg.Peers {
 		slot := PeerSlot{Name: p.Name, Dirty: bitmap.NewSet(bitmap.Blocks(w.size))}
 		if len(x.durable.Peers) > 0 {
-			slot.Bitmap, slot.Disk = x.durable.Peers[i].Bitmap, x.durable.Peers[i].Disk
+			slot = x.durable.Peers[i]
+			slot.Dirty = bitmap.NewSet(bitmap.Blocks(w.size))
 		}
 		copySet(slot.Dirty, x.bitmaps[PeerID(i)])
 		st.Peers = append(st.Peers, slot)

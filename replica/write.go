@@ -90,6 +90,7 @@ func (m *Machine) issue(r *Request) {
 			continue
 		}
 		p.dirty.Set(bitmap.Touched(r.Off, r.Len))
+		p.wrote(m.now)
 	}
 	if m.looseAt == 0 {
 		m.looseAt = m.now
@@ -341,6 +342,7 @@ func (m *Machine) forget(p *peer) {
 	for i := r.head; i < r.tail; i++ {
 		if s := r.at(i); s.op != protocol.DataFlush {
 			p.dirty.Set(bitmap.Touched(s.off, s.n))
+			p.wrote(s.at)
 		}
 	}
 	for i := r.head; i < r.tail; i++ {

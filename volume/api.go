@@ -68,12 +68,15 @@ type Options struct {
 	Name  string
 	Self  string // this node's name
 	Peers []PeerConfig
-	Size  int64           // bytes; zero: the store's. The store may be larger
-	Store blockdev.Device // the volume closes it
-	Meta  *meta.File      // the volume closes it
-	State *meta.State     // what the metadata file said when it was opened
-	Pool  *blockdev.Pool  // buffers for what peers send; required
-	Log   *slog.Logger    // required
+	// AfterSB is what to do about a split brain without an operator's word. The same
+	// on every node, or none is followed.
+	AfterSB protocol.SplitPolicy
+	Size    int64           // bytes; zero: the store's. The store may be larger
+	Store   blockdev.Device // the volume closes it
+	Meta    *meta.File      // the volume closes it
+	State   *meta.State     // what the metadata file said when it was opened
+	Pool    *blockdev.Pool  // buffers for what peers send; required
+	Log     *slog.Logger    // required
 
 	// AskConnect is called, without locks held, when the volume wants a
 	// connection to a peer soon. The owner answers with AttachPeer, now or never.

@@ -13,6 +13,9 @@ import (
 // is not kept up, so that all of it counts as out of sync should it return.
 const slotGone uint32 = 1
 
+// slotOlder: this node was primary when it was last connected to the peer.
+const slotOlder uint32 = 2
+
 type goneSlot struct {
 	index int
 	slot  meta.PeerSlot
@@ -41,7 +44,8 @@ func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 			st.Peers = append(st.Peers, replica.PeerSlot{Name: p.Name, Dirty: bitmap.NewSet(bitmap.Blocks(v.size))})
 			continue
 		}
-		slot := replica.PeerSlot{Name: p.Name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: v.opt.State.Bitmaps[i]}
+		slot := replica.PeerSlot{Name: p.Name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: v.opt.State.Bitmaps[i],
+			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags&slotOlder != 0}
 		if s.Peers[i].Flags&slotGone != 0 {
 			slot.Dirty.SetAll()
 		}
@@ -69,7 +73,11 @@ func (v *Volume) batch(b replica.MetaBatch) *meta.Batch {
 			sup.Peers[g.index] = g.slot
 		}
 		for i, p := range s.Peers {
-			sup.Peers[v.slots[i]] = meta.PeerSlot{Name: p.Name, Bitmap: p.Bitmap, Disk: p.Disk}
+			slot := meta.PeerSlot{Name: p.Name, Bitmap: p.Bitmap, Disk: p.Disk, First: p.First, Last: p.Last}
+			if p.Older {
+				slot.Flags |= slotOlder
+			}
+			sup.Peers[v.slots[i]] = slot
 		}
 		out.Super = sup
 	}

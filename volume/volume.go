@@ -142,6 +142,7 @@ func (v *Volume) machineConfig() replica.Config {
 	if cfg.FlushBytes == 0 {
 		cfg.FlushBytes = 64 << 20
 	}
+	cfg.Policy = o.AfterSB
 	for _, p := range o.Peers {
 		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: p.Name, Mode: p.mode()})
 	}

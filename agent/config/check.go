@@ -65,6 +65,9 @@ func (k *checker) volumes() {
 	names := map[string]int{}
 	for i, v := range k.c.Volumes {
 		k.once(names, fmt.Sprintf("volume[%d].name", i), v.Name, "volume")
+		if n := v.AfterSB.Node; n != "" && n != k.c.Node.Name && !v.hasPeer(n) {
+			k.fault(fmt.Sprintf("volume[%d].after_sb_0pri", i), "%q is neither this node nor a peer of the volume", n)
+		}
 	}
 }
 

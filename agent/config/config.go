@@ -62,6 +62,8 @@ type Volume struct {
 	Export  Export
 	Peers   []VolumePeer
 	Hooks   hook.Set // [volume.hooks] over [hooks]
+	// AfterSB is what to do about a split brain without an operator's word.
+	AfterSB protocol.SplitPolicy
 
 	// Zero: the default of the volume package.
 	SyncRate      int64 // bytes/s
@@ -70,6 +72,15 @@ type Volume struct {
 	WriteTimeout  time.Duration
 	FlushInterval time.Duration
 	ActivityIdle  time.Duration
+}
+
+func (v *Volume) hasPeer(name string) bool {
+	for _, p := range v.Peers {
+		if p.Name == name {
+			return true
+		}
+	}
+	return false
 }
 
 // VolumePeer is a peer of a volume.

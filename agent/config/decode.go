@@ -94,6 +94,7 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 	}
 	mode := read(s, "protocol", "C", parseMode)
 	v.Peers = decodeVolumePeers(s, mode, peers)
+	v.AfterSB = decodePolicy(s)
 	v.Hooks = volumeHooks(s, hooks)
 	s.done()
 	return v

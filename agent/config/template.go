@@ -76,6 +76,11 @@ const templateRest = `#heartbeat    = "500ms"                # how often a peer 
 #flush_interval = "1s"                  # a peer is flushed at least so often,
 #flush_bytes    = "64MiB"               # or after so much
 #activity_idle  = "30s"                 # an extent not written for so long is idle
+#after_sb_0pri  = "disconnect"          # split brain, nobody is primary: an operator decides, or
+#                                       # discard-younger-primary, discard-older-primary,
+#                                       # discard-zero-changes, discard-least-changes, discard-node-NAME
+#after_sb_1pri  = "disconnect"          # one is primary: or consensus, discard-secondary, call-pri-lost-after-sb
+#after_sb_2pri  = "disconnect"          # both are: or call-pri-lost-after-sb
 #
 #[volume.protocols]                     # where a peer differs from protocol
 #gamma = "A"

@@ -246,6 +246,9 @@ func (w *World) cutNet() {
 func (w *World) operator(n *node) {
 	p := n.proc
 	switch k := w.n(100); {
+	case k < 10 && !w.sc.honest:
+		w.divide()
+		return
 	case k < 25:
 		w.failover()
 		return
@@ -254,7 +257,9 @@ func (w *World) operator(n *node) {
 	case k < 37:
 		n.promote(replica.PromoteOptions{})
 	case k < 41:
-		if !w.sc.honest {
+		if !w.sc.honest && w.p(0.7) {
+			w.divide()
+		} else if !w.sc.honest {
 			n.promote(replica.PromoteOptions{PeerFenced: true, Force: w.p(0.2)})
 		}
 	case k < 45:

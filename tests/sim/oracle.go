@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"sort"
+	"strings"
 
 	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
@@ -517,6 +518,9 @@ func (p *process) observe() {
 	for i := range v.Peers {
 		q := &v.Peers[i]
 		if q.Repl == protocol.SyncTarget {
+			if seen.repl[i] != q.Repl && strings.HasPrefix(string(q.Rule), "after-sb") {
+				o.policySettles(p, p.n.peers[i], q.Rule)
+			}
 			seen.syncFrom = i
 		}
 		if q.Live != seen.live[i] {

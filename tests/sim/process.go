@@ -163,7 +163,7 @@ func (p *process) config() replica.Config {
 	cfg := replica.Config{Self: p.n.name, Name: "crm", Size: sc.size, Rand: p.w.id,
 		VolumeID:     func() (id protocol.VolumeID) { id[0] = byte(p.w.id()) | 1; return id },
 		WriteTimeout: sc.writeTimeout, FlushInterval: sc.flushInterval, FlushBytes: sc.flushBytes, ActivityIdle: sc.activityIdle,
-		HandshakeTime: 15 * second, RetryMin: 100 * milli, RetryMax: 2 * second, AskTime: 5 * second, QueueBytes: sc.queueBytes, Sync: sc.sync}
+		HandshakeTime: 15 * second, RetryMin: 100 * milli, RetryMax: 2 * second, AskTime: 5 * second, QueueBytes: sc.queueBytes, Sync: sc.sync, Policy: sc.policies[p.n.index]}
 	for _, q := range p.n.peers {
 		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: q.name, Mode: sc.mode(p.n, q)})
 	}
@@ -180,7 +180,8 @@ func (p *process) stored(state *meta.State) replica.Stored {
 			st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Dirty: bitmap.NewSet(bitmap.Blocks(p.w.sc.size))})
 			continue
 		}
-		st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: state.Bitmaps[i]})
+		st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: state.Bitmaps[i],
+			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags != 0})
 	}
 	return st
 }
@@ -198,7 +199,11 @@ func (p *process) batch(b replica.MetaBatch) *meta.Batch {
 		sup := &meta.Super{Volume: s.Volume, Size: p.super.Size, Node: p.super.Node, Name: p.super.Name, Disk: s.Disk, Primary: s.Primary,
 			Clean: s.Clean, Flags: p.super.Flags, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost}
 		for _, q := range s.Peers {
-			sup.Peers = append(sup.Peers, meta.PeerSlot{Name: q.Name, Bitmap: q.Bitmap, Disk: q.Disk})
+			slot := meta.PeerSlot{Name: q.Name, Bitmap: q.Bitmap, Disk: q.Disk, First: q.First, Last: q.Last}
+			if q.Older {
+				slot.Flags = 1
+			}
+			sup.Peers = append(sup.Peers, slot)
 		}
 		out.Super = sup
 	}

@@ -11,17 +11,19 @@ const threeFrom = 2_000_000
 
 // scenario is what a seed chooses before anything happens.
 type scenario struct {
-	size    int64
-	count   int // of nodes
-	modes   [3]protocol.Mode
-	honest  bool // --peer-fenced is only said when it is true
-	windows [][2]int64
-	clients int
-	think   int64
-	rest    bool // clients pause
-	length  int64
-	pace    int64   // between faults
-	ambush  float64 // how many of them lie in wait (ambush.go)
+	size  int64
+	count int // of nodes
+	modes [3]protocol.Mode
+	// policies of each node for a split brain; they may differ by mistake
+	policies [3]protocol.SplitPolicy
+	honest   bool // --peer-fenced is only said when it is true
+	windows  [][2]int64
+	clients  int
+	think    int64
+	rest     bool // clients pause
+	length   int64
+	pace     int64   // between faults
+	ambush   float64 // how many of them lie in wait (ambush.go)
 
 	diskTime, metaTime int64
 	metaFail           float64
@@ -61,6 +63,7 @@ func (w *World) choose() {
 		}
 	}
 	sc.honest = w.p(0.75)
+	w.choosePolicies()
 	w.windows()
 	sc.clients = 1 + w.n(6)
 	sc.think = pick(milli, 5*milli, 30*milli, 200*milli)

@@ -109,12 +109,12 @@ func TestLayout(t *testing.T) {
 func TestSuperRoundTrip(t *testing.T) {
 	full := testSuper(SizeMax)
 	full.Node, full.Name = strings.Repeat("n", 64), strings.Repeat("v", 64)
-	full.History, full.Peers = nil, nil
+	full.History, full.Peers, full.Lost = nil, nil, 1<<63+99
 	for i := range historyMax {
 		full.History = append(full.History, 1<<63+protocol.Generation(i))
 	}
 	for i := range peersMax {
-		full.Peers = append(full.Peers, PeerSlot{strings.Repeat("p", 50+i), protocol.Generation(i), protocol.Disk(i % 7), 1 << i})
+		full.Peers = append(full.Peers, PeerSlot{strings.Repeat("p", 50+i), protocol.Generation(i), protocol.Disk(i % 7), 1 << i, int64(i) << 50, 1<<63 - 1 - int64(i)})
 	}
 	for _, want := range []Super{full, {Size: 1}, testSuper(4096)} {
 		p := make([]byte, pageSize)

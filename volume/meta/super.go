@@ -33,6 +33,8 @@ type PeerSlot struct {
 	Bitmap protocol.Generation // at which the peer was last in sync; 0: it is in sync
 	Disk   protocol.Disk       // as last known
 	Flags  uint32              // the owner's
+	First  int64               // when what it may lack was written here, ns since 1970; 0: not known
+	Last   int64
 }
 
 // Check compares what the file was created for with what is configured. A
@@ -62,22 +64,23 @@ const (
 
 // Offsets of the super page's content, from the start of the page.
 const (
-	atVolume   = 128 // 16
-	atSize     = 144 // 8
-	atCurrent  = 152 // 8
-	atSeq      = 160 // 8
-	atFlags    = 168 // 4
-	atDisk     = 172 // 1
-	atState    = 173 // 1: stateBits
-	atHistory  = 174 // 1: generations
-	atPeers    = 175 // 1: peers
-	atBlock    = 176 // 4: bytes of a block
-	atExtent   = 180 // 4: bytes of an extent
-	atLost     = 184 // 8
-	atNode     = 192 // 72
-	atName     = 264 // 72
-	atHistory0 = 336 // 8 each, historyMax
-	atPeer0    = 592 // peerBytes each, peersMax; ends at 2,032
+	atVolume   = 128  // 16
+	atSize     = 144  // 8
+	atCurrent  = 152  // 8
+	atSeq      = 160  // 8
+	atFlags    = 168  // 4
+	atDisk     = 172  // 1
+	atState    = 173  // 1: stateBits
+	atHistory  = 174  // 1: generations
+	atPeers    = 175  // 1: peers
+	atBlock    = 176  // 4: bytes of a block
+	atExtent   = 180  // 4: bytes of an extent
+	atLost     = 184  // 8
+	atNode     = 192  // 72
+	atName     = 264  // 72
+	atHistory0 = 336  // 8 each, historyMax
+	atPeer0    = 592  // peerBytes each, peersMax; ends at 2,032
+	atTimes0   = 2032 // 16 each, peersMax: First, Last; ends at 2,272
 
 	// A name takes 72 bytes: 1 length, 64 text, 7 zero.
 
@@ -150,6 +153,9 @@ func (s *Super) encode(p []byte) {
 		le.PutUint64(q[inPeerBitmap:], uint64(peer.Bitmap))
 		le.PutUint32(q[inPeerFlags:], peer.Flags)
 		q[inPeerDisk] = byte(peer.Disk)
+		t := p[atTimes0+16*i:]
+		le.PutUint64(t, uint64(peer.First))
+		le.PutUint64(t[8:], uint64(peer.Last))
 	}
 }
 
@@ -194,6 +200,8 @@ func decodeSuper(p []byte) (Super, error) {
 			Bitmap: protocol.Generation(le.Uint64(q[inPeerBitmap:])),
 			Disk:   protocol.Disk(q[inPeerDisk]),
 			Flags:  le.Uint32(q[inPeerFlags:]),
+			First:  int64(le.Uint64(p[atTimes0+16*i:])),
+			Last:   int64(le.Uint64(p[atTimes0+16*i+8:])),
 		})
 	}
 	if err := s.validate(); err != nil {
