@@ -89,6 +89,7 @@ type Machine struct {
 	held         []*Request // wait for a freeze to end
 	arming       []*Request // wait for the activity map
 	overlapped   []*Request // wait for an overlapping write or sync run
+	readBack     []*Request // reads that are done, and wait for writes that they may have seen
 	genWait      []*Request // done but for the new generation
 	flights      int        // issued requests not yet complete, reads excluded
 	localDurable uint64     // every write up to here is durable here

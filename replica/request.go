@@ -55,7 +55,7 @@ type Request struct {
 	pending uint16 // peers whose answer is missing, by PeerID
 	needGen bool   // completes only under a generation that a lost peer has not
 	all     bool   // Flush: every peer confirms it, whatever its protocol
-	covers  uint64 // Flush: highest sequence that the local flush makes durable
+	covers  uint64 // Flush: highest sequence that the local flush makes durable; Read: that it may have seen
 	span    int    // index in Machine.spans, or -1
 	err     error
 }

@@ -380,6 +380,7 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 		}
 	}
 	m.crashed = false
+	m.forgetWords() // they were said of what has been overwritten
 	m.idSerial++
 	m.wantBitmaps = true
 	m.setDisk(protocol.UpToDate, "in sync with "+p.name)

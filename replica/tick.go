@@ -238,7 +238,7 @@ func (m *Machine) View() View {
 func (m *Machine) ViewInto(v *View) {
 	peers := v.Peers[:0]
 	*v = View{Volume: m.volume, Role: m.role, Disk: m.disk, DiskReason: m.diskWhy, Current: m.current, Primary: m.primary(),
-		InFlight: m.flights, Waiting: len(m.held) + len(m.arming) + len(m.overlapped), Active: m.activity.Count()}
+		InFlight: m.flights, Waiting: len(m.held) + len(m.arming) + len(m.overlapped) + len(m.readBack), Active: m.activity.Count()}
 	for _, p := range m.peers {
 		w := PeerView{Name: p.name, Mode: p.mode, Conn: p.conn, Repl: p.repl, Role: p.role, Disk: p.disk, Reason: p.reason,
 			DirtyBytes: min(p.dirty.Count()*bitmap.BlockSize, m.cfg.Size), Slot: p.slot, TotalBytes: min(p.total*bitmap.BlockSize, m.cfg.Size),

@@ -28,7 +28,8 @@ func (m *Machine) admit(r *Request) {
 	switch r.Op {
 	case Read:
 		// A read waits for an overlapping write: it must not return what no
-		// peer may have yet.
+		// peer may have yet. One that begins while the read is under way is
+		// waited for when the read is done.
 		if m.overlaps(r.Off, r.Len) {
 			m.overlapped = append(m.overlapped, r)
 			return
@@ -217,7 +218,7 @@ func (m *Machine) LocalDone(now Time, r *Request, err error, fatal bool) {
 	m.now = now
 	if r.Op == Read {
 		m.foreground.end(now)
-		m.emit(Effect{Kind: DoComplete, Req: r, Err: err})
+		m.readDone(r, err)
 		return
 	}
 	r.local = false
@@ -239,6 +240,45 @@ func (m *Machine) LocalDone(now Time, r *Request, err error, fatal bool) {
 		m.bootDurable = true
 	}
 	m.settle(r)
+}
+
+// readDone answers a read, unless writes to its range have begun since it was issued:
+// it may have seen them, and is answered after them. Else a client would know of a
+// write that is gone when this node dies now.
+func (m *Machine) readDone(r *Request, err error) {
+	r.err, r.covers = err, m.seq
+	if err == nil && m.seen(r) {
+		m.readBack = append(m.readBack, r)
+		return
+	}
+	m.emit(Effect{Kind: DoComplete, Req: r, Err: err})
+}
+
+// seen reports whether a write under way may be in what r has read. Those that are
+// issued later cannot be, so that r does not wait for ever.
+func (m *Machine) seen(r *Request) bool {
+	for i := range m.spans {
+		if s := &m.spans[i]; s.off < r.Off+r.Len && r.Off < s.end && s.req.seq <= r.covers {
+			return true
+		}
+	}
+	return false
+}
+
+// pumpReads answers the reads whose writes are done.
+func (m *Machine) pumpReads() {
+	if len(m.readBack) == 0 {
+		return
+	}
+	parked := m.readBack
+	m.readBack = nil
+	for _, r := range parked {
+		if m.seen(r) {
+			m.readBack = append(m.readBack, r)
+			continue
+		}
+		m.emit(Effect{Kind: DoComplete, Req: r, Err: r.err})
+	}
 }
 
 // settle completes r if nothing is missing any more.
@@ -277,6 +317,7 @@ func (m *Machine) finish(r *Request) {
 		r.span = -1
 	}
 	m.emit(Effect{Kind: DoComplete, Req: r, Err: r.err})
+	m.pumpReads()
 	m.pumpOverlapped()
 	if m.flights == 0 && m.drain != nil {
 		m.drained()

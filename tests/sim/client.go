@@ -22,6 +22,9 @@ type clientOp struct {
 func (p *process) client() {
 	w := p.w
 	if p.seen.role != protocol.Primary || p.seen.branch == nil || p.stopping || w.sc.rest {
+		if p.seen.role != protocol.Primary && w.aside.Float64() < 0.1 {
+			p.intrude()
+		}
 		p.after(w.between(20*milli, 200*milli), p.again)
 		return
 	}
@@ -29,6 +32,18 @@ func (p *process) client() {
 	o.proc, o.at = p, w.now
 	p.ops[o] = true
 	w.o.submitted(p, o)
+	p.m.Submit(p.now(), &o.r)
+	p.run()
+}
+
+// intrude is a client that has not heard that the node is no longer primary.
+func (p *process) intrude() {
+	w := p.w
+	rng := w.rng
+	w.rng = w.aside
+	o := w.request()
+	w.rng = rng
+	o.proc, o.at = p, w.now
 	p.m.Submit(p.now(), &o.r)
 	p.run()
 }
@@ -84,6 +99,10 @@ func (w *World) request() *clientOp {
 // answered is what a client hears.
 func (p *process) answered(o *clientOp, err error) {
 	w := p.w
+	if o.br == nil {
+		w.o.completed(p, o, err)
+		return
+	}
 	delete(p.ops, o)
 	if w.trace {
 		w.log("%s answers %v [%d +%d] seq %d: %v", p.n.name, o.r.Op, o.r.Off, o.r.Len, o.r.Seq(), err)

@@ -85,6 +85,24 @@ func (d *disk) volatile(s int64) bool {
 	return p != nil && p.last[s%sectorsPage] >= d.base && p.last[s%sectorsPage] > p.fixed[s%sectorsPage]
 }
 
+// stable returns what a sector has after a power cut, unless a newer version of it
+// happens to get there.
+func (d *disk) stable(s int64) uint64 {
+	if p := d.pages[s/sectorsPage]; p != nil {
+		return p.stable[s%sectorsPage]
+	}
+	return 0
+}
+
+// eachVolatile calls fn for every version that may, or may not, survive a power cut.
+func (d *disk) eachVolatile(fn func(s int64, v uint64)) {
+	for i, v := range d.cache {
+		if d.base+uint64(i) > d.pages[v.s/sectorsPage].fixed[v.s%sectorsPage] {
+			fn(int64(v.s), v.val)
+		}
+	}
+}
+
 // differ calls fn for every sector that a and b hold different values in.
 func differ(a, b *disk, fn func(s int64)) {
 	for i, p := range a.pages {

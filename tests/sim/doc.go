@@ -25,18 +25,23 @@
 // bytes the simulated disks hold, and what the machines claim in View.
 //
 //	C1  what was acknowledged is there when a replica is promoted, as far as the
-//	    faults since allow (oracle.promoted)
+//	    faults since allow (oracle.promoted); and at the moment of the
+//	    acknowledgement on every replica that it speaks for (ack.go)
 //	C2  after faults end, all copies are equal, bitmaps empty, generations equal
 //	    (settle.go)
 //	C3  copies that differ while nothing is in flight, or that are apart and will
-//	    be compared by their bitmaps, are covered by a bit (compare, apart.go)
+//	    be compared by their bitmaps, are covered by a bit (compare, apart.go); at any moment, what
+//	    would differ if every node lost power now is covered by what is on stable
+//	    storage (outage.go)
 //	C4  nobody acknowledges in a generation in which another node acknowledged
 //	    what it does not have; acknowledged writes are overwritten by a sync only
-//	    on an operator's word (oracle.acked, oracle.overwritten)
+//	    on an operator's word (oracle.acked, oracle.overwritten); whoever does not
+//	    have an acknowledged write is durably at another generation (ack.go)
 //	C5  every request and operation is answered, everything settles in bounded time
 //	C6  an inconsistent replica is not promoted without force; a read returns the
-//	    newest acknowledged write, or one under way, and never what was there
-//	    before something that an earlier read has returned (oracle.read, saw)
+//	    newest acknowledged write, or one under way that every replica in the ack
+//	    set has (ack.go), and never what was there before something that an earlier
+//	    read has returned (oracle.read, saw)
 //	C7  under every protocol a replica that holds a write holds what was
 //	    acknowledged before it was submitted; after a power cut, what was flushed
 //	    before it (prefix.go)

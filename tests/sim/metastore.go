@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"github.com/qrbd/qrbd/volume/meta"
 )
 
 const metaPage = 4096
@@ -30,8 +32,9 @@ type metaStore struct {
 	unsynced []*metaWrite
 	staging  bool
 	log      []metaOp
-	failSync bool // the next sync fails
-	budget   int  // > 0: this many writes and syncs until errCrash
+	failSync bool        // the next sync fails
+	budget   int         // > 0: this many writes and syncs until errCrash
+	state    *meta.State // what durable says; nil: not read since it changed
 }
 
 // errCrash stands for the end of the process in the middle of Open.
@@ -55,12 +58,16 @@ func (s *metaStore) ReadAt(p []byte, off int64) (int, error) {
 	if s.staging {
 		panic("sim: a commit reads")
 	}
+	return readPages(s.visible, s.size, p, off)
+}
+
+func readPages(pages map[int64]*[metaPage]byte, size int64, p []byte, off int64) (int, error) {
 	if off%metaPage != 0 || len(p)%metaPage != 0 {
 		panic(fmt.Sprintf("sim: read of %d at %d", len(p), off))
 	}
 	n := 0
-	for n < len(p) && off+int64(n) < s.size {
-		src := s.visible[(off+int64(n))/metaPage]
+	for n < len(p) && off+int64(n) < size {
+		src := pages[(off+int64(n))/metaPage]
 		if src == nil {
 			src = &noPage
 		}
@@ -123,7 +130,7 @@ func (s *metaStore) settle() {
 	for _, m := range s.unsynced {
 		s.durable[m.page] = &m.data
 	}
-	s.unsynced = nil
+	s.unsynced, s.state = nil, nil
 }
 
 // Size implements meta.Storage.
@@ -134,8 +141,12 @@ func (s *metaStore) Close() error { return nil }
 
 // NextData implements meta.Sparse.
 func (s *metaStore) NextData(off int64) (from, to int64, err error) {
+	return nextData(s.visible, off)
+}
+
+func nextData(pages map[int64]*[metaPage]byte, off int64) (from, to int64, err error) {
 	best := int64(-1)
-	for p := range s.visible { // the order does not matter
+	for p := range pages { // the order does not matter
 		if p >= off/metaPage && (best < 0 || p < best) {
 			best = p
 		}
@@ -144,6 +155,31 @@ func (s *metaStore) NextData(off int64) (from, to int64, err error) {
 		return 0, 0, io.EOF
 	}
 	return max(off, best*metaPage), (best + 1) * metaPage, nil
+}
+
+// image is the file as a power cut at this moment would leave it at least.
+type image struct {
+	pages map[int64]*[metaPage]byte
+	size  int64
+}
+
+// ReadAt implements io.ReaderAt.
+func (m image) ReadAt(p []byte, off int64) (int, error) { return readPages(m.pages, m.size, p, off) }
+
+// NextData implements meta.Sparse.
+func (m image) NextData(off int64) (from, to int64, err error) { return nextData(m.pages, off) }
+
+// believed returns what the node would start from after a power cut at this moment.
+// It is not to be changed.
+func (s *metaStore) believed() *meta.State {
+	if s.state == nil {
+		st, err := meta.Recover(image{s.durable, s.size}, s.size)
+		if err != nil {
+			s.w.fail("P7: were the power cut now, the metadata could not be read: %v", err)
+		}
+		s.state = st
+	}
+	return s.state
 }
 
 // play lets the first n staged steps happen.
@@ -218,5 +254,5 @@ func (s *metaStore) powerCut() {
 		s.durable[p] = pages[p]
 		s.visible[p] = pages[p]
 	}
-	s.unsynced = nil
+	s.unsynced, s.state = nil, nil
 }

@@ -255,6 +255,10 @@ func (o *oracle) submitted(p *process, c *clientOp) {
 
 func (o *oracle) completed(p *process, c *clientOp, err error) {
 	switch {
+	case c.br == nil:
+		if err == nil {
+			o.w.fail("C4: %s, %s, answers a %v", p.n.name, p.look().Role, c.r.Op)
+		}
 	case c.r.Op == replica.Read:
 		if err == nil {
 			o.read(p, c)
@@ -292,7 +296,11 @@ func (o *oracle) read(p *process, c *clientOp) {
 	for i, v := range c.got {
 		s := int32(first) + int32(i)
 		h := o.slot[s]
-		if h < 0 && v == 0 || h >= 0 && c.br.legal(h, v, c.idx, c.br.id) && o.saw(c, h, v) {
+		if h >= 0 && c.br.legal(h, v, c.idx, c.br.id) && o.saw(c, h, v) {
+			o.promised(p, c, s, h, v)
+			continue
+		}
+		if h < 0 && v == 0 {
 			continue
 		}
 		o.w.fail("C6: %s reads %s in sector %d; branch %d has %s", p.n.name, valueText(v), s, c.br.id, c.br.text(h))
@@ -385,7 +393,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 			}
 			continue
 		}
-		if st.br == b && !st.broken {
+		if st.br == b && !st.broken && st.joint.br != b { // else it is about to be overwritten
 			st.pos = o.idx
 			if q.Mode != protocol.ModeA && c.at > st.hurt {
 				st.vol = o.idx
@@ -404,6 +412,8 @@ func (o *oracle) acked(p *process, c *clientOp) {
 			}
 		}
 	}
+	o.applied(p, c, v)
+	o.glance(1.0 / 64)
 }
 
 // flushed: everything acknowledged before the flush was submitted is durable.
@@ -417,13 +427,15 @@ func (o *oracle) flushed(p *process, c *clientOp) {
 			continue
 		}
 		st := o.st[p.n.peers[i].index]
-		if st.br == c.br && !st.broken {
+		if st.br == c.br && !st.broken && st.joint.br != c.br {
 			st.dur = max(st.dur, c.idx)
 		}
 		if st.joint.br == c.br {
 			st.joint.dur = max(st.joint.dur, c.idx)
 		}
 	}
+	o.stable(p, c, v)
+	o.glance(1.0 / 16)
 }
 
 // after adds a write to a sector's history. Of two writes that were under way
@@ -566,7 +578,7 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 		if i := unique(st.mark(), me.mark()); i != 0 && !st.gaveUp {
 			o.w.fail("C4: %s takes %s for equal, which acknowledged %d that %s does not have", p.n.name, n.name, i, p.n.name)
 		}
-		st.br, st.pos, st.vol, st.dur, st.lost = me.br, o.idx, vol, o.idx, false
+		st.br, st.pos, st.vol, st.dur, st.lost, st.joint = me.br, o.idx, vol, o.idx, false, join{}
 		clear(st.fua)
 		o.w.log("oracle: %s is with %s on branch %d at %d", n.name, p.n.name, st.br.id, st.pos)
 		return
@@ -603,7 +615,7 @@ func (o *oracle) joined(p *process, from *node) {
 	st.broken, st.gaveUp, st.lost = false, false, false
 	l := p.linkTo(from)
 	if j := st.joint; j.br != nil && l != nil && l.e.c == j.c {
-		st.br, st.pos, st.vol, st.dur, st.fua = j.br, j.pos, j.vol, j.dur, j.fua
+		st.br, st.pos, st.vol, st.dur, st.fua, st.joint = j.br, j.pos, j.vol, j.dur, j.fua, join{}
 	} else {
 		st.br, st.pos, st.vol, st.dur, st.lost = src.br, src.pos, src.vol, src.vol, src.lost
 		st.fua = map[int32]int{}

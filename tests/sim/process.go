@@ -316,6 +316,7 @@ func (p *process) execute(es []replica.Effect) {
 					p.w.count("split brains")
 				}
 			}
+			defer p.w.o.glance(0.25) // of this moment, and after what it leads to
 			p.w.log("%s event %s %s: %s -> %s (%s)", p.n.name, ev.Peer, ev.Field, ev.Old, ev.New, ev.Reason)
 		default:
 		}

@@ -250,6 +250,7 @@ func (n *node) view(q *node) replica.PeerView {
 // differ only where a bit says so.
 func (w *World) compare() {
 	w.at(w.between(100*milli, 700*milli), w.compare)
+	w.o.glance(1)
 	for _, n := range w.nodes {
 		w.o.prefix(n)
 	}

@@ -1,0 +1,103 @@
+package sim
+
+import (
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
+)
+
+// holders calls fn for every replica that a request's acknowledgement speaks for under
+// C: the primary's own, and those in the ack set since before it was submitted.
+func (o *oracle) holders(p *process, c *clientOp, v *replica.View, fn func(n *node)) {
+	fn(p.n)
+	for i := range v.Peers {
+		q, n := &v.Peers[i], p.n.peers[i]
+		st := o.st[n.index]
+		if q.Live && q.Mode == protocol.ModeC && st.br == c.br && !st.broken && st.joint.br != c.br && c.at > st.hurt {
+			fn(n)
+		}
+	}
+}
+
+// applied: C1 at the moment of a write's acknowledgement, which has the newest index.
+func (o *oracle) applied(p *process, c *clientOp, v *replica.View) {
+	o.holders(p, c, v, func(n *node) {
+		o.within(c.r.Off, c.r.Len, func(s, h int32) {
+			if x := n.disk.at(int64(s)); !c.br.legal(h, x, o.idx, 0) {
+				o.w.fail("C1: %s acknowledges %s in sector %d, and %s, of which that speaks, has %s: %s",
+					p.n.name, valueText(c.value(s)), s, n.name, valueText(x), c.br.text(h))
+			}
+			if x := n.disk.stable(int64(s)); c.r.FUA && !c.br.legal(h, x, o.idx, 0) {
+				o.w.fail("C1: %s acknowledges %s in sector %d with FUA, and %s, of which that speaks, has only %s on stable storage: %s",
+					p.n.name, valueText(c.value(s)), s, n.name, valueText(x), c.br.text(h))
+			}
+		})
+	})
+	o.apart(p, c, v)
+}
+
+// stable: C1 at the moment of a flush's acknowledgement.
+func (o *oracle) stable(p *process, c *clientOp, v *replica.View) {
+	o.holders(p, c, v, func(n *node) {
+		n.disk.eachVolatile(func(s int64, _ uint64) {
+			h := o.slot[s]
+			if x := n.disk.stable(s); h >= 0 && !c.br.legal(h, x, c.idx, 0) {
+				o.w.fail("C1: %s acknowledges a flush of everything up to %d, and %s, of which that speaks, has only %s of sector %d on stable storage: %s",
+					p.n.name, c.idx, n.name, valueText(x), s, c.br.text(h))
+			}
+		})
+	})
+}
+
+// apart: C4 at the moment of a write's acknowledgement. Whoever does not have it is,
+// on stable storage, at another generation than the one who acknowledges; and whoever
+// is in the ack set is not at one that was left.
+func (o *oracle) apart(p *process, c *clientOp, v *replica.View) {
+	mine := &p.n.meta.believed().Super
+	for i := range v.Peers {
+		q, n := &v.Peers[i], p.n.peers[i]
+		theirs := n.meta.believed().Super.Current
+		if q.Live && q.Repl == protocol.Established {
+			for _, g := range mine.History {
+				if g == theirs && g != mine.Current {
+					o.w.fail("C4: %s acknowledges in generation %s while %s, in its ack set, is at %s on stable storage", p.n.name, mine.Current, n.name, theirs)
+				}
+			}
+		}
+		if q.Live || q.Mode != protocol.ModeC || theirs != mine.Current || c.at <= o.st[n.index].hurt {
+			continue
+		}
+		o.within(c.r.Off, c.r.Len, func(s, h int32) {
+			if x := n.disk.at(int64(s)); !c.br.legal(h, x, o.idx, 0) {
+				o.w.fail("C4: %s acknowledges %s in sector %d without %s, which has %s and is at the same generation %s on stable storage",
+					p.n.name, valueText(c.value(s)), s, n.name, valueText(x), theirs)
+			}
+		})
+	}
+}
+
+// promised: C6 at the moment of a read's answer: a write that is not acknowledged is
+// read only when every replica that its acknowledgement would speak for has it.
+// Otherwise what was read is gone with the primary.
+func (o *oracle) promised(p *process, c *clientOp, s, h int32, x uint64) {
+	b := c.br
+	list := b.hist[h]
+	for i := len(list) - 1; i >= 0; i-- {
+		if list[i].val == x {
+			return
+		}
+		if list[i].idx <= c.idx {
+			break
+		}
+	}
+	for _, m := range b.maybe[h] {
+		if m.val != x || m.op == nil || m.op.r.Seq() == 0 {
+			continue
+		}
+		o.holders(p, m.op, p.look(), func(n *node) {
+			if !n.disk.has(m.op) {
+				o.w.fail("C6: %s reads %s in sector %d, which is not acknowledged, and %s does not have it", p.n.name, valueText(x), s, n.name)
+			}
+		})
+		return
+	}
+}
