@@ -393,7 +393,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 			}
 			continue
 		}
-		if st.br == b && !st.broken && st.joint.br != b { // else it is about to be overwritten
+		if st.counts(q, b) {
 			st.pos = o.idx
 			if q.Mode != protocol.ModeA && c.at > st.hurt {
 				st.vol = o.idx
@@ -416,6 +416,12 @@ func (o *oracle) acked(p *process, c *clientOp) {
 	o.glance(1.0 / 64)
 }
 
+// counts reports whether a replica that a primary on branch b has in its ack set is
+// taken to hold all of b: it is not about to be overwritten, or in the middle of it.
+func (st *standing) counts(q *replica.PeerView, b *branch) bool {
+	return st.br == b && !st.broken && st.joint.br != b && q.Repl != protocol.SyncSource
+}
+
 // flushed: everything acknowledged before the flush was submitted is durable.
 func (o *oracle) flushed(p *process, c *clientOp) {
 	o.st[p.n.index].dur = max(o.st[p.n.index].dur, c.idx)
@@ -427,7 +433,7 @@ func (o *oracle) flushed(p *process, c *clientOp) {
 			continue
 		}
 		st := o.st[p.n.peers[i].index]
-		if st.br == c.br && !st.broken && st.joint.br != c.br {
+		if st.counts(q, c.br) {
 			st.dur = max(st.dur, c.idx)
 		}
 		if st.joint.br == c.br {
