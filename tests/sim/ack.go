@@ -12,7 +12,7 @@ func (o *oracle) holders(p *process, c *clientOp, v *replica.View, fn func(n *no
 	for i := range v.Peers {
 		q, n := &v.Peers[i], p.n.peers[i]
 		st := o.st[n.index]
-		if q.Live && q.Mode == protocol.ModeC && st.counts(q, c.br) && c.at > st.hurt {
+		if q.Live && q.Mode == protocol.ModeC && o.counts(p, q, n, c.br) && c.at > st.hurt {
 			fn(n)
 		}
 	}

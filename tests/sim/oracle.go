@@ -80,6 +80,7 @@ type standing struct {
 	broken bool                // inconsistent: nothing is promised
 	gaveUp bool                // an operator gave its data up
 	joint  join
+	over   *conn // that the last such sync ran over
 	lost   bool // a power cut has taken some of its cache since it last equalled a primary
 	wild   int  // promoted by force when broken: what is not durable may be anything
 }
@@ -393,7 +394,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 			}
 			continue
 		}
-		if st.counts(q, b) {
+		if o.counts(p, q, p.n.peers[i], b) {
 			st.pos = o.idx
 			if q.Mode != protocol.ModeA && c.at > st.hurt {
 				st.vol = o.idx
@@ -418,8 +419,13 @@ func (o *oracle) acked(p *process, c *clientOp) {
 
 // counts reports whether a replica that a primary on branch b has in its ack set is
 // taken to hold all of b: it is not about to be overwritten, or in the middle of it.
-func (st *standing) counts(q *replica.PeerView, b *branch) bool {
-	return st.br == b && !st.broken && st.joint.br != b && q.Repl != protocol.SyncSource
+func (o *oracle) counts(p *process, q *replica.PeerView, n *node, b *branch) bool {
+	st := o.st[n.index]
+	if st.br != b || st.broken || st.joint.br == b {
+		return false
+	}
+	l := p.linkTo(n)
+	return q.Repl != protocol.SyncSource || l != nil && st.over == l.e.c // it has heard of the end
 }
 
 // flushed: everything acknowledged before the flush was submitted is durable.
@@ -433,7 +439,7 @@ func (o *oracle) flushed(p *process, c *clientOp) {
 			continue
 		}
 		st := o.st[p.n.peers[i].index]
-		if st.counts(q, c.br) {
+		if o.counts(p, q, p.n.peers[i], c.br) {
 			st.dur = max(st.dur, c.idx)
 		}
 		if st.joint.br == c.br {
@@ -622,6 +628,7 @@ func (o *oracle) joined(p *process, from *node) {
 	l := p.linkTo(from)
 	if j := st.joint; j.br != nil && l != nil && l.e.c == j.c {
 		st.br, st.pos, st.vol, st.dur, st.fua, st.joint = j.br, j.pos, j.vol, j.dur, j.fua, join{}
+		st.over = j.c
 	} else {
 		st.br, st.pos, st.vol, st.dur, st.lost = src.br, src.pos, src.vol, src.vol, src.lost
 		st.fua = map[int32]int{}
