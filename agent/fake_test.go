@@ -100,6 +100,21 @@ func (v *fakeVolume) Invalidate(context.Context) error             { return v.no
 func (v *fakeVolume) Verify(_ context.Context, p string, _ func(done, total int64)) ([]volume.VerifyReport, error) {
 	return nil, v.note("verify %q", p)
 }
+func (v *fakeVolume) ListArchives() ([]volume.ArchiveInfo, error) {
+	return []volume.ArchiveInfo{{ID: "20261122-165644-cdef", Volume: v.name}}, v.note("archives")
+}
+func (v *fakeVolume) ViewArchive(id string) (blockdev.Device, error) {
+	if err := v.note("view %s", id); err != nil {
+		return nil, err
+	}
+	dev := blockdev.NewMemory(1 << 20)
+	return dev, dev.WriteAt([]byte("lost"), 0, 0)
+}
+func (v *fakeVolume) RestoreArchive(_ context.Context, id string, progress func(done, total int64)) error {
+	progress(1, 2)
+	return v.note("restore %s", id)
+}
+func (v *fakeVolume) RemoveArchive(id string) error { return v.note("remove %s", id) }
 func (v *fakeVolume) AttachPeer(p string, c volume.Conn) error {
 	v.mu.Lock()
 	v.attached[p] = append(v.attached[p], c)

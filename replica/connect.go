@@ -36,6 +36,13 @@ func (m *Machine) Connect(now Time, id PeerID, discard bool) error {
 	if discard && m.role == protocol.Primary {
 		return refusal(protocol.CodeNotAllowed, "%s is primary on %s: demote it before its data is given up (qrbd demote %s)", m.cfg.Name, m.cfg.Self, m.cfg.Name)
 	}
+	if m.restoring {
+		if !discard {
+			return m.unfinished()
+		}
+		m.restoring = false // what was given up stays so
+		m.persist()
+	}
 	if p.linked && p.settled {
 		if discard {
 			return refusal(protocol.CodeNotAllowed, "%s is connected to %s and they have not diverged: nothing to discard", m.cfg.Self, p.name)

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/qrbd/qrbd/protocol"
@@ -26,7 +27,17 @@ type Discard struct {
 	// Resumed: the sync goes on after an interruption; some of the blocks have been
 	// overwritten, and are in the archive, already.
 	Resumed bool
+
+	// Known when DoArchive asks, and of the side that is given up.
+	Volume  protocol.VolumeID
+	History []protocol.Generation
+	Disk    protocol.Disk // before the handshake
+	Blocks  int64         // that will be overwritten at most
 }
+
+// ErrNotKept answers DoArchive when nothing is to be kept, by configuration: the sync
+// goes on, and when it is resumed nobody is asked again.
+var ErrNotKept = errors.New("nothing is archived")
 
 // String returns the discard as a log has it.
 func (d Discard) String() string {
@@ -55,7 +66,7 @@ func (m *Machine) discards(p *peer, d Decision) *Discard {
 	default:
 		return nil
 	}
-	x.Lost = m.current
+	x.Lost, x.Disk = m.current, m.disk
 	return x
 }
 
@@ -72,28 +83,49 @@ func (m *Machine) archive(p *peer) {
 	p.step = syncArchive
 	p.rxHold = true
 	p.deadline = m.now + m.cfg.HandshakeTime
-	m.emit(Effect{Kind: DoArchive, Peer: p.id, Discard: p.discards})
+	d := p.discards
+	d.Volume, d.Blocks = m.volume, p.total
+	d.History = append([]protocol.Generation(nil), m.history...)
+	m.emit(Effect{Kind: DoArchive, Peer: p.id, Discard: d})
 }
 
 // Archived answers DoArchive: from now on every block that is overwritten here is
-// kept first, or, with err, that is not possible. Then the peer is refused and
-// nothing is overwritten.
-func (m *Machine) Archived(now Time, id PeerID, d *Discard, err error) {
+// kept first, or, with err (ErrNotKept apart), that is not possible. Then the peer is
+// refused and nothing is overwritten. false: the sync does not begin, and d is not
+// given up.
+func (m *Machine) Archived(now Time, id PeerID, d *Discard, err error) bool {
 	m.now = now
 	p := m.peers[id]
 	if p.step != syncArchive || p.discards != d { // of a connection before
-		return
+		return m.lost == d.Lost
 	}
-	if !m.usable() { // it failed meanwhile
+	switch {
+	case !m.usable(): // it failed meanwhile
 		m.dropPeer(p, refusal(protocol.CodeDiskFailed, "the disk of %s on %s has failed: %s", m.cfg.Name, m.cfg.Self, m.diskWhy))
-		return
+		return m.lost == d.Lost
+	case errors.Is(err, ErrNotKept):
+	case err != nil:
+		m.standAlone(p, refusal(protocol.CodeNotAllowed, "what %s would lose of %s cannot be archived, so that nothing was overwritten: %v. "+
+			"Make room there, or name another place with archive_dir, or give it up for good with archive = \"off\" in the configuration of %s; then run there: qrbd connect %s",
+			m.cfg.Self, m.cfg.Name, err, m.cfg.Self, m.cfg.Name))
+		return m.lost == d.Lost
+	default:
+		m.lost = d.Lost
 	}
-	if err != nil {
-		m.standAlone(p, refusal(protocol.CodeNotAllowed, "the data that %s would lose cannot be archived: %v. Make room, then connect again", m.cfg.Self, err))
-		return
-	}
-	m.lost = d.Lost
 	m.beginTarget(p)
+	return true
+}
+
+// ArchiveFailed reports that a block which the peer is about to overwrite could not
+// be kept. The sync stops here; nothing that is not in the archive was overwritten.
+func (m *Machine) ArchiveFailed(now Time, id PeerID, err error) {
+	m.now = now
+	p := m.peers[id]
+	if !p.linked {
+		return
+	}
+	m.standAlone(p, refusal(protocol.CodeNotAllowed, "%s stopped being overwritten: %v. Nothing is lost. Make room for the archive, then run on %s: qrbd connect %s",
+		m.cfg.Self, err, m.cfg.Self, m.cfg.Name))
 }
 
 // Discarding returns what the sync from a peer, while this node is its target,

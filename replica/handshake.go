@@ -15,6 +15,8 @@ func (m *Machine) Linked(now Time, id PeerID) error {
 	switch {
 	case m.stopping:
 		return refusal(protocol.CodeShutdown, "%s is stopping", m.cfg.Self)
+	case m.restoring:
+		return m.unfinished()
 	case p.alone == aloneHere:
 		return refusal(protocol.CodeOperator, "%s was disconnected by the operator on %s: run there qrbd connect %s", m.cfg.Name, m.cfg.Self, m.cfg.Name)
 	case p.linked:

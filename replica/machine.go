@@ -76,10 +76,12 @@ type Machine struct {
 	crashed  bool                // was primary when it stopped without notice
 	replayed bool                // whole extents were marked when it started
 	fenced   bool                // promoted by the operator's word
-	stopping bool
-	seq      uint64 // highest ever heard of: none up to here is used again
-	holds    uint64 // highest whose operation this replica has taken in
-	idSerial uint64 // rises with every change of role or ids
+	// restoring: what was given up is half-way back. Peers are kept away.
+	restoring bool
+	stopping  bool
+	seq       uint64 // highest ever heard of: none up to here is used again
+	holds     uint64 // highest whose operation this replica has taken in
+	idSerial  uint64 // rises with every change of role or ids
 
 	peers    []*peer
 	activity *bitmap.Activity
@@ -136,13 +138,18 @@ type span struct {
 // every bit of theirs is set toward every peer.
 func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 	m := &Machine{cfg: cfg, now: now, activity: activity, role: protocol.Secondary,
-		volume: st.Volume, disk: st.Disk, current: st.Current, history: st.History, seq: st.Seq, holds: st.Seq, crashed: st.Primary, lost: st.Lost}
+		volume: st.Volume, disk: st.Disk, current: st.Current, history: st.History, seq: st.Seq, holds: st.Seq, crashed: st.Primary, lost: st.Lost, restoring: st.Restoring}
 	m.instance = cfg.Rand()
 	for i, c := range cfg.Peers {
 		s := st.Peers[i]
 		m.peers = append(m.peers, &peer{id: PeerID(i), name: c.Name, mode: c.Mode, slot: s.Bitmap, dirty: s.Dirty,
 			wroteFirst: s.First, wroteLast: s.Last, wroteKept: s.Last, older: s.Older || st.Primary && s.Bitmap == 0,
 			conn: protocol.Connecting, role: protocol.RoleUnknown, disk: protocol.DiskUnknown, retryAt: now})
+	}
+	if m.restoring {
+		for _, p := range m.peers {
+			p.alone, p.conn, p.reason = aloneHere, protocol.Standalone, m.unfinished().Text
+		}
 	}
 	switch {
 	case m.disk == protocol.UpToDate && len(m.peers) > 0:

@@ -26,7 +26,9 @@ type Stored struct {
 	History []protocol.Generation
 	Seq     uint64
 	Lost    protocol.Generation // given up, and not overwritten to the end; 0: none
-	Peers   []PeerSlot          // same order as Config.Peers
+	// Restoring: what was given up is half-way back.
+	Restoring bool
+	Peers     []PeerSlot // same order as Config.Peers
 }
 
 // persist notes that the super page changed and asks for a commit.
@@ -151,7 +153,7 @@ func (m *Machine) MetaDone(now Time, version uint64, b MetaBatch, err error) {
 
 func (m *Machine) stored() *Stored {
 	s := &Stored{Volume: m.volume, Disk: m.disk, Primary: m.role == protocol.Primary || m.crashed,
-		Clean: m.cleanMark, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost}
+		Clean: m.cleanMark, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring}
 	for _, p := range m.peers {
 		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk, First: p.wroteFirst, Last: p.wroteLast, Older: m.wasPrimary(p)})
 		p.wroteKept = p.wroteLast

@@ -65,6 +65,9 @@ func (m *Machine) mayPromote(opt PromoteOptions) error {
 				name, p.name, name, m.cfg.Self)
 		}
 	}
+	if m.restoring {
+		return m.unfinished()
+	}
 	if opt.Force {
 		return nil
 	}

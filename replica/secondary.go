@@ -13,10 +13,8 @@ import (
 func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, err error) {
 	m.now = now
 	p := m.peers[id]
-	receiving := p.settled && (p.repl == protocol.SyncTarget && p.step == syncRunning ||
-		p.role == protocol.Primary && (p.repl == protocol.Established || p.repl == protocol.VerifyTarget))
 	switch {
-	case !receiving || m.role == protocol.Primary:
+	case !m.Receiving(id):
 		err = refusal(protocol.CodeProtocol, "%s sent a write while the connection is %s and it is %s", p.name, p.repl, p.role)
 	case !m.usable():
 		return false, ErrDiskFailed // the primary has been told, or is about to be
@@ -61,6 +59,13 @@ func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, er
 		}
 	})
 	return true, nil
+}
+
+// Receiving reports whether the peer may send operations now.
+func (m *Machine) Receiving(id PeerID) bool {
+	p := m.peers[id]
+	return m.role != protocol.Primary && p.settled && (p.repl == protocol.SyncTarget && p.step == syncRunning ||
+		p.role == protocol.Primary && (p.repl == protocol.Established || p.repl == protocol.VerifyTarget))
 }
 
 // seqMax bounds the sequences that a peer may name: this node counts on from there,

@@ -10,6 +10,7 @@ import (
 
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/volume/archive"
 	"github.com/qrbd/qrbd/volume/meta"
 )
 
@@ -77,6 +78,13 @@ type Options struct {
 	State   *meta.State     // what the metadata file said when it was opened
 	Pool    *blockdev.Pool  // buffers for what peers send; required
 	Log     *slog.Logger    // required
+
+	// Archives keep what a sync takes from this side. nil: it is lost. The volume
+	// closes it.
+	Archives *archive.Dir
+	// ArchiveAlways: writes that nobody can rely on, under way when a connection or
+	// this node was lost, are kept too, if there is room.
+	ArchiveAlways bool
 
 	// AskConnect is called, without locks held, when the volume wants a
 	// connection to a peer soon. The owner answers with AttachPeer, now or never.
@@ -229,6 +237,14 @@ type Control interface {
 	Connect(ctx context.Context, peer string, discard bool) error // peer "": all
 	Disconnect(ctx context.Context, peer string) error            // peer "": all
 	Invalidate(ctx context.Context) error
+	// ListArchives describes the sides that were given up, oldest first.
+	ListArchives() ([]ArchiveInfo, error)
+	// ViewArchive returns a side that was given up, read-only. The caller closes it
+	// before the volume is closed.
+	ViewArchive(id string) (blockdev.Device, error)
+	// RestoreArchive puts a side that was given up back over this replica.
+	RestoreArchive(ctx context.Context, id string, progress func(done, total int64)) error
+	RemoveArchive(id string) error
 	Verify(ctx context.Context, peer string, progress func(done, total int64)) ([]VerifyReport, error)
 	// AttachPeer hands over a connection; the volume owns c whatever it returns.
 	AttachPeer(peer string, c Conn) error

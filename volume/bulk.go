@@ -213,10 +213,17 @@ func (l *link) bulkReceive() {
 func (l *link) bulkReceiveAll() error {
 	fr := newFrameReader(l.conn.Bulk, l.v.opt.Pool, l.dead)
 	var t resync.Target
+	var w waiting
+	defer w.release()
 	for {
 		msg, buf, err := fr.next()
 		if err != nil {
 			return l.why(err)
+		}
+		if gathered, err := l.gather(&t, &w, fr, msg, buf); err != nil {
+			return err
+		} else if gathered {
+			continue
 		}
 		switch m := msg.(type) {
 		case *protocol.SyncAck, *protocol.SyncDiffers, *protocol.SyncFlushed:
@@ -276,6 +283,9 @@ func (l *link) allowed(compareOnly bool, off, n int64) error {
 func (l *link) syncApply(t *resync.Target, r resync.Run, data []byte) error {
 	v := l.v
 	if err := l.allowed(false, r.Off, r.Len); err != nil {
+		return err
+	}
+	if err := l.keep(blockdev.Extent{Off: r.Off, Len: r.Len, Zero: data == nil}); err != nil {
 		return err
 	}
 	var err error

@@ -16,6 +16,9 @@ const slotGone uint32 = 1
 // slotOlder: this node was primary when it was last connected to the peer.
 const slotOlder uint32 = 2
 
+// superRestoring marks a replica that is half-way back to a side that was given up.
+const superRestoring uint32 = 1
+
 type goneSlot struct {
 	index int
 	slot  meta.PeerSlot
@@ -26,7 +29,7 @@ type goneSlot struct {
 func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 	s := &v.opt.State.Super
 	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Current: s.Current,
-		History: s.History, Seq: s.Seq, Lost: s.Lost}
+		History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&superRestoring != 0}
 	index := make(map[string]int)
 	for i, p := range s.Peers {
 		index[p.Name] = i
@@ -67,7 +70,10 @@ func (v *Volume) batch(b replica.MetaBatch) *meta.Batch {
 	if s := b.Super; s != nil {
 		old := &v.opt.State.Super
 		sup := &meta.Super{Volume: s.Volume, Size: old.Size, Node: old.Node, Name: old.Name, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean,
-			Flags: old.Flags, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost}
+			Flags: old.Flags &^ superRestoring, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost}
+		if s.Restoring {
+			sup.Flags |= superRestoring
+		}
 		sup.Peers = make([]meta.PeerSlot, len(v.slots)+len(v.former))
 		for _, g := range v.former {
 			sup.Peers[g.index] = g.slot

@@ -83,3 +83,36 @@ func (f *frameReader) more() bool {
 	h, err := protocol.ParseHeader(b)
 	return err == nil && f.r.Buffered() >= protocol.HeaderLen+h.BodyLen+h.PayloadLen
 }
+
+// ahead returns the operations at the start of what is here already, whole; an
+// acknowledgement between them is passed over. Nothing is taken out of the buffer.
+func (f *frameReader) ahead() []*protocol.Data {
+	b, err := f.r.Peek(f.r.Buffered())
+	if err != nil {
+		return nil
+	}
+	var out []*protocol.Data
+	var dec protocol.Decoder
+	for len(b) >= protocol.HeaderLen {
+		h, err := protocol.ParseHeader(b)
+		n := protocol.HeaderLen + h.BodyLen + h.PayloadLen
+		if err != nil || len(b) < n {
+			break
+		}
+		body := b[protocol.HeaderLen : protocol.HeaderLen+h.BodyLen]
+		msg, err := dec.Decode(h, b[:protocol.HeaderLen], body, b[protocol.HeaderLen+h.BodyLen:n])
+		if err != nil {
+			break
+		}
+		switch m := msg.(type) {
+		case *protocol.Data:
+			d := *m
+			out = append(out, &d)
+		case *protocol.Ack:
+		default:
+			return out
+		}
+		b = b[n:]
+	}
+	return out
+}

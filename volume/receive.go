@@ -66,7 +66,9 @@ func (l *link) receiveAll() error {
 		}
 		switch m := msg.(type) {
 		case *protocol.Data:
-			err = l.apply(m, buf, !fr.more())
+			if err = l.keepAhead(fr, m); err == nil {
+				err = l.apply(m, buf, !fr.more())
+			}
 			owed += protocol.HeaderLen + len(payload(buf))
 		case *protocol.Ack:
 			v.mu.Lock()
@@ -146,6 +148,9 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer, last bool) error {
 		if err := l.acknowledge(); err != nil { // received: all that B promises
 			return err
 		}
+	}
+	if err := l.keep(rangeOf(d)...); err != nil {
+		return err
 	}
 	durable := d.Op == protocol.DataFlush || d.Flags&protocol.DataFUA != 0
 	switch d.Op {

@@ -125,7 +125,7 @@ func (v *Volume) local(r *replica.Request, here bool) {
 			}
 		}
 	case replica.Write:
-		if here && r.Len <= inlineMax && !r.FUA {
+		if here && r.Len <= inlineMax && !r.FUA && !v.opt.Archives.Live() {
 			v.localDone(r, v.opt.Store.WriteAt(o.data, r.Off, 0))
 			return
 		}
@@ -185,6 +185,7 @@ func (v *Volume) worker() {
 
 func (v *Volume) execute(o *op) {
 	r := o.request()
+	v.keepLocal(r)
 	var err error
 	switch r.Op {
 	case replica.Read:

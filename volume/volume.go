@@ -76,7 +76,7 @@ func Open(o Options) (*Volume, error) {
 	}
 	v.nowait, _ = o.Store.(blockdev.NowaitReader)
 	if err := v.start(); err != nil {
-		return nil, errors.Join(err, o.Store.Close(), o.Meta.Close())
+		return nil, errors.Join(err, o.Archives.Close(), o.Store.Close(), o.Meta.Close())
 	}
 	return v, nil
 }
@@ -93,6 +93,9 @@ func (v *Volume) start() error {
 	activity := v.opt.State.Activity
 	if st.Clean {
 		activity = bitmap.NewActivity(v.size)
+	}
+	if err := v.settleArchive(st.Lost); err != nil {
+		return err
 	}
 	v.writeTimeout = time.Duration(cfg.WriteTimeout)
 	v.m = replica.New(cfg, st, activity, v.now())
@@ -290,11 +293,12 @@ func (v *Volume) run(b *effects, here bool) {
 			v.startSync(e.Peer)
 		case replica.DoReply:
 			e.Reply(e.Err)
-		case replica.DoArchive: // nothing is kept yet
-			v.mu.Lock()
-			v.m.Archived(v.now(), e.Peer, e.Discard, nil)
-			v.unlockAndRun()
+		case replica.DoArchive:
+			id, d := e.Peer, e.Discard
+			v.beside(func() { v.beginArchive(id, d) })
 		case replica.DoArchiveEnd:
+			lost := e.Discard.Lost
+			v.beside(func() { v.endArchive(lost) })
 		default:
 			panic(fmt.Sprintf("volume: effect %d after the lock", e.Kind))
 		}
@@ -381,7 +385,7 @@ func (v *Volume) Close(ctx context.Context) error {
 	hung := within(short, func() {
 		v.fast.Wait()
 		v.ended.Wait()
-		closing = errors.Join(v.opt.Store.Close(), v.opt.Meta.Close())
+		closing = errors.Join(v.opt.Archives.Close(), v.opt.Store.Close(), v.opt.Meta.Close())
 		close(v.gone)
 	})
 	if hung != nil {

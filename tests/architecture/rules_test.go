@@ -15,13 +15,14 @@ const module = "github.com/qrbd/qrbd"
 // the module that it may import. A package that is not listed is refused: adding
 // one is a decision about the shape, made here.
 var edges = map[string][]string{
-	"cmd/qrbd": {"agent", "agent/config", "agent/control", "volume", "volume/meta", "replica", "resync", "bitmap",
+	"cmd/qrbd": {"agent", "agent/config", "agent/control", "volume", "volume/meta", "volume/archive", "replica", "resync", "bitmap",
 		"protocol", "protocol/quicnet", "blockdev", "blockdev/nbd"},
-	"agent":            {"agent/config", "agent/control", "agent/hook", "volume", "volume/meta", "protocol", "protocol/quicnet", "blockdev", "blockdev/nbd"},
+	"agent":            {"agent/config", "agent/control", "agent/hook", "volume", "volume/meta", "volume/archive", "protocol", "protocol/quicnet", "blockdev", "blockdev/nbd"},
 	"agent/control":    {"volume", "protocol", "blockdev/nbd"},
 	"agent/hook":       {},
 	"agent/config":     {"agent/hook", "protocol", "protocol/quicnet", "blockdev"},
-	"volume":           {"volume/meta", "replica", "resync", "bitmap", "protocol", "blockdev"},
+	"volume":           {"volume/archive", "volume/meta", "replica", "resync", "bitmap", "protocol", "blockdev"},
+	"volume/archive":   {"protocol", "blockdev"},
 	"volume/meta":      {"bitmap", "protocol", "blockdev"},
 	"replica":          {"resync", "bitmap", "protocol"},
 	"resync":           {"bitmap", "protocol"},

@@ -253,7 +253,8 @@ func (d *Dir) Live() bool { return d != nil && d.live.Load() != nil }
 // Keep archives what the ranges hold, as far as a live archive lacks it; a range
 // with Zero is about to be zeroed. After nil the ranges may be overwritten. An error
 // says that they must not be: the archive of a sync that discards cannot take them.
-// An archive that only follows is sealed instead.
+// An archive that only follows is sealed instead, and fails if that cannot be made
+// durable.
 func (d *Dir) Keep(list ...blockdev.Extent) error {
 	if d == nil {
 		return nil
@@ -273,15 +274,18 @@ func (d *Dir) Keep(list ...blockdev.Extent) error {
 		if f.Phase() == Collecting {
 			return fmt.Errorf("the archive of the side that is given up cannot take what is about to be overwritten: %w", err)
 		}
-		if err := d.Seal(err.Error()); err != nil {
-			return err
+		if err := d.Seal(err.Error()); err != nil && d.live.Load() == f {
+			// The volume comes first. The archive has failed: it is no longer
+			// exact, and the next Keep tries to say so on the disk again.
+			_ = f.fail(err)
+			return nil
 		}
 	}
 }
 
-// Complete says that the sync has ended, or never began: from now on the archive
-// follows. Without a live archive nothing happens.
-func (d *Dir) Complete() error {
+// Complete says that the sync which overwrites a side has ended, or never began: from
+// now on its archive follows. If that is not the live one nothing happens.
+func (d *Dir) Complete(lost protocol.Generation) error {
 	if d == nil {
 		return nil
 	}
@@ -289,7 +293,7 @@ func (d *Dir) Complete() error {
 	defer d.mu.Unlock()
 	f := d.live.Load()
 	switch {
-	case f == nil || f.Phase() != Collecting:
+	case f == nil || f.Phase() != Collecting || f.head.Lost != lost:
 		return nil
 	case d.opt.Limit == 0:
 		return d.endLive("the sync has ended, and archive_limit is zero")
