@@ -390,7 +390,7 @@ func (r *restore) step(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if r.done += blockdev.BlockSize; r.progress != nil && r.done%(1<<20) == 0 {
+	if r.done += blockdev.BlockSize; r.progress != nil && r.done%(16*blockdev.BlockSize) == 0 {
 		r.progress(r.done, r.total)
 	}
 	return nil

@@ -106,6 +106,8 @@ type cluster struct {
 	names []string
 
 	tries *atomic.Int64 // not nil: write streams are tryStreams
+	// options changes a node's; nil: nothing.
+	options func(name string, o *Options)
 
 	mu    sync.Mutex
 	cut   map[string]bool // "a-b": no connections
@@ -167,6 +169,9 @@ func (c *cluster) start(name string) {
 		if p != name {
 			o.Peers = append(o.Peers, PeerConfig{Name: p, Mode: c.mode})
 		}
+	}
+	if c.options != nil {
+		c.options(name, &o)
 	}
 	v, err := Open(o)
 	if err != nil {
