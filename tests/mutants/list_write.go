@@ -6,12 +6,14 @@ var ofWrites = []Mutant{
 		Name: "mark-after-ack",
 		Why:  "a write that a lost peer lacks is marked only some time after it was acknowledged: a peer that comes back in between is taken for equal",
 		Edits: []Edit{
-			{"replica/write.go", `		p.dirty.Set(bitmap.Touched(r.Off, r.Len))
-	}
-	if m.looseAt == 0 {`, `		from, to := bitmap.Touched(r.Off, r.Len)
+			{"replica/write.go", `			continue
+		}
+		p.dirty.Set(bitmap.Touched(r.Off, r.Len))
+`, `			continue
+		}
+		from, to := bitmap.Touched(r.Off, r.Len)
 		p.late = append(p.late, func() { p.dirty.Set(from, to) })
-	}
-	if m.looseAt == 0 {`},
+`},
 			{"replica/peer.go", "	slot  protocol.Generation // bitmap id", "	late  []func()\n	slot  protocol.Generation // bitmap id"},
 			{"replica/tick.go", "		m.tickPeer(p)\n", "		m.tickPeer(p)\n		for _, mark := range p.late {\n			mark()\n		}\n		p.late = nil\n"},
 		},

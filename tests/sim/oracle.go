@@ -81,8 +81,8 @@ type standing struct {
 	gaveUp bool                // an operator gave its data up
 	joint  join
 	over   *conn // that the last such sync ran over
-	lost   bool // a power cut has taken some of its cache since it last equalled a primary
-	wild   int  // promoted by force when broken: what is not durable may be anything
+	lost   bool  // a power cut has taken some of its cache since it last equalled a primary
+	wild   int   // promoted by force when broken: what is not durable may be anything
 }
 
 // join is a replica's standing as soon as the sync from a primary ends.
