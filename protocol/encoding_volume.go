@@ -3,7 +3,8 @@ package protocol
 import "fmt"
 
 // helloFlags are the flags of Hello that this version knows.
-const helloFlags = HelloCrashedPrimary | HelloReconnect | HelloDiscard | HelloFullTarget | HelloPeerFenced | HelloReplayed | HelloTarget | HelloWasPrimary
+const helloFlags = HelloCrashedPrimary | HelloReconnect | HelloDiscard | HelloFullTarget | HelloPeerFenced | HelloReplayed | HelloTarget | HelloWasPrimary |
+	HelloShaken | HelloMayLack
 
 // Type implements Message.
 func (*Hello) Type() Type { return TypeHello }

@@ -72,6 +72,8 @@ const (
 	HelloReplayed                          // set bits include whole extents of an activity map: compare before copying
 	HelloTarget                            // is being overwritten by a node other than the receiver
 	HelloWasPrimary                        // was primary when it parted from the receiver
+	HelloShaken                            // stopped without notice, may have lost what was not flushed, and has not found its equal since
+	HelloMayLack                           // follows a primary other than the receiver under A, or under B and shaken: may lack what that one acknowledged
 )
 
 // Hello opens a volume's connection, both ways.

@@ -150,9 +150,9 @@ func divergence(me, peer Side, mySlot, peerSlot protocol.PeerSlot, d Decision) D
 	switch {
 	case d.Strategy == protocol.RefusedStrategy && (!shared || descends(me, peer) || descends(peer, me)):
 		return d // two primaries, and nothing is known to have diverged
-	case myBad != peerBad && shared:
+	case myBad != peerBad && (shared || me.Volume == peer.Volume && me.Volume != (protocol.VolumeID{})):
 		// A sync that a third node began, at a base that only the two know: what
-		// was given up then is not a side of its own.
+		// was given up then, or was never there, is not a side of its own.
 		d.Rule, d.Rebase, d.Digest = RuleInterrupted, true, true
 		d.Strategy = protocol.TargetFull
 		if peerBad {
@@ -208,6 +208,9 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 	}
 	myBad, peerBad := me.Disk <= protocol.Inconsistent, peer.Disk <= protocol.Inconsistent
 	switch {
+	case me.Disk == protocol.Inconsistent && peer.Disk == protocol.Inconsistent:
+		// That no bit is set proves nothing: neither knows what it should hold.
+		return Decision{Strategy: protocol.RefusedStrategy, Rule: RuleNoGoodCopy, Code: protocol.CodeNotAllowed}
 	case myBad != peerBad:
 		d := sync(peerBad, RuleEqualDisk)
 		if bits == 0 { // the bits that said what it lacks are gone: compare all
@@ -232,17 +235,31 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 		return sync(tieBreak(me, peer), RuleEqualBothCrashed)
 	case bits == 0 && mySlot.Bitmap != peerSlot.Bitmap:
 		return Decision{Strategy: protocol.NoSync, Rule: RuleEqualMissedEnd}
-	case bits != 0 && me.Seq != peer.Seq:
+	case bits == 0:
+		return Decision{Strategy: protocol.NoSync, Rule: RuleEqual}
+	}
+	return leftBehind(me, peer, mySlot, peerSlot, sync)
+}
+
+// leftBehind decides between two secondaries of a primary that is gone, which may
+// each have some of its last writes. Sequences come late: that of a node which
+// stopped without notice is as old as its metadata.
+func leftBehind(me, peer Side, mySlot, peerSlot protocol.PeerSlot, sync func(source bool, r Rule) Decision) Decision {
+	myLack, peerLack := me.has(protocol.HelloMayLack), peer.has(protocol.HelloMayLack)
+	myShock, peerShock := me.has(protocol.HelloShaken), peer.has(protocol.HelloShaken)
+	switch {
+	case myLack != peerLack: // one has all that was acknowledged, at least all that was flushed
+		return sync(peerLack, RuleEqualCloser)
+	case (me.Disk == protocol.Outdated) != (peer.Disk == protocol.Outdated):
+		return sync(peer.Disk == protocol.Outdated, RuleEqualDisk)
+	case myShock != peerShock:
+		return sync(peerShock, RuleEqualShaken)
+	case me.Seq != peer.Seq:
 		return sync(me.Seq > peer.Seq, RuleEqualDirty)
-	case bits != 0 && me.has(protocol.HelloReplayed) != peer.has(protocol.HelloReplayed):
-		// It stopped without notice, and may have lost what it had not flushed.
-		return sync(peer.has(protocol.HelloReplayed), RuleEqualDirty)
 	case (mySlot.Dirty != 0) != (peerSlot.Dirty != 0):
 		return sync(mySlot.Dirty != 0, RuleEqualDirty)
-	case bits != 0:
-		return sync(tieBreak(me, peer), RuleEqualDirty)
 	}
-	return Decision{Strategy: protocol.NoSync, Rule: RuleEqual}
+	return sync(tieBreak(me, peer), RuleEqualDirty)
 }
 
 // tieBreak reports whether me is the source when nothing better tells: the

@@ -42,7 +42,8 @@ func (m *Machine) hello(p *peer) *protocol.Hello {
 			h.Flags |= flag
 		}
 	}
-	set(m.crashed, protocol.HelloCrashedPrimary)
+	set(m.crashed && !p.knowsCrash, protocol.HelloCrashedPrimary)
+	set(m.shaken, protocol.HelloShaken)
 	set(m.replayed, protocol.HelloReplayed)
 	set(p.reconnect, protocol.HelloReconnect)
 	set(p.discard, protocol.HelloDiscard)
@@ -51,6 +52,7 @@ func (m *Machine) hello(p *peer) *protocol.Hello {
 	set(m.wasPrimary(p), protocol.HelloWasPrimary)
 	for _, q := range m.peers {
 		set(q != p && q.repl == protocol.SyncTarget, protocol.HelloTarget)
+		set(q != p && (q.mode == protocol.ModeA || q.mode == protocol.ModeB && m.shaken), protocol.HelloMayLack)
 	}
 	for _, q := range m.peers {
 		h.Slots = append(h.Slots, protocol.PeerSlot{Name: q.name, Bitmap: q.slot, Dirty: uint64(q.dirty.Count())})
@@ -257,10 +259,7 @@ func (m *Machine) settleEqual(p *peer, d Decision) {
 			p.level()
 			m.persist()
 		}
-		if m.crashed && m.role == protocol.Secondary {
-			m.crashed = false
-			m.persist()
-		}
+		m.foundEqual(p)
 		m.raiseDisk(p)
 		m.holds = max(m.holds, p.heard.Seq)
 	}
@@ -273,6 +272,30 @@ func (m *Machine) settleEqual(p *peer, d Decision) {
 		m.equalNow(p)
 	}
 	m.pumpHeld()
+}
+
+// foundEqual notes that p equals this replica. What a crash may have cost is settled
+// with that peer only: another one may have what both lack, or lack what both have. A
+// primary's word settles it with all.
+func (m *Machine) foundEqual(p *peer) {
+	if m.role == protocol.Primary {
+		return
+	}
+	if m.shaken && (p.role == protocol.Primary || p.heard.Flags&protocol.HelloShaken == 0) {
+		m.shaken = false
+		m.persist()
+	}
+	if !m.crashed {
+		return
+	}
+	p.knowsCrash = true
+	for _, q := range m.peers {
+		if !q.knowsCrash && p.role != protocol.Primary {
+			return
+		}
+	}
+	m.crashed = false
+	m.persist()
 }
 
 // equalNow brings what the peer said of itself up to date once it is known to

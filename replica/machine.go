@@ -75,6 +75,7 @@ type Machine struct {
 	lost     protocol.Generation // given up, while the sync that overwrites it has not ended
 	crashed  bool                // was primary when it stopped without notice
 	replayed bool                // whole extents were marked when it started
+	shaken   bool                // may have lost what was not flushed, and has not found its equal since
 	fenced   bool                // promoted by the operator's word
 	// restoring: what was given up is half-way back. Peers are kept away.
 	restoring bool
@@ -138,7 +139,7 @@ type span struct {
 // every bit of theirs is set toward every peer.
 func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 	m := &Machine{cfg: cfg, now: now, activity: activity, role: protocol.Secondary,
-		volume: st.Volume, disk: st.Disk, current: st.Current, history: st.History, seq: st.Seq, holds: st.Seq, crashed: st.Primary, lost: st.Lost, restoring: st.Restoring}
+		volume: st.Volume, disk: st.Disk, current: st.Current, history: st.History, seq: st.Seq, holds: st.Seq, crashed: st.Primary, shaken: st.Shaken, lost: st.Lost, restoring: st.Restoring}
 	m.instance = cfg.Rand()
 	for i, c := range cfg.Peers {
 		s := st.Peers[i]
@@ -160,6 +161,7 @@ func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 	blocks := bitmap.Blocks(cfg.Size)
 	if !st.Clean {
 		m.replayed = activity.Count() > 0
+		m.shaken = m.shaken || m.replayed
 		activity.Active(func(extent int64) {
 			from := extent * bitmap.BlocksPerExtent
 			for _, p := range m.peers {

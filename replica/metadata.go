@@ -22,6 +22,7 @@ type Stored struct {
 	Disk    protocol.Disk
 	Primary bool
 	Clean   bool
+	Shaken  bool
 	Current protocol.Generation
 	History []protocol.Generation
 	Seq     uint64
@@ -153,7 +154,7 @@ func (m *Machine) MetaDone(now Time, version uint64, b MetaBatch, err error) {
 
 func (m *Machine) stored() *Stored {
 	s := &Stored{Volume: m.volume, Disk: m.disk, Primary: m.role == protocol.Primary || m.crashed,
-		Clean: m.cleanMark, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring}
+		Clean: m.cleanMark, Shaken: m.shaken, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring}
 	for _, p := range m.peers {
 		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk, First: p.wroteFirst, Last: p.wroteLast, Older: m.wasPrimary(p)})
 		p.wroteKept = p.wroteLast

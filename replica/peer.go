@@ -58,6 +58,9 @@ type peer struct {
 	reconnect bool // has been connected since this node started
 	discard   bool // operator: give our data up to this peer
 	overwrite bool // operator: have this peer overwrite us in full
+	// knowsCrash: what this node, a crashed primary, may have more or less than the
+	// peer is settled.
+	knowsCrash bool
 
 	// Data toward the peer.
 	slot  protocol.Generation // bitmap id; zero: in sync, or as good as

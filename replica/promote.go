@@ -117,7 +117,7 @@ func (m *Machine) promoteAnswered() {
 			m.volume = m.cfg.VolumeID()
 		}
 	}
-	m.crashed = false
+	m.crashed, m.shaken = false, false
 	m.fenced = m.fenced || pr.opt.PeerFenced || pr.opt.Force
 	why := "promoted by the operator"
 	if pr.opt.Force {
@@ -175,7 +175,7 @@ func (m *Machine) becamePrimary() {
 		if !p.linked || !p.settled || p.repl != protocol.Established {
 			continue
 		}
-		p.live = p.disk > protocol.Failed && p.slot == 0 && p.dirty.Count() == 0 && !m.knownNew(p) && p.lastWhy != RuleDefer
+		p.live = p.disk > protocol.Inconsistent && p.slot == 0 && p.dirty.Count() == 0 && !m.knownNew(p) && p.lastWhy != RuleDefer
 		if !p.live {
 			m.restart(p, "compare again, as primary")
 		}

@@ -17,7 +17,7 @@ var update = flag.Bool("update", false, "rewrite the expected output of testdata
 // TestScripts runs testdata/*.script: lines beginning with "> " are commands, the
 // lines after each are what it must print. Rewritten by -update, and reviewed.
 //
-//	nodes MODE NAME...     a world of brand-new replicas
+//	nodes MODE NAME...     a world of brand-new replicas; NAME~A: protocol A with it
 //	link A B / cut A B     connect; lose the connection
 //	crash A / boot A       the node dies with its memory; starts from what is durable
 //	promote A [force] [fenced], demote A, switchover A B, invalidate A
@@ -25,7 +25,7 @@ var update = flag.Bool("update", false, "rewrite the expected output of testdata
 //	write|zero|trim|fua A OFF LEN, read A OFF LEN, flush A
 //	run                    deliver and execute until nothing moves
 //	tick SECONDS           let time pass
-//	hold|release A io|meta keep local I/O or metadata commits back
+//	hold|release A io|meta|sync  keep local I/O, metadata commits or syncs from A back
 //	mute|unmute A B        keep the frames from A to B back
 //	ids A CURRENT SLOT:ID... h:ID...   set ids by hand
 //	policy A 0PRI 1PRI 2PRI   what to do about a split brain
@@ -149,10 +149,13 @@ func (w *world) command(f []string) error {
 			w.run()
 		}
 	case "hold", "release":
-		if arg(2) == "io" {
-			x.holdIO = f[0] == "hold"
-		} else {
-			x.noMeta = f[0] == "hold"
+		switch on := f[0] == "hold"; arg(2) {
+		case "io":
+			x.holdIO = on
+		case "meta":
+			x.noMeta = on
+		case "sync":
+			x.noSync = on
 		}
 	case "mute", "unmute":
 		w.mute[arg(1)+">"+arg(2)] = f[0] == "mute"
@@ -176,6 +179,8 @@ func (w *world) command(f []string) error {
 				x.m.role = protocol.Primary
 			case "crashed":
 				x.m.crashed = n == 1
+			case "shaken":
+				x.m.shaken = n == 1
 			case "reconnect":
 				for _, p := range x.m.peers {
 					p.reconnect = n == 1
@@ -192,6 +197,7 @@ func (w *world) command(f []string) error {
 				x.m.peers[x.peer(name)].slot = protocol.Generation(n)
 			}
 		}
+		x.m.persist()
 	case "policy":
 		var err error
 		set := func(i int) (a protocol.AfterSB) {

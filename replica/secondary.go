@@ -174,9 +174,10 @@ func (m *Machine) onStable(p *peer, s *protocol.Stable) {
 			m.weaken(q)
 		case q.weak || q.slot != 0 || (e.Settled && q.dirty.Count() > 0):
 			// The primary saw q's flush after everything this node could have
-			// marked: the replica there is confirmed.
+			// marked: the replica there is confirmed. But only one that equals the
+			// primary as well equals q.
 			q.weak = false
-			if e.Settled && q.stable >= q.marked {
+			if e.Settled && q.stable >= q.marked && p.repl != protocol.SyncTarget {
 				q.dirty.Clear(0, q.dirty.Blocks())
 				m.remember(q.slot)
 				q.level()
@@ -224,6 +225,7 @@ func (m *Machine) endReign(p *peer) {
 // the secondaries settle it between themselves.
 func (m *Machine) primaryLost(p *peer) {
 	m.endReign(p)
+	m.idSerial++ // whoever was told of that primary is to hear that it is gone
 	if m.role == protocol.Primary {
 		return
 	}

@@ -216,9 +216,8 @@ func (m *Machine) onSyncDoneAck(p *peer) {
 	m.setPeerDisk(p, protocol.UpToDate)
 	m.setRepl(p, protocol.Established, "sync done")
 	m.equalNow(p)
+	m.foundEqual(p)
 	if m.role == protocol.Secondary {
-		m.crashed = false
-		m.persist()
 		m.raiseDisk(p)
 	}
 	m.nextTick.stable = 0
@@ -364,18 +363,25 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 	m.event("", "generation", m.current.String(), s.Current.String(), "in sync with "+p.name)
 	m.current = s.Current
 	m.history = append([]protocol.Generation(nil), s.History...)
-	m.holds = max(m.holds, p.heard.Seq)
+	m.holds = max(p.heard.Seq, p.rxSeq) // what it held before counts no more
+	m.shaken = p.role != protocol.Primary && p.heard.Flags&protocol.HelloShaken != 0
+	m.forgetWords()
 	for _, q := range m.peers {
-		// What the others lack of the adopted data is not known here: their
-		// next handshake goes by the history, which compares in full.
 		q.level()
 	}
 	p.dirty.Clear(0, p.dirty.Blocks()) // the source confirmed the whole replica
 	for _, e := range s.Slots {
+		q := m.byName(e.Name)
+		if q == nil || q == p {
+			continue
+		}
+		// Who parted from the source parted from this replica. The bits toward it
+		// are this replica's own: they count from what was here before, and what
+		// the sync has overwritten is among them.
+		q.slot = e.Bitmap
 		// What equals the source equals this replica. Without this, two replicas
 		// would for ever pass on to the third what their last sync has marked.
-		q := m.byName(e.Name)
-		if q != nil && q != p && e.Dirty == 0 && e.Bitmap == 0 && p.role == protocol.Secondary && m.primary() == "" {
+		if e.Dirty == 0 && e.Bitmap == 0 && p.role == protocol.Secondary && m.primary() == "" {
 			q.dirty.Clear(0, q.dirty.Blocks())
 		}
 	}

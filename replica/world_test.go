@@ -22,6 +22,7 @@ type world struct {
 	mode  protocol.Mode
 	size  int64
 	mute  map[string]bool // "from>to": frames are kept back
+	far   map[string]bool // whose protocol with everybody is A
 }
 
 type wnode struct {
@@ -36,6 +37,7 @@ type wnode struct {
 	local   []*Request
 	policy  protocol.SplitPolicy
 	holdIO  bool // local I/O is kept back
+	noSync  bool // syncs from here do not get on
 }
 
 type wframe struct {
@@ -44,8 +46,15 @@ type wframe struct {
 	msg  protocol.Message
 }
 
+// newWorld makes brand-new replicas. A name that ends in ~A is a far node.
 func newWorld(mode protocol.Mode, names []string) *world {
-	w := &world{names: names, nodes: map[string]*wnode{}, now: 1e9, mode: mode, size: 64 << 20, mute: map[string]bool{}}
+	w := &world{nodes: map[string]*wnode{}, now: 1e9, mode: mode, size: 64 << 20, mute: map[string]bool{}, far: map[string]bool{}}
+	for _, n := range names {
+		name, far := strings.CutSuffix(n, "~A")
+		w.far[name] = far
+		w.names = append(w.names, name)
+	}
+	names = w.names
 	for _, n := range names {
 		x := &wnode{name: n, durable: Stored{Disk: protocol.Inconsistent}, bitmaps: map[PeerID]*bitmap.Set{}, active: map[int64]bool{}, queues: map[string][]wframe{}}
 		w.nodes[n] = x
@@ -60,7 +69,11 @@ func newWorld(mode protocol.Mode, names []string) *world {
 func (w *world) peersOf(n string) (list []PeerConfig) {
 	for _, p := range w.names {
 		if p != n {
-			list = append(list, PeerConfig{Name: p, Mode: w.mode})
+			mode := w.mode
+			if w.far[n] || w.far[p] {
+				mode = protocol.ModeA
+			}
+			list = append(list, PeerConfig{Name: p, Mode: mode})
 		}
 	}
 	return list
@@ -358,7 +371,7 @@ func (w *world) run() {
 				moved = true
 			}
 			moved = w.commit(x) || moved
-			moved = w.sync(x) || moved
+			moved = !x.noSync && w.sync(x) || moved
 			for _, p := range w.names {
 				if p != n {
 					moved = w.flushQueue(x, w.nodes[p]) || moved

@@ -28,7 +28,7 @@ type goneSlot struct {
 // configuration, and remembers which metadata slot is whose.
 func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 	s := &v.opt.State.Super
-	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Current: s.Current,
+	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current,
 		History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&superRestoring != 0}
 	index := make(map[string]int)
 	for i, p := range s.Peers {
@@ -69,7 +69,7 @@ func (v *Volume) batch(b replica.MetaBatch) *meta.Batch {
 	out := &meta.Batch{Activity: b.Activity}
 	if s := b.Super; s != nil {
 		old := &v.opt.State.Super
-		sup := &meta.Super{Volume: s.Volume, Size: old.Size, Node: old.Node, Name: old.Name, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean,
+		sup := &meta.Super{Volume: s.Volume, Size: old.Size, Node: old.Node, Name: old.Name, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken,
 			Flags: old.Flags &^ superRestoring, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost}
 		if s.Restoring {
 			sup.Flags |= superRestoring

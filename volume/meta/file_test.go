@@ -16,7 +16,7 @@ import (
 func testSuper(size int64) Super {
 	return Super{
 		Volume: protocol.VolumeID{1, 2, 3}, Size: size, Node: "alpha", Name: "crm",
-		Disk: protocol.UpToDate, Primary: true, Flags: 0x80000001,
+		Disk: protocol.UpToDate, Primary: true, Shaken: true, Flags: 0x80000001,
 		Current: 0x1122334455667788, History: []protocol.Generation{9, 8, 7}, Seq: 1 << 40, Lost: 0x2122232425262728,
 		Peers: []PeerSlot{
 			{Name: "beta", Bitmap: 0x99, Disk: protocol.Outdated, Flags: 5, First: 0x0102030405060708, Last: 0x1112131415161718},

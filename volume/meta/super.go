@@ -17,6 +17,7 @@ type Super struct {
 	Disk    protocol.Disk     // as last known
 	Primary bool              // was primary: durable before the first write is served, cleared on demote; after a crash: crashed primary
 	Clean   bool              // closed in order: the activity map is empty and all bitmap pages are written
+	Shaken  bool              // stopped without notice once, and may have lost what was not flushed; not found equal to another replica since
 	Flags   uint32            // the owner's
 
 	Current protocol.Generation
@@ -93,6 +94,7 @@ const (
 const (
 	statePrimary = 1 << iota
 	stateClean
+	stateShaken
 )
 
 // validate says why the super page cannot be stored.
@@ -138,6 +140,9 @@ func (s *Super) encode(p []byte) {
 	if s.Clean {
 		p[atState] |= stateClean
 	}
+	if s.Shaken {
+		p[atState] |= stateShaken
+	}
 	p[atHistory] = byte(len(s.History))
 	p[atPeers] = byte(len(s.Peers))
 	le.PutUint32(p[atBlock:], bitmap.BlockSize)
@@ -174,6 +179,7 @@ func decodeSuper(p []byte) (Super, error) {
 		Disk:    protocol.Disk(p[atDisk]),
 		Primary: p[atState]&statePrimary != 0,
 		Clean:   p[atState]&stateClean != 0,
+		Shaken:  p[atState]&stateShaken != 0,
 		Flags:   le.Uint32(p[atFlags:]),
 		Current: protocol.Generation(le.Uint64(p[atCurrent:])),
 		Seq:     le.Uint64(p[atSeq:]),
