@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/volume"
+	"github.com/qrbd/qrbd/volume/archive"
 	"github.com/qrbd/qrbd/volume/meta"
 )
 
@@ -50,6 +52,10 @@ func createFiles(c *config.Config, v *config.Volume, force bool) error {
 	made, err := createBacking(v, force)
 	if err != nil {
 		return err
+	}
+	// What an archive lies over is about to go.
+	if err := archive.SealAll(archive.Directory(c.ArchivePath(v.Name)), time.Now(), "the replica was created anew"); err != nil {
+		return fmt.Errorf("archives of volume %s: %w", v.Name, err)
 	}
 	if err := meta.Create(metaPath, newSuper(c, v), force); err != nil {
 		if made {

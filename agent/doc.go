@@ -18,6 +18,9 @@
 // volume asks, and when the other side asks with ConnectAsk. The other side pairs
 // them by their attempt number (links.go).
 //
+// An archive of a volume is exported by an NBD server of its own, for as long as
+// the call that asked for it lasts (archives.go).
+//
 // Invariants:
 //
 //   - One agent per state directory, by a lock on it.

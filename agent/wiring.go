@@ -42,8 +42,14 @@ func openVolume(a *Agent, s *slot) (running, error) {
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	// The volume owns store and file from here on, whether it opens or not.
-	vol, err := volume.Open(a.volumeOptions(s, store, file, state))
+	archives, err := a.openArchives(v, store)
+	if err != nil {
+		return nil, errors.Join(err, store.Close(), file.Close())
+	}
+	o := a.volumeOptions(s, store, file, state)
+	o.Archives, o.ArchiveMode = archives, archiveMode(v.Archive)
+	// The volume owns store, file and archives from here on, whether it opens or not.
+	vol, err := volume.Open(o)
 	if err != nil {
 		return nil, err
 	}

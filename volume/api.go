@@ -82,9 +82,8 @@ type Options struct {
 	// Archives keep what a sync takes from this side. nil: it is lost. The volume
 	// closes it.
 	Archives *archive.Dir
-	// ArchiveAlways: writes that nobody can rely on, under way when a connection or
-	// this node was lost, are kept too, if there is room.
-	ArchiveAlways bool
+	// ArchiveMode says what is kept. Zero: the losing side of a split brain.
+	ArchiveMode ArchiveMode
 
 	// AskConnect is called, without locks held, when the volume wants a
 	// connection to a peer soon. The owner answers with AttachPeer, now or never.

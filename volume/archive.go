@@ -31,8 +31,25 @@ type ArchiveInfo struct {
 	Damaged bool       `json:"damaged,omitempty"`
 }
 
+// ArchiveMode says what is archived before a sync overwrites it.
+type ArchiveMode uint8
+
+// The modes.
+const (
+	// ArchiveSplitBrain: a side that was given up, with writes that were acknowledged.
+	ArchiveSplitBrain ArchiveMode = iota
+	// ArchiveAlways: also writes that nobody can rely on, under way when a connection
+	// or this node was lost, if there is room.
+	ArchiveAlways
+	// ArchiveOff: nothing; what there is can still be listed, exported and removed.
+	ArchiveOff
+)
+
 // settleArchive brings the archive that a crash left to where the metadata stands.
 func (v *Volume) settleArchive(lost protocol.Generation) error {
+	if v.opt.ArchiveMode == ArchiveOff {
+		return v.opt.Archives.Seal("archive is off in the configuration")
+	}
 	if have := v.opt.Archives.Lost(); have != 0 && have != lost {
 		return v.opt.Archives.Complete(have)
 	}
@@ -66,7 +83,7 @@ func (v *Volume) beginArchive(id replica.PeerID, d *replica.Discard) {
 }
 
 func (v *Volume) prepareArchive(d *replica.Discard) error {
-	if v.opt.Archives == nil || !d.Diverged && !d.Resumed && !v.opt.ArchiveAlways {
+	if v.opt.Archives == nil || v.opt.ArchiveMode == ArchiveOff || !d.Diverged && !d.Resumed && v.opt.ArchiveMode != ArchiveAlways {
 		return replica.ErrNotKept
 	}
 	err := v.opt.Archives.Begin(archive.Start{Winner: d.Peer, Rule: string(d.Rule), ID: d.Volume, Lost: d.Lost, Kept: d.Kept, Parent: d.Parent,
@@ -287,7 +304,7 @@ func (v *Volume) archiveInfo(i *archive.Info) ArchiveInfo {
 }
 
 func (v *Volume) noArchives() error {
-	return refuse(protocol.CodeNotAllowed, "volume %s keeps no archives on %s: archive is \"off\" in its configuration", v.opt.Name, v.opt.Self)
+	return refuse(protocol.CodeNotAllowed, "volume %s keeps no archives on %s", v.opt.Name, v.opt.Self)
 }
 
 // look finds an archive that can be read.

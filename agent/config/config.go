@@ -41,6 +41,7 @@ type Node struct {
 	Name        string
 	Listen      string // UDP host:port for peers
 	State       string // directory of identity key, metadata and archives
+	ArchiveDir  string // "": archive in State
 	Control     string // path of the control socket
 	Metrics     string // host:port for metrics; "": none
 	Heartbeat   time.Duration
@@ -72,6 +73,9 @@ type Volume struct {
 	WriteTimeout  time.Duration
 	FlushInterval time.Duration
 	ActivityIdle  time.Duration
+
+	Archive      Archive
+	ArchiveLimit int64 // bytes
 }
 
 func (v *Volume) hasPeer(name string) bool {
@@ -106,6 +110,19 @@ func (e Export) String() string {
 // MetaPath returns the path of a volume's metadata file.
 func (c *Config) MetaPath(volume string) string {
 	return filepath.Join(c.Node.State, volume+".meta")
+}
+
+// ArchivePath returns the directory of a volume's archives.
+func (c *Config) ArchivePath(volume string) string {
+	return filepath.Join(c.ArchiveRoot(), volume)
+}
+
+// ArchiveRoot returns the directory of all volumes' archives.
+func (c *Config) ArchiveRoot() string {
+	if c.Node.ArchiveDir != "" {
+		return c.Node.ArchiveDir
+	}
+	return filepath.Join(c.Node.State, "archive")
 }
 
 // Volume returns the volume of that name, or nil.

@@ -35,6 +35,7 @@ const whole = `
 name    = "alpha"
 listen  = "10.0.0.1:7790"
 state   = "/var/lib/qrbd"
+archive_dir = "/mnt/archives"
 control = "/run/qrbd/control.sock"
 metrics = "127.0.0.1:9790"
 heartbeat = "500ms"
@@ -64,6 +65,8 @@ flush_bytes = "32MiB"
 write_timeout = "5s"
 flush_interval = "2s"
 activity_idle = "1m"
+archive = "always"
+archive_limit = "64MiB"
 [volume.protocols]
 gamma = "A"
 
@@ -79,7 +82,7 @@ func TestWholeConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Node != (Node{"alpha", "10.0.0.1:7790", "/var/lib/qrbd", "/run/qrbd/control.sock", "127.0.0.1:9790", 500 * time.Millisecond, 2 * time.Second}) {
+	if c.Node != (Node{"alpha", "10.0.0.1:7790", "/var/lib/qrbd", "/mnt/archives", "/run/qrbd/control.sock", "127.0.0.1:9790", 500 * time.Millisecond, 2 * time.Second}) {
 		t.Errorf("node: %+v", c.Node)
 	}
 	if len(c.Peers) != 2 || len(c.Peers[0].Keys) != 2 || len(c.Peers[1].Keys) != 1 || c.Peers[1].Address != "gamma.example.org:7790" {
@@ -87,6 +90,7 @@ func TestWholeConfiguration(t *testing.T) {
 	}
 	crm := c.Volume("crm")
 	if crm == nil || crm.Size != 10<<30 || crm.SyncRate != 100<<20 || crm.SyncWindow != 4<<20 || crm.FlushBytes != 32<<20 ||
+		crm.Archive != ArchiveAlways || crm.ArchiveLimit != 64<<20 || c.ArchivePath("crm") != "/mnt/archives/crm" ||
 		crm.WriteTimeout != 5*time.Second || crm.FlushInterval != 2*time.Second || crm.ActivityIdle != time.Minute {
 		t.Fatalf("crm: %+v", crm)
 	}
@@ -96,6 +100,9 @@ func TestWholeConfiguration(t *testing.T) {
 	web := c.Volume("web")
 	if web == nil || web.Size != 1536 || web.Export.String() != "tcp:127.0.0.1:10809" {
 		t.Fatalf("web: %+v", web)
+	}
+	if web.Archive != ArchiveSplitBrain || web.ArchiveLimit != 1<<30 {
+		t.Errorf("archives of web: %v, %d", web.Archive, web.ArchiveLimit)
 	}
 	if len(web.Peers) != 2 || web.Peers[1] != (VolumePeer{"gamma", protocol.ModeC}) {
 		t.Errorf("peers of web, by default every one in protocol C: %+v", web.Peers)
@@ -149,6 +156,8 @@ func TestFaults(t *testing.T) {
 		{"listen host", "[node]\nname = \"a\"\nlisten = \"example.org:1\"\n", []fault{{3, "node.listen", "IP address"}}},
 		{"relative", node + "state = \"var\"\ncontrol = \"run/x\"\n", []fault{{4, "node.state", "absolute"}, {5, "node.control", "absolute"}}},
 		{"control length", node + "control = \"/" + strings.Repeat("x", 107) + "\"\n", []fault{{4, "node.control", "108 bytes"}}},
+		{"archive dir", node + "archive_dir = \"archives\"\n", []fault{{4, "node.archive_dir", "absolute"}}},
+		{"archive", node + vol + "archive = \"never\"\narchive_limit = \"much\"\n", []fault{{9, "volume.archive", "split-brain, always or off"}, {10, "volume.archive_limit", ""}}},
 		{"heartbeat", node + "heartbeat = \"5s\"\npeer_timeout = \"3s\"\n", []fault{{5, "node.peer_timeout", "two heartbeats"}}},
 		{"heartbeat alone", node + "heartbeat = \"4s\"\n", []fault{{1, "node.peer_timeout", "two heartbeats"}}},
 		{"duration", node + "heartbeat = \"1\"\npeer_timeout = \"-1s\"\n", []fault{{4, "node.heartbeat", "not a duration"}, {5, "node.peer_timeout", "more than zero"}}},
@@ -219,7 +228,7 @@ func TestFaults(t *testing.T) {
 
 func TestErrorText(t *testing.T) {
 	_, err := Parse("/etc/q.toml", []byte("[node]\nname = \"a\"\nlisten = \":1\"\n\nmetrix = \"\"\n"))
-	want := "/etc/q.toml:5: node.metrix: unknown key: this section has name, listen, state, control, metrics, heartbeat, peer_timeout"
+	want := "/etc/q.toml:5: node.metrix: unknown key: this section has name, listen, state, archive_dir, control, metrics, heartbeat, peer_timeout"
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}

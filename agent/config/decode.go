@@ -29,6 +29,7 @@ func decodeNode(n *Node, s *section) {
 	n.Name = read(s, "name", required, parseName)
 	n.Listen = read(s, "listen", required, parseListen)
 	n.State = read(s, "state", DefaultState, parsePath)
+	n.ArchiveDir = read(s, "archive_dir", "", parsePath)
 	n.Control = read(s, "control", DefaultControl, parseSocketPath)
 	n.Metrics = read(s, "metrics", "", parseMetrics)
 	n.Heartbeat = readDuration(s, "heartbeat", DefaultHeartbeat)
@@ -88,6 +89,8 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 		WriteTimeout:  readDuration(s, "write_timeout", 0),
 		FlushInterval: readDuration(s, "flush_interval", 0),
 		ActivityIdle:  readDuration(s, "activity_idle", 0),
+		Archive:       read(s, "archive", ArchiveSplitBrain.String(), parseArchive),
+		ArchiveLimit:  readSize(s, "archive_limit", DefaultArchiveLimit),
 	}
 	if v.Size%512 != 0 {
 		s.fault("size", "%d bytes is not a multiple of 512", v.Size)

@@ -48,7 +48,8 @@ func quote(s string) string {
 	return b.String()
 }
 
-const templateRest = `#heartbeat    = "500ms"                # how often a peer is asked whether it is there
+const templateRest = `#archive_dir  = "/var/lib/qrbd/archive" # where lost sides of split brains are kept; default: archive in state
+#heartbeat    = "500ms"                # how often a peer is asked whether it is there
 #peer_timeout = "3s"                   # a peer that was silent for so long is lost
 
 # One section for each other node. "qrbd init" prints it there, and
@@ -81,6 +82,9 @@ const templateRest = `#heartbeat    = "500ms"                # how often a peer 
 #                                       # discard-zero-changes, discard-least-changes, discard-node-NAME
 #after_sb_1pri  = "disconnect"          # one is primary: or consensus, discard-secondary, call-pri-lost-after-sb
 #after_sb_2pri  = "disconnect"          # both are: or call-pri-lost-after-sb
+#archive        = "split-brain"         # keep the losing side's blocks before they are overwritten; or
+#                                       # always (also writes that were under way in a crash), off
+#archive_limit  = "1GiB"                # how much an archive grows after that sync, to stay exact
 #
 #[volume.protocols]                     # where a peer differs from protocol
 #gamma = "A"

@@ -47,6 +47,12 @@ type DisconnectRequest struct {
 	Peer string `json:"peer,omitempty"`
 }
 
+// ExportRequest asks for an archive's read-only export on a Unix socket.
+type ExportRequest struct {
+	Socket     string  `json:"socket"`      // absolute path
+	ForSeconds float64 `json:"for_seconds"` // 0: until the call ends
+}
+
 // VerifyRequest asks for a comparison with a peer, or with all for "".
 type VerifyRequest struct {
 	Peer string `json:"peer,omitempty"`
@@ -75,6 +81,7 @@ type Progress struct {
 	TotalBytes int64                 `json:"total_bytes,omitempty"`
 	Waiting    string                `json:"waiting,omitempty"` // what is still missing, in words
 	Reports    []volume.VerifyReport `json:"reports,omitempty"`
+	Serving    string                `json:"serving,omitempty"` // where the export is
 	Done       bool                  `json:"done,omitempty"`
 	Error      *ErrorBody            `json:"error,omitempty"`
 }
@@ -106,6 +113,12 @@ type Node interface {
 	Connect(ctx context.Context, name string, r ConnectRequest) error
 	Disconnect(ctx context.Context, name string, r DisconnectRequest) error
 	Invalidate(ctx context.Context, name string) error
+	Archives(name string) ([]volume.ArchiveInfo, error)
+	// ExportArchive serves an archive until ctx ends, the time is over or the agent
+	// stops; serving is called once it can be used.
+	ExportArchive(ctx context.Context, name, id string, r ExportRequest, serving func(address string)) error
+	RestoreArchive(ctx context.Context, name, id string, progress func(done, total int64)) error
+	RemoveArchive(ctx context.Context, name, id string) error
 	Verify(ctx context.Context, name string, r VerifyRequest, progress func(done, total int64)) ([]volume.VerifyReport, error)
 }
 

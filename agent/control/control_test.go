@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -74,6 +75,31 @@ func (f *fakeNode) Disconnect(_ context.Context, n string, r DisconnectRequest) 
 	return f.note("disconnect %s %+v", n, r)
 }
 func (f *fakeNode) Invalidate(_ context.Context, n string) error { return f.note("invalidate %s", n) }
+func (f *fakeNode) Archives(n string) ([]volume.ArchiveInfo, error) {
+	until := time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
+	return []volume.ArchiveInfo{
+		{ID: "20261122-165644-cdef", Volume: n, Time: time.Date(2026, 11, 22, 16, 56, 44, 0, time.UTC), Winner: "beta", Why: "discard", Phase: "following", Exact: true, Bytes: 5 << 20, Blocks: 1234},
+		{ID: "20261122-175644-0001", Volume: n, Time: time.Date(2026, 11, 22, 17, 56, 44, 0, time.UTC), Winner: "beta", Why: "discard", Phase: "sealed", Until: &until, Reason: "restored", Bytes: 8192},
+	}, f.note("archives %s", n)
+}
+func (f *fakeNode) ExportArchive(ctx context.Context, n, id string, r ExportRequest, serving func(string)) error {
+	if err := f.note("export %s %s %+v", n, id, r); err != nil {
+		return err
+	}
+	serving("unix:" + r.Socket)
+	if r.ForSeconds == 0 {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return nil
+}
+func (f *fakeNode) RestoreArchive(_ context.Context, n, id string, progress func(done, total int64)) error {
+	progress(1, 2)
+	return f.note("restore %s %s", n, id)
+}
+func (f *fakeNode) RemoveArchive(_ context.Context, n, id string) error {
+	return f.note("remove %s %s", n, id)
+}
 func (f *fakeNode) Verify(ctx context.Context, n string, r VerifyRequest, progress func(done, total int64)) ([]volume.VerifyReport, error) {
 	if err := f.note("verify %s %+v", n, r); err != nil {
 		return nil, err
@@ -451,5 +477,52 @@ func TestStatusJSONKeepsItsFields(t *testing.T) {
 		if _, ok := p[k]; !ok {
 			t.Errorf("a peer has no %q", k)
 		}
+	}
+}
+
+func TestArchives(t *testing.T) {
+	node, _, c := serve(t)
+	ctx := t.Context()
+	if list, err := c.Archives(ctx, "crm"); err != nil || len(list) != 2 || !list[0].Exact || list[1].Until == nil {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	var said []Progress
+	note := func(p Progress) { said = append(said, p) }
+	if err := c.ExportArchive(ctx, "crm", "x/../y", ExportRequest{Socket: "/s", ForSeconds: 1}, note); err != nil {
+		t.Fatal(err)
+	}
+	if len(said) != 1 || said[0].Serving != "unix:/s" {
+		t.Fatalf("serving: %+v", said)
+	}
+	if err := c.RestoreArchive(ctx, "crm", "id", note); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.RemoveArchive(ctx, "crm", "id"); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithCancel(ctx)
+	err := c.ExportArchive(short, "crm", "id", ExportRequest{Socket: "/s"}, func(Progress) { cancel() })
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("an export that the client ends: %v", err)
+	}
+	node.mu.Lock()
+	node.err = &volume.Error{Code: protocol.CodeNotAllowed, Text: "no"}
+	node.mu.Unlock()
+	var ve *volume.Error
+	for _, call := range []func() error{
+		func() error { _, err := c.Archives(ctx, "crm"); return err },
+		func() error { return c.ExportArchive(ctx, "crm", "id", ExportRequest{}, nil) },
+		func() error { return c.RestoreArchive(ctx, "crm", "id", nil) },
+		func() error { return c.RemoveArchive(ctx, "crm", "id") },
+	} {
+		if err := call(); !errors.As(err, &ve) || ve.Code != protocol.CodeNotAllowed || ve.Text != "no" {
+			t.Errorf("refused: %v", err)
+		}
+	}
+	want := []string{"archives crm", "export crm x/../y {Socket:/s ForSeconds:1}", "restore crm id", "remove crm id", "export crm id {Socket:/s ForSeconds:0}"}
+	node.mu.Lock()
+	defer node.mu.Unlock()
+	if len(node.calls) < len(want) || !slices.Equal(node.calls[:len(want)], want) {
+		t.Errorf("calls %q", node.calls)
 	}
 }

@@ -61,6 +61,31 @@ func (f *fakeNode) Disconnect(_ context.Context, n string, r control.DisconnectR
 	return f.note("disconnect %s %+v", n, r)
 }
 func (f *fakeNode) Invalidate(_ context.Context, n string) error { return f.note("invalidate %s", n) }
+func (f *fakeNode) Archives(n string) ([]volume.ArchiveInfo, error) {
+	until := time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
+	return []volume.ArchiveInfo{
+		{ID: "20261122-165644-cdef", Volume: n, Time: time.Date(2026, 11, 22, 16, 56, 44, 0, time.UTC), Winner: "beta", Why: "discard", Phase: "following", Exact: true, Bytes: 5 << 20, Blocks: 1234},
+		{ID: "20261122-175644-0001", Volume: n, Time: time.Date(2026, 11, 22, 17, 56, 44, 0, time.UTC), Winner: "beta", Why: "discard", Phase: "sealed", Until: &until, Reason: "restored", Bytes: 8192},
+	}, f.note("archives %s", n)
+}
+func (f *fakeNode) ExportArchive(ctx context.Context, n, id string, r control.ExportRequest, serving func(string)) error {
+	if err := f.note("export %s %s %+v", n, id, r); err != nil {
+		return err
+	}
+	serving("unix:" + r.Socket)
+	if r.ForSeconds == 0 {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return nil
+}
+func (f *fakeNode) RestoreArchive(_ context.Context, n, id string, progress func(done, total int64)) error {
+	progress(1, 2)
+	return f.note("restore %s %s", n, id)
+}
+func (f *fakeNode) RemoveArchive(_ context.Context, n, id string) error {
+	return f.note("remove %s %s", n, id)
+}
 func (f *fakeNode) Verify(_ context.Context, n string, r control.VerifyRequest, _ func(done, total int64)) ([]volume.VerifyReport, error) {
 	return f.reports, f.note("verify %s %+v", n, r)
 }

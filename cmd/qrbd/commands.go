@@ -118,6 +118,11 @@ func commands(t *terminal) []*cli.Command {
 			&cli.Uint64Flag{Name: "since", Usage: "begin after event `N` (0: the oldest that is kept; default: from now on)"},
 			boolFlag("once", "end after the last event instead of waiting for more"),
 		), runEvents),
+		command(t, "archive", "list [VOLUME] | export|restore|remove VOLUME ID", "what a side lost when it was given up: list, read, put back or remove it", 1, 3, remote(
+			jsonFlag(),
+			textFlag("socket", "export: serve on `unix:PATH`"),
+			&cli.DurationFlag{Name: "for", Usage: "export: end after `DURATION` (default: when the command ends)"},
+		), runArchive),
 		command(t, "version", "", "print the version", 0, 0, []cli.Flag{jsonFlag()}, runVersion),
 		command(t, "help", "[COMMAND]", "show what a command takes", 0, 1, nil, runHelp),
 	}

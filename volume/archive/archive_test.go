@@ -377,7 +377,7 @@ func TestConcurrent(t *testing.T) {
 	if err := st.WriteAt(want, 0, 0); err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(t.TempDir(), "archives", "crm")
+	dir := filepath.Join(t.TempDir(), "crm")
 	o := testOptions(Directory(dir))
 	d, err := OpenDir(o, st)
 	if err != nil {

@@ -96,6 +96,33 @@ func (d *Dir) read(name string) (*File, error) {
 	return f, nil
 }
 
+// SealAll seals every archive of a shelf whose volume's store is replaced. What
+// cannot be read is left as it is.
+func SealAll(s Shelf, now time.Time, why string) error {
+	names, err := s.Names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		st, err := s.Open(name)
+		if err != nil {
+			return err
+		}
+		f, err := open(st, true)
+		if err != nil {
+			st.Close()
+			continue
+		}
+		if f.Phase() != Sealed {
+			err = f.seal(now, why)
+		}
+		if err := errors.Join(err, f.Release()); err != nil {
+			return fmt.Errorf("archive %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
 func (d *Dir) adopt(f *File) {
 	f.limit = d.opt.Limit
 	f.room = func(more int64) error { return d.room(more + d.opt.Reserve) }

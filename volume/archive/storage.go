@@ -48,7 +48,8 @@ const suffix = ".archive"
 type directory struct{ path string }
 
 // Directory returns a shelf that is a directory. It is made, mode 0700, with the
-// first archive; its parent must exist then.
+// first archive; its parent must exist then: a file system that is not mounted is
+// not taken for an empty one.
 func Directory(path string) Shelf { return directory{filepath.Clean(path)} }
 
 func (d directory) Path() string { return d.path }
@@ -73,10 +74,6 @@ func (d directory) Names() ([]string, error) {
 }
 
 func (d directory) Create(name string) (Storage, error) {
-	parent := filepath.Dir(d.path)
-	if err := os.Mkdir(parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("archives: %w", err)
-	}
 	if err := os.Mkdir(d.path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("archives: %w", err)
 	}
@@ -84,7 +81,7 @@ func (d directory) Create(name string) (Storage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("archives: %w", err)
 	}
-	for _, dir := range []string{d.path, parent, filepath.Dir(parent)} {
+	for _, dir := range []string{d.path, filepath.Dir(d.path)} {
 		if err := syncDir(dir); err != nil {
 			return nil, errors.Join(fmt.Errorf("archives: %w", err), f.Close(), os.Remove(f.Name()))
 		}
