@@ -21,6 +21,7 @@ const (
 	DoResume                       // a held stream of Peer may go on (PeerData)
 	DoArchive                      // Peer is about to overwrite what Discard says: prepare to keep it, then call Archived
 	DoArchiveEnd                   // the sync of Discard has ended
+	DoServe                        // answer Peer's Read from the local store, on the bulk stream; Err: with an error
 )
 
 // Effect is one thing the owner is to do.
@@ -35,6 +36,7 @@ type Effect struct {
 	Event Event
 
 	Discard *Discard
+	Read    protocol.PeerRead
 }
 
 // Event is a state change, for logs and watchers.
