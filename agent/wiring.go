@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/qrbd/qrbd/agent/config"
+	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/protocol/quicnet"
@@ -89,6 +90,9 @@ func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File, s
 		AfterSB:       v.AfterSB,
 		SyncWindow:    v.SyncWindow,
 		SyncRate:      v.SyncRate,
+	}
+	if v.Hooks.Has(hook.BeforeResyncTarget) {
+		o.MayResync = func(ctx context.Context, peer, why string) error { return a.mayResync(ctx, s, peer, why) }
 	}
 	for _, p := range v.Peers {
 		o.Peers = append(o.Peers, volume.PeerConfig{Name: p.Name, Mode: p.Mode})

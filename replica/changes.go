@@ -48,3 +48,23 @@ func (m *Machine) keepTimes() {
 		}
 	}
 }
+
+// Explained is what a connection to a peer would come to now.
+type Explained struct {
+	Decision Decision        // by what the peer said last
+	Me       *protocol.Hello // as it would be said
+	Peer     *protocol.Hello // nil: it has not been heard since this node started
+	HeardAt  Time
+}
+
+// Explain compares with what the peer said last.
+func (m *Machine) Explain(id PeerID) Explained {
+	p := m.peers[id]
+	x := Explained{Me: m.hello(p), HeardAt: p.heardAt}
+	if p.heard != nil {
+		h := *p.heard
+		x.Peer = &h
+		x.Decision = Compare(Side{m.cfg.Self, x.Me}, Side{p.name, x.Peer})
+	}
+	return x
+}

@@ -19,9 +19,9 @@ const (
 	DoReply                        // call Reply with Err
 	DoEvent                        // tell Event
 	DoResume                       // a held stream of Peer may go on (PeerData)
+	DoAskTarget                    // Peer is about to overwrite this replica: may it? Then call TargetAllowed with Token
 	DoArchive                      // Peer is about to overwrite what Discard says: prepare to keep it, then call Archived
 	DoArchiveEnd                   // the sync of Discard has ended
-	DoServe                        // answer Peer's Read from the local store, on the bulk stream; Err: with an error
 )
 
 // Effect is one thing the owner is to do.
@@ -35,8 +35,8 @@ type Effect struct {
 	Reply func(error)
 	Event Event
 
-	Discard *Discard
-	Read    protocol.PeerRead
+	Discard *Discard // also of DoAskTarget; nil: nothing is lost
+	Token   uint64
 }
 
 // Event is a state change, for logs and watchers.

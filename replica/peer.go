@@ -24,6 +24,7 @@ const (
 	syncBitmap             // source: waits for the target's bitmap
 	syncPersist            // source: base and bits are being made durable
 	syncWaitReady          // source: SyncStart is sent
+	syncAsk                // target: the owner is asked
 	syncWaitStart          // target: waits for SyncStart
 	syncArchive            // target: what is lost by the sync is being archived
 	syncRunning            // both
@@ -50,7 +51,8 @@ type peer struct {
 	settled   bool   // the handshake is over
 	sent      *protocol.Hello
 	heard     *protocol.Hello // of this connection or, when not linked, the last one
-	serial    uint64          // idSerial when the hello was sent
+	heardAt   Time
+	serial    uint64 // idSerial when the hello was sent
 	decision  Decision
 	deadline  Time // of the handshake step under way
 	retryAt   Time
@@ -73,22 +75,18 @@ type peer struct {
 	last  uint64 // last sequence sent
 
 	// Since the two parted.
-	wroteFirst   Time // when this side wrote what p may lack; 0: never
-	wroteLast    Time
-	wroteKept    Time      // wroteLast as the metadata has it, or is about to
-	older        bool      // this node was primary when it was last connected to p
-	joined       bool      // was live since this node became primary
-	lacks        bool      // was lost with writes that nobody waited for and that it had not applied
-	loose        bool      // was lost with applied writes that it had not made durable
-	lostInstance uint64    // who it was then
-	reads        []farRead // asked of it
-	bare         bool      // primary, and what is on its disk does not count
+	wroteFirst Time // when this side wrote what p may lack; 0: never
+	wroteLast  Time
+	wroteKept  Time // wroteLast as the metadata has it, or is about to
+	older      bool // this node was primary when it was last connected to p
 
 	// Sync and verify.
 	step        syncStep
 	base        protocol.Generation
 	startVolume protocol.VolumeID // target: of SyncStart
 	digest      bool
+	nextWord    Time     // target: of its next sign of life while the owner is asked
+	patience    Time     // source: the end of waiting for those
 	discards    *Discard // target: what the sync takes from here; nil: nothing
 	plan        *resync.Plan
 	total       int64 // blocks at its start

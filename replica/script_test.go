@@ -28,6 +28,7 @@ var update = flag.Bool("update", false, "rewrite the expected output of testdata
 //	hold|release A io|meta|sync  keep local I/O, metadata commits or syncs from A back
 //	mute|unmute A B        keep the frames from A to B back
 //	ids A CURRENT SLOT:ID... h:ID...   set ids by hand
+//	ask A, allow A, refuse A  its owner is asked before it is overwritten; answers
 //	policy A 0PRI 1PRI 2PRI   what to do about a split brain
 //	status [A...]
 func TestScripts(t *testing.T) {
@@ -198,6 +199,12 @@ func (w *world) command(f []string) error {
 			}
 		}
 		x.m.persist()
+	case "ask":
+		x.m.cfg.AskTarget = true
+	case "allow":
+		x.m.TargetAllowed(w.now, x.asked, x.token, nil)
+	case "refuse":
+		x.m.TargetAllowed(w.now, x.asked, x.token, fmt.Errorf("exit status 1"))
 	case "policy":
 		var err error
 		set := func(i int) (a protocol.AfterSB) {

@@ -35,10 +35,9 @@ func (m *Machine) startSource(p *peer, d Decision) {
 	if d.Other != "" {
 		m.mergeSlot(p, m.byName(d.Other))
 	}
+	p.patience = m.now + askMax
 	if d.Strategy == protocol.SourceFull {
 		p.dirty.SetAll()
-		m.persistBase(p)
-		return
 	}
 	p.step = syncBitmap
 }
@@ -217,7 +216,6 @@ func (m *Machine) onSyncDoneAck(p *peer) {
 	m.setRepl(p, protocol.Established, "sync done")
 	m.equalNow(p)
 	m.foundEqual(p)
-	m.inSync(p)
 	if m.role == protocol.Secondary {
 		m.raiseDisk(p)
 	}
@@ -244,12 +242,24 @@ func (m *Machine) startTarget(p *peer, d Decision) {
 	if p.repl != protocol.SyncTarget {
 		return // a promotion by force waited for one of those only
 	}
-	if d.Strategy != protocol.TargetBitmap {
+	if m.cfg.AskTarget {
+		m.askTarget(p)
+		return
+	}
+	m.readyTarget(p)
+}
+
+// readyTarget sends the source this side's bits; the sync may begin.
+func (m *Machine) readyTarget(p *peer) {
+	p.step = syncWaitStart
+	p.deadline = m.now + m.cfg.HandshakeTime
+	if p.decision.Strategy != protocol.TargetBitmap {
 		for _, q := range m.peers {
 			if q != p {
 				q.dirty.SetAll()
 			}
 		}
+		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.BitmapDone{}})
 		return
 	}
 	m.sendBits(p)

@@ -36,6 +36,8 @@ type wnode struct {
 	noMeta  bool // metadata commits are kept back
 	local   []*Request
 	policy  protocol.SplitPolicy
+	asked   PeerID // of the last DoAskTarget
+	token   uint64
 	holdIO  bool // local I/O is kept back
 	noSync  bool // syncs from here do not get on
 }
@@ -168,6 +170,9 @@ func (w *world) collect(x *wnode) {
 			w.say("%s: archives %s", x.name, w.discard(e.Discard))
 			x.m.Archived(w.now, e.Peer, e.Discard, nil)
 			w.collect(x)
+		case DoAskTarget:
+			w.say("%s: may %s overwrite it?", x.name, x.m.peers[e.Peer].name)
+			x.asked, x.token = e.Peer, e.Token
 		case DoArchiveEnd:
 			w.say("%s: archive of %s ends", x.name, w.name(e.Discard.Lost.String()))
 		case DoConnect, DoPersist, DoSync, DoResume:

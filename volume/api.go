@@ -10,7 +10,6 @@ import (
 
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
-	"github.com/qrbd/qrbd/replica"
 	"github.com/qrbd/qrbd/volume/archive"
 	"github.com/qrbd/qrbd/volume/meta"
 )
@@ -70,6 +69,10 @@ type Options struct {
 	Name  string
 	Self  string // this node's name
 	Peers []PeerConfig
+	// MayResync is asked, without locks held, before a peer overwrites this replica;
+	// why says what is lost by that, "" nothing. An error refuses. It may take minutes
+	// and ends with ctx, which ends with the connection. nil: not asked.
+	MayResync func(ctx context.Context, peer, why string) error
 	// AfterSB is what to do about a split brain without an operator's word. The same
 	// on every node, or none is followed.
 	AfterSB protocol.SplitPolicy
@@ -104,15 +107,6 @@ type Options struct {
 	// ActivityIdle: an extent is taken off the activity map when it was not
 	// written for so long. Zero: 30 s.
 	ActivityIdle time.Duration
-	// NoData: what becomes of requests while no copy of the data can be reached.
-	// Zero: they fail.
-	NoData replica.NoData
-	// OnReadError: what a read error of the primary's own disk leads to. Zero: a
-	// peer's copy is served, and written over what could not be read.
-	OnReadError replica.OnReadError
-	// DiskTimeout: a disk on which nothing ends for so long has failed. Zero: it is
-	// waited for without end.
-	DiskTimeout time.Duration
 	// SyncWindow bounds the bytes of resync data in flight; how much is, follows the
 	// measured round trip. Zero: resync.WindowMax.
 	SyncWindow int64
@@ -171,7 +165,6 @@ type Status struct {
 	Primary    string       `json:"primary,omitempty"` // the primary's name, as far as connected to it
 	Reason     string       `json:"reason,omitempty"`  // why the disk is not up-to-date, in words
 	InFlight   int          `json:"in_flight"`
-	DiskLacks  int64        `json:"disk_lacks,omitempty"` // bytes that the local disk lacks and is being filled with
 	ActiveExt  int          `json:"active_extents"`
 	Peers      []PeerStatus `json:"peers"`
 }
@@ -200,24 +193,6 @@ type PeerStatus struct {
 	UnackedOps   int64   `json:"unacked_ops,omitempty"`   // operations sent and not yet applied there, flushes included
 	RTTMicros    int64   `json:"rtt_us,omitempty"`        // smoothed round trip
 	LastSync     string  `json:"last_sync,omitempty"`     // rule that decided the last handshake
-}
-
-// Explanation is what `qrbd explain` says of a volume.
-type Explanation struct {
-	Volume  string        `json:"volume"`
-	Promote string        `json:"promote"` // what promote would do now, and why
-	Peers   []ExplainPeer `json:"peers"`
-}
-
-// ExplainPeer is what would happen on connecting to one peer, judged by what it
-// said last.
-type ExplainPeer struct {
-	Name     string   `json:"name"`
-	Heard    bool     `json:"heard"` // false: it never said anything since this agent started
-	Rule     string   `json:"rule,omitempty"`
-	Strategy string   `json:"strategy,omitempty"`
-	Text     string   `json:"text"`
-	IDs      []string `json:"ids,omitempty"` // the generation ids that the rule looked at, "name=value"
 }
 
 // VerifyReport is the result of a verify run.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/qrbd/qrbd/protocol"
@@ -223,16 +222,6 @@ func (v *Volume) Status() Status {
 	if view.Disk == protocol.UpToDate {
 		s.Reason = ""
 	}
-	s.DiskLacks = view.LacksBytes
-	switch {
-	case view.Bare && view.Carriers == "":
-		s.Reason += ". No copy of the data can be reached"
-	case view.Bare:
-		s.Reason += ". Reads and writes go through " + view.Carriers
-	}
-	if view.Disk == protocol.Failed && !strings.Contains(s.Reason, "replace-disk") {
-		s.Reason += ". Replace it and run: qrbd replace-disk " + v.opt.Name
-	}
 	for i := range view.Peers {
 		s.Peers = append(s.Peers, peerStatus(now, v.size, &view.Peers[i], applied[i], received[i], rtt[i]))
 	}
@@ -243,7 +232,7 @@ func peerStatus(now replica.Time, size int64, p *replica.PeerView, applied, rece
 	s := PeerStatus{Name: p.Name, Connection: p.Conn.String(), Replication: p.Repl.String(), Role: p.Role.String(), Disk: p.Disk.String(),
 		Protocol: p.Mode.String(), OutOfSync: p.DirtyBytes, SyncPercent: 100, Unacked: p.Unacked, UnackedOps: p.UnackedOps, LastSync: string(p.Rule),
 		SyncSent: p.Stats.Sent, SyncCompared: p.Stats.Compared}
-	if p.Conn != protocol.Connected || p.Repl == protocol.ReplOff {
+	if p.Conn != protocol.Connected {
 		s.Reason = p.Reason
 	}
 	if size > 0 && p.DirtyBytes > 0 {
@@ -274,35 +263,4 @@ func peerStatus(now replica.Time, size int64, p *replica.PeerView, applied, rece
 		s.RTTMicros = rtt().Microseconds()
 	}
 	return s
-}
-
-// Explain implements Control.
-func (v *Volume) Explain() Explanation {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	e := Explanation{Volume: v.opt.Name}
-	switch err := v.m.MayPromote(v.now(), replica.PromoteOptions{}); {
-	case v.m.View().Role == protocol.Primary:
-		e.Promote = v.opt.Self + " is primary already"
-	case err != nil:
-		e.Promote = "refused: " + err.Error()
-	default:
-		e.Promote = v.opt.Self + " would become primary; every connected peer is asked first"
-	}
-	for i, p := range v.opt.Peers {
-		d, heard := v.m.Explain(replica.PeerID(i))
-		x := ExplainPeer{Name: p.Name, Heard: heard}
-		if !heard {
-			x.Text = p.Name + " has not been heard since this agent started: what a connection would do is decided by both sides' generations"
-			e.Peers = append(e.Peers, x)
-			continue
-		}
-		x.Rule, x.Strategy = string(d.Rule), d.Strategy.String()
-		x.Text = d.Text(v.opt.Self, p.Name, v.opt.Name)
-		for _, id := range d.IDs {
-			x.IDs = append(x.IDs, id.Name+"="+id.ID.String())
-		}
-		e.Peers = append(e.Peers, x)
-	}
-	return e
 }

@@ -21,22 +21,50 @@ func (l *link) receive() {
 	l.lost(err)
 }
 
-// turn waits until nothing that came over an earlier link to the peer is being
-// applied: a write that hangs in the store must not land on what is sent again.
-// Bulk data needs no turn: it is refused before the handshake, which is read here.
+// turn waits until nothing that came over an earlier link, to this peer or another,
+// is being applied: a write that hangs in the store must not land on what is sent
+// again. Bulk data needs no turn: it is refused before the handshake, which is read here.
 func (l *link) turn() error {
 	v := l.v
 	for {
 		v.mu.Lock()
-		last := v.applying[l.id]
-		if last == nil || last.readers.Load() == 0 {
+		late := l.late()
+		if late == nil {
 			v.applying[l.id] = l
 			v.mu.Unlock()
 			return nil
 		}
 		v.mu.Unlock()
 		select {
-		case <-last.quiet:
+		case <-late.quiet:
+		case <-l.dead:
+			return io.ErrClosedPipe
+		}
+	}
+}
+
+// late returns a link that is lost while something of it is still being applied.
+// REQUIRES v.mu.
+func (l *link) late() *link {
+	for i, x := range l.v.applying {
+		if x != nil && x != l && (replica.PeerID(i) == l.id || l.v.links[i] != x) && x.readers.Load() > 0 {
+			return x
+		}
+	}
+	return nil
+}
+
+// alone waits, before a sync begins, for links that were lost since this one's turn.
+func (l *link) alone() error {
+	for {
+		l.v.mu.Lock()
+		late := l.late()
+		l.v.mu.Unlock()
+		if late == nil {
+			return nil
+		}
+		select {
+		case <-late.quiet:
 		case <-l.dead:
 			return io.ErrClosedPipe
 		}
@@ -77,6 +105,11 @@ func (l *link) receiveAll() error {
 			}
 			v.unlockAndRun()
 		default:
+			if _, begins := m.(*protocol.SyncStart); begins {
+				if err := l.alone(); err != nil {
+					return err
+				}
+			}
 			v.mu.Lock()
 			if v.links[l.id] == l {
 				v.m.Receive(v.now(), l.id, msg)
@@ -155,15 +188,15 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer, last bool) error {
 	durable := d.Op == protocol.DataFlush || d.Flags&protocol.DataFUA != 0
 	switch d.Op {
 	case protocol.DataWrite:
-		err = v.store().WriteAt(payload(buf), d.Off, 0)
+		err = v.opt.Store.WriteAt(payload(buf), d.Off, 0)
 	case protocol.DataZero:
 		var fl blockdev.Flags
 		if d.Flags&protocol.DataNoHole != 0 {
 			fl = blockdev.NoHole
 		}
-		err = v.store().Zero(d.Off, d.Len, fl)
+		err = v.opt.Store.Zero(d.Off, d.Len, fl)
 	case protocol.DataTrim:
-		err = v.store().Trim(d.Off, d.Len, 0)
+		err = v.opt.Store.Trim(d.Off, d.Len, 0)
 	case protocol.DataFlush:
 	}
 	v.mu.Lock()

@@ -21,10 +21,12 @@ import (
 // Volume is a running volume: a blockdev.Submitter for frontends, Control for
 // operators, and the executor of its replica.Machine. Safe for concurrent use.
 type Volume struct {
-	opt          Options
-	log          *slog.Logger
-	size         int64
-	disk         atomic.Pointer[localDisk] // replaced by ReplaceDisk only
+	opt  Options
+	log  *slog.Logger
+	size int64
+	// nowait serves reads from memory without a worker; nil when the store
+	// cannot.
+	nowait       blockdev.NowaitReader
 	writeTimeout time.Duration
 	bulkTimeout  time.Duration
 
@@ -44,10 +46,9 @@ type Volume struct {
 	gone     chan struct{} // closed when Close is done
 	applying []*link       // the last link to each peer that was let at the store
 	work     *workQueue
-	pulled   map[*replica.Request]pulled // what a refill writes next
-	journal  chan struct{}               // wakes the metadata committer; capacity 1
-	tell     chan struct{}               // wakes the event teller; capacity 1
-	stop     chan struct{}               // closed when the volume ends
+	journal  chan struct{} // wakes the metadata committer; capacity 1
+	tell     chan struct{} // wakes the event teller; capacity 1
+	stop     chan struct{} // closed when the volume ends
 	ended    sync.WaitGroup
 	fast     sync.WaitGroup // links
 }
@@ -68,12 +69,12 @@ var (
 // Open starts a volume. It owns o.Store and o.Meta from then on, also when it
 // fails. On return the metadata says that the volume is in use.
 func Open(o Options) (*Volume, error) {
-	v := &Volume{opt: o, log: o.Log, size: o.Size, work: newWorkQueue(), begun: time.Now(), bulkTimeout: bulkTimeout, gone: make(chan struct{}), pulled: map[*replica.Request]pulled{},
+	v := &Volume{opt: o, log: o.Log, size: o.Size, work: newWorkQueue(), begun: time.Now(), bulkTimeout: bulkTimeout, gone: make(chan struct{}),
 		journal: make(chan struct{}, 1), tell: make(chan struct{}, 1), stop: make(chan struct{})}
 	if v.size == 0 {
 		v.size = o.Store.Size()
 	}
-	v.setDisk(o.Store, o.Meta)
+	v.nowait, _ = o.Store.(blockdev.NowaitReader)
 	if err := v.start(); err != nil {
 		return nil, errors.Join(err, o.Archives.Close(), o.Store.Close(), o.Meta.Close())
 	}
@@ -139,15 +140,12 @@ func (v *Volume) machineConfig() replica.Config {
 		RetryMax:      int64(2 * time.Second),
 		AskTime:       int64(5 * time.Second),
 		QueueBytes:    32 << 20,
-		NoData:        o.NoData,
-		OnReadError:   o.OnReadError,
-		DiskTimeout:   int64(o.DiskTimeout),
 		Sync:          resync.Options{WindowBytes: o.SyncWindow, RateBytes: o.SyncRate, FloorBytes: o.SyncFloor},
 	}
 	if cfg.FlushBytes == 0 {
 		cfg.FlushBytes = 64 << 20
 	}
-	cfg.Policy = o.AfterSB
+	cfg.Policy, cfg.AskTarget = o.AfterSB, o.MayResync != nil
 	for _, p := range o.Peers {
 		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: p.Name, Mode: p.mode()})
 	}
@@ -181,13 +179,7 @@ func (v *Volume) Extents(off, n int64, limit int) ([]blockdev.Extent, error) {
 	if err := blockdev.CheckRange(v.size, off, n); err != nil {
 		return nil, err
 	}
-	v.mu.Lock()
-	here := v.m.LocalReadable(off, n)
-	v.mu.Unlock()
-	if !here {
-		return []blockdev.Extent{{Off: off, Len: n}}, nil // what a peer has there is not known
-	}
-	return v.store().Extents(off, n, limit)
+	return v.opt.Store.Extents(off, n, limit)
 }
 
 func (v *Volume) tickLoop() {
@@ -262,16 +254,12 @@ func (v *Volume) take() *effects {
 			if l := v.links[e.Peer]; l != nil {
 				kick(l.resume)
 			}
-		case replica.DoServe:
-			if l := v.links[e.Peer]; l != nil {
-				l.toServe(e)
-			}
 		case replica.DoPersist:
 			kick(v.journal)
 		case replica.DoEvent:
 			v.note(e.Event)
 		case replica.DoLocal, replica.DoComplete, replica.DoConnect, replica.DoSync, replica.DoReply,
-			replica.DoArchive, replica.DoArchiveEnd:
+			replica.DoArchive, replica.DoArchiveEnd, replica.DoAskTarget:
 			if b == nil {
 				b = effectsPool.Get().(*effects)
 			}
@@ -308,6 +296,8 @@ func (v *Volume) run(b *effects, here bool) {
 		case replica.DoArchive:
 			id, d := e.Peer, e.Discard
 			v.beside(func() { v.beginArchive(id, d) })
+		case replica.DoAskTarget:
+			v.askTarget(e.Peer, e.Token, e.Discard)
 		case replica.DoArchiveEnd:
 			lost := e.Discard.Lost
 			v.beside(func() { v.endArchive(lost) })
@@ -397,7 +387,7 @@ func (v *Volume) Close(ctx context.Context) error {
 	hung := within(short, func() {
 		v.fast.Wait()
 		v.ended.Wait()
-		closing = errors.Join(v.opt.Archives.Close(), v.disk.Load().close())
+		closing = errors.Join(v.opt.Archives.Close(), v.opt.Store.Close(), v.opt.Meta.Close())
 		close(v.gone)
 	})
 	if hung != nil {
@@ -459,7 +449,7 @@ func (v *Volume) settleDown(ctx context.Context) error {
 	flushed := make(chan error, 1)
 	if err := within(ctx, func() {
 		v.fast.Wait() // nothing is applied for a peer any more
-		flushed <- v.store().Flush()
+		flushed <- v.opt.Store.Flush()
 	}); err != nil {
 		return fmt.Errorf("close volume %s: %w", v.opt.Name, err)
 	}

@@ -10,6 +10,9 @@ import (
 // are. What it does not set is as in base.
 func decodeHooks(s *section, base hook.Set) hook.Set {
 	out := hook.Set{Commands: maps.Clone(base.Commands), Timeout: readDuration(s, "timeout", base.Timeout)}
+	if out.Timeout > hook.TimeoutMax {
+		s.fault("timeout", "%s is too long: a peer waits for before-resync-target, at most %s", out.Timeout, hook.TimeoutMax)
+	}
 	if out.Commands == nil {
 		out.Commands = map[hook.Name]hook.Command{}
 	}

@@ -34,6 +34,7 @@ func Names() []Name {
 // Limits and defaults.
 const (
 	DefaultTimeout = 60 * time.Second
+	TimeoutMax     = 10 * time.Minute
 	runningMax     = 4       // commands at a time, per node; as many again that are asked
 	queueMax       = 64      // events of a volume that wait
 	outputMax      = 4 << 10 // bytes of a command's output that are logged: its end

@@ -84,6 +84,20 @@ func TestExplainGolden(t *testing.T) {
 		}}
 	golden(t, "explain.plain", text(explainLines(e, palette{}, 80)))
 	golden(t, "explain.colour", text(explainLines(e, palette{true}, 80)))
+
+	at := time.Date(2026, 11, 22, 14, 3, 1, 0, time.UTC)
+	alpha := volume.ExplainSide{Node: "alpha", Role: "primary", Disk: "up-to-date", Generation: "9f3c2a7b1d0e4f55", Since: "00aa11bb22cc33dd", Bytes: 3 << 20,
+		First: at.Add(-time.Hour), Last: at.Add(-time.Minute), Ranges: []volume.ExplainRange{{Off: 2 << 20, Len: 1 << 20}, {Off: 7 << 30, Len: 4096}}}
+	beta := volume.ExplainSide{Node: "beta", Role: "secondary", Disk: "consistent", Since: "00aa11bb22cc33dd", Bytes: 4 << 20, AtMost: true}
+	e = volume.Explanation{Volume: "crm", Promote: "alpha is primary already", Peers: []volume.ExplainPeer{{Name: "beta", Heard: true, HeardAt: at, Rule: "split-brain",
+		Strategy: "split-brain", SplitBrain: true, Text: "split brain: alpha and beta both took writes after they parted", IDs: []string{"alpha.current=9f"},
+		Policy: "after-sb-0pri disconnect, after-sb-1pri disconnect, after-sb-2pri disconnect",
+		Sides:  []volume.ExplainSide{alpha, beta},
+		Choices: []volume.ExplainChoice{
+			{GivesUp: "alpha", Keeps: "beta", Bytes: 3 << 20, Commands: []volume.ExplainCommand{{Node: "alpha", Command: "qrbd demote crm"},
+				{Node: "alpha", Command: "qrbd connect crm beta --discard-my-data"}, {Node: "beta", Command: "qrbd connect crm alpha"}}},
+			{GivesUp: "beta", Keeps: "alpha", Bytes: 4 << 20, AtMost: true, Full: true}}}}}
+	golden(t, "explain.split", text(explainLines(e, palette{}, 80)))
 }
 
 // What is shown must fit: 80 columns, whatever the colours.

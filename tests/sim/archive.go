@@ -26,3 +26,25 @@ func (p *process) archive(id replica.PeerID, d *replica.Discard) {
 		p.run()
 	})
 }
+
+var errHook = errors.New("the hook refuses")
+
+// askTarget is volume.askTarget: a command that takes a while, refuses, or hangs.
+func (p *process) askTarget(id replica.PeerID, token uint64) {
+	p.w.count("hook asked")
+	delay := p.w.between(milli, 500*milli)
+	var err error
+	if !p.w.calm {
+		if p.w.p(0.05) {
+			err = errHook
+			p.w.count("hook refused")
+		}
+		if p.w.p(0.05) {
+			delay = p.w.between(0, 40*second)
+		}
+	}
+	p.after(delay, func() {
+		p.m.TargetAllowed(p.now(), id, token, err)
+		p.run()
+	})
+}

@@ -282,13 +282,32 @@ func (l *link) turn() bool {
 	if l.turned || l.dead {
 		return true
 	}
-	if last := l.p.applying[l.id]; last != nil && !last.quiet() {
+	if l.late() {
 		l.p.after(milli, l.pumpRx)
 		return false
 	}
 	l.p.applying[l.id] = l
 	l.turned = true
 	return true
+}
+
+// late is link.late.
+func (l *link) late() bool {
+	for i, x := range l.p.applying {
+		if x != nil && x != l && (replica.PeerID(i) == l.id || l.p.links[i] != x) && !x.quiet() {
+			return true
+		}
+	}
+	return false
+}
+
+// alone is link.alone.
+func (l *link) alone(then func()) {
+	if l.late() && !l.dead {
+		l.p.after(milli, func() { l.alone(then) })
+		return
+	}
+	then()
 }
 
 // pumpRx is link.receiveAll.
@@ -330,12 +349,19 @@ func (l *link) pumpRx() {
 			}
 			l.p.run()
 		default:
-			if l.current() {
-				l.p.m.Receive(l.p.now(), l.id, msg)
-			}
-			l.p.run()
 			l.rx.busy = true
-			l.holdOn(l.rxDone)
+			take := func() {
+				if l.current() {
+					l.p.m.Receive(l.p.now(), l.id, msg)
+				}
+				l.p.run()
+				l.holdOn(l.rxDone)
+			}
+			if _, begins := m.(*protocol.SyncStart); begins && l.late() {
+				l.alone(take)
+				break
+			}
+			take()
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 // from a source of its own, so that what else a seed does stays as it was.
 func (w *World) choosePolicies() {
 	rng := rand.New(rand.NewPCG(w.seed, 0x5b))
+	w.sc.ask = rng.Float64() < 0.2
 	one := func() protocol.SplitPolicy {
 		p := protocol.SplitPolicy{Pri0: protocol.AfterSB(rng.IntN(6))}
 		if p.Pri0 == protocol.DiscardNode {

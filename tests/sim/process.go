@@ -49,7 +49,6 @@ type process struct {
 	dirty    []*bitmap.Set // toward each peer, the machine's own
 	again    func()        // client
 	view     replica.View  // scratch of look
-	pulled   map[*replica.Request][]uint64
 }
 
 var names = []string{"alpha", "beta", "gamma"}
@@ -107,7 +106,7 @@ func (n *node) start() {
 	if err != nil {
 		w.fail("%s: metadata: %v", n.name, err)
 	}
-	p := &process{n: n, w: w, file: file, super: state.Super, links: make([]*link, len(n.peers)), applying: make([]*link, len(n.peers)), ops: map[*clientOp]bool{}, pulled: map[*replica.Request][]uint64{}, started: w.now}
+	p := &process{n: n, w: w, file: file, super: state.Super, links: make([]*link, len(n.peers)), applying: make([]*link, len(n.peers)), ops: map[*clientOp]bool{}, started: w.now}
 	st := p.stored(state)
 	for _, q := range st.Peers {
 		p.dirty = append(p.dirty, q.Dirty)
@@ -164,8 +163,7 @@ func (p *process) config() replica.Config {
 	cfg := replica.Config{Self: p.n.name, Name: "crm", Size: sc.size, Rand: p.w.id,
 		VolumeID:     func() (id protocol.VolumeID) { id[0] = byte(p.w.id()) | 1; return id },
 		WriteTimeout: sc.writeTimeout, FlushInterval: sc.flushInterval, FlushBytes: sc.flushBytes, ActivityIdle: sc.activityIdle,
-		HandshakeTime: 15 * second, RetryMin: 100 * milli, RetryMax: 2 * second, AskTime: 5 * second, QueueBytes: sc.queueBytes, Sync: sc.sync, Policy: sc.policies[p.n.index],
-		NoData: sc.noData, OnReadError: sc.onReadError}
+		HandshakeTime: 15 * second, RetryMin: 100 * milli, RetryMax: 2 * second, AskTime: 5 * second, QueueBytes: sc.queueBytes, Sync: sc.sync, Policy: sc.policies[p.n.index], AskTarget: sc.ask}
 	for _, q := range p.n.peers {
 		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: q.name, Mode: sc.mode(p.n, q)})
 	}
@@ -311,10 +309,6 @@ func (p *process) execute(es []replica.Effect) {
 			if l := p.links[e.Peer]; l != nil {
 				l.resumed()
 			}
-		case replica.DoServe:
-			if l := p.links[e.Peer]; l != nil {
-				l.serve(e.Read, e.Err)
-			}
 		case replica.DoPersist:
 			p.journal()
 		case replica.DoEvent:
@@ -344,6 +338,8 @@ func (p *process) execute(es []replica.Effect) {
 			p.startSync(e.Peer)
 		case replica.DoReply:
 			e.Reply(e.Err)
+		case replica.DoAskTarget:
+			p.askTarget(e.Peer, e.Token)
 		case replica.DoArchive:
 			p.archive(e.Peer, e.Discard)
 		default:
@@ -403,7 +399,7 @@ func (p *process) commitOnce() {
 // local is volume.local.
 func (p *process) local(r *replica.Request) {
 	done := func(err error) {
-		fatal := err != nil && !errors.Is(err, errSpace)
+		fatal := err != nil && r.Op != replica.Read && !errors.Is(err, errSpace)
 		p.m.LocalDone(p.now(), r, err, fatal)
 		p.run()
 	}
@@ -412,16 +408,10 @@ func (p *process) local(r *replica.Request) {
 		d.flush(p, done)
 		return
 	}
-	if r.Op == replica.Pull {
-		vals := p.pulled[r]
-		delete(p.pulled, r)
-		d.write(p, r.Off, r.Len, vals, false, done)
-		return
-	}
 	o := r.Tag.(*clientOp)
 	switch r.Op {
 	case replica.Read:
-		if p.w.p(0.5) && !d.failed && !d.isBad(r.Off, r.Len) { // in memory
+		if p.w.p(0.5) && !d.failed { // in memory
 			o.got = d.values(r.Off, r.Len)
 			done(nil)
 			return
