@@ -113,5 +113,7 @@ func (p *process) answered(o *clientOp, err error) {
 	} else {
 		w.count(o.r.Op.String())
 	}
-	p.after(w.between(0, w.sc.think), p.again)
+	if w.points == nil {
+		p.after(w.between(0, w.sc.think), p.again)
+	}
 }

@@ -128,16 +128,25 @@ func (d *disk) write(p *process, off, n int64, vals []uint64, fua bool, done fun
 	}
 	err := d.trouble(true)
 	p.after(d.latency(n), func() {
+		if p.point("store write") {
+			return
+		}
 		switch {
 		case err == nil:
 			d.apply(op)
 			if fua {
+				if p.point("store write through") {
+					return
+				}
 				d.stabilise(off, n)
 			}
 		case !op.done:
 			d.partly(op)
 		}
 		d.end(op)
+		if p.point("end of a store write") {
+			return
+		}
 		done(err)
 	})
 }
@@ -214,6 +223,9 @@ func (d *disk) apply(op *diskOp) {
 func (d *disk) partly(op *diskOp) {
 	op.done = true
 	keep := d.w.n(3) // none, some, all
+	if c := d.w.points; c != nil && (!c.kind.power || c.kind.keepStore) {
+		keep = 2
+	}
 	first := op.off / sectorSize
 	for i := int64(0); i < op.n/sectorSize; i++ {
 		if keep == 0 || keep == 1 && d.w.p(0.5) {
@@ -244,8 +256,14 @@ func (d *disk) flush(p *process, done func(error)) {
 	mark := d.base + uint64(len(d.cache))
 	err := d.trouble(false)
 	p.after(d.latency(64<<10), func() {
+		if p.point("store sync") {
+			return
+		}
 		if err == nil {
 			d.upTo(mark)
+		}
+		if p.point("end of a store sync") {
+			return
 		}
 		done(err)
 	})
@@ -355,6 +373,9 @@ func (d *disk) powerCut() {
 	}
 	slices.SortStableFunc(list, func(a, b version) int { return int(a.s) - int(b.s) })
 	how := d.w.n(4) // all lost, all kept, or each by itself
+	if c := d.w.points; c != nil && c.kind.keepStore {
+		how = 1
+	}
 	for len(list) > 0 {
 		n := 1
 		for n < len(list) && list[n].s == list[0].s {

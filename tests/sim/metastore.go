@@ -233,7 +233,11 @@ func (s *metaStore) powerCut() {
 		if old == nil {
 			old = s.durable[m.page]
 		}
-		switch s.w.n(3) {
+		how := s.w.n(3)
+		if c := s.w.points; c != nil && c.kind.keepMeta {
+			how = 1
+		}
+		switch how {
 		case 0:
 			if old == nil {
 				old = &noPage

@@ -26,7 +26,7 @@ func (o *oracle) outage() {
 // glance looks at an outage with some chance, which it takes from numbers of its own:
 // looking changes no run.
 func (o *oracle) glance(chance float64) {
-	if o.w.aside.Float64() < chance {
+	if o.w.points != nil || o.w.aside.Float64() < chance {
 		o.outage()
 	}
 }

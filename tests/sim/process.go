@@ -381,6 +381,9 @@ func (p *process) commitOnce() {
 		d += p.w.between(0, 100*milli)
 	}
 	p.after(d, func() {
+		if p.playByPoint() {
+			return
+		}
 		s.play(len(s.log))
 		s.failSync = false
 		p.m.MetaDone(p.now(), b.Version, b, err)

@@ -44,6 +44,7 @@ type World struct {
 	calm  bool // no more faults
 
 	ambushes []ambush
+	points   *crashPoints // nil: a run with faults by chance
 
 	trace   bool
 	lines   []string
@@ -129,14 +130,19 @@ func (w *World) runUntil(t int64) {
 }
 
 // n returns a number in [0, k).
-func (w *World) n(k int) int { return w.rng.IntN(k) }
+func (w *World) n(k int) int {
+	if w.points != nil {
+		return 0
+	}
+	return w.rng.IntN(k)
+}
 
 // p is true with the given probability.
-func (w *World) p(chance float64) bool { return w.rng.Float64() < chance }
+func (w *World) p(chance float64) bool { return w.points == nil && w.rng.Float64() < chance }
 
 // between returns a time in [a, b).
 func (w *World) between(a, b int64) int64 {
-	if b <= a {
+	if b <= a || w.points != nil {
 		return a
 	}
 	return a + w.rng.Int64N(b-a)
