@@ -129,6 +129,16 @@ func (s *Set) MarkChanged(page int64) {
 	s.mark(page)
 }
 
+// MarkAllChanged counts every page that has a bit set as changed: they are to be
+// written to a place that has none of them.
+func (s *Set) MarkAllChanged() {
+	for p := range s.Pages() {
+		if from := p * BlocksPerPage; s.Any(from, from+s.size(p)) {
+			s.mark(p)
+		}
+	}
+}
+
 // AppendPage appends the page's PageBytes bytes: block b of the page is bit b%8
 // of byte b/8. Bits beyond the end of the set are zero.
 func (s *Set) AppendPage(dst []byte, page int64) []byte {

@@ -31,7 +31,7 @@ func TestDocument(t *testing.T) {
 			t.Errorf("code %d, %s, is not described", c, text)
 		}
 	}
-	for _, limit := range []int{PayloadMax, BodyMax, smallBodyMax, BitmapWordMax, DigestsMax, DigestBlock, NameMax, TextMax, PeersMax, HistoryMax} {
+	for _, limit := range []int{PayloadMax, BodyMax, smallBodyMax, BitmapWordMax, DigestsMax, DigestBlock, NameMax, TextMax, PeersMax, HistoryMax, ReadMax, ReadsMax} {
 		if !regexp.MustCompile(fmt.Sprintf(`\b%d\b`, limit)).MatchString(doc) {
 			t.Errorf("limit %d is not described", limit)
 		}

@@ -2,16 +2,18 @@ package protocol
 
 // Limits of the wire. A decoder rejects what exceeds them before it allocates.
 const (
-	BodyMax       = 40 << 10 // bytes of a frame without header and payload
-	PayloadMax    = 1 << 20  // bytes of a frame's payload
-	NameMax       = 64       // bytes of a node's or volume's name
-	TextMax       = 1024     // bytes of a message for people
-	PeersMax      = 15       // peers of a volume
-	HistoryMax    = 32       // generations remembered
-	ChangesMax    = 16       // ranges of a Changes
-	BitmapWordMax = 4096     // words of one BitmapPart (32 KiB)
-	DigestsMax    = 256      // digests of one SyncDigests: 1 MiB of DigestBlock
-	DigestBlock   = 4096     // bytes that one digest of SyncDigests covers
+	BodyMax       = 40 << 10  // bytes of a frame without header and payload
+	PayloadMax    = 1 << 20   // bytes of a frame's payload
+	NameMax       = 64        // bytes of a node's or volume's name
+	TextMax       = 1024      // bytes of a message for people
+	PeersMax      = 15        // peers of a volume
+	HistoryMax    = 32        // generations remembered
+	ChangesMax    = 16        // ranges of a Changes
+	BitmapWordMax = 4096      // words of one BitmapPart (32 KiB)
+	DigestsMax    = 256       // digests of one SyncDigests: 1 MiB of DigestBlock
+	DigestBlock   = 4096      // bytes that one digest of SyncDigests covers
+	ReadMax       = 256 << 10 // bytes of one PeerRead
+	ReadsMax      = 256       // PeerReads of a connection without an answer
 )
 
 // DataOp is what a Data frame does to the replica.
@@ -171,6 +173,25 @@ type Bye struct {
 	Code    Code
 	Outdate bool
 	Text    string
+}
+
+// PeerRead asks an up-to-date secondary for what it holds, on the write stream:
+// every operation sent before it is in what is read. At most ReadsMax have no
+// answer at any time.
+type PeerRead struct {
+	ID  uint64
+	Off int64
+	Len int64 // 1 to ReadMax
+}
+
+// PeerReply answers a PeerRead, on the bulk stream, in any order. The payload has
+// Len bytes; it has none when Zero is set (the range reads as zeroes) or Code is
+// not CodeNone (it could not be read).
+type PeerReply struct {
+	ID   uint64
+	Len  int64
+	Zero bool
+	Code Code
 }
 
 // BitmapPart carries words of the sync target's dirty bitmap toward the source,

@@ -69,6 +69,14 @@ func drawMessage(t *rapid.T, typ Type) (Message, []byte) {
 	case *BitmapPart:
 		m.First %= bitmapFirstMax
 		m.Words = rapid.SliceOfN(rapid.Uint64(), 1, 300).Draw(t, "words")
+	case *PeerRead:
+		m.Len = 1 + m.Len%ReadMax
+		m.Off = min(m.Off, math.MaxInt64-m.Len)
+	case *PeerReply:
+		m.Len = 1 + m.Len%5000
+		if !m.Zero && m.Code == CodeNone {
+			payload = rapid.SliceOfN(rapid.Byte(), int(m.Len), int(m.Len)).Draw(t, "payload")
+		}
 	case *Hello:
 		m.Flags &= helloFlags
 	}

@@ -30,6 +30,7 @@ const (
 	TypeStable        Type = 34
 	TypeNewGeneration Type = 35
 	TypeGenerationAck Type = 36
+	TypePeerRead      Type = 37
 
 	TypeBitmapPart  Type = 48
 	TypeBitmapDone  Type = 49
@@ -45,6 +46,7 @@ const (
 	TypeSyncAck     Type = 68
 	TypeSyncFlush   Type = 69
 	TypeSyncFlushed Type = 70
+	TypePeerReply   Type = 71
 )
 
 // smallBodyMax bounds the body of every type but BitmapPart, in bytes. The
@@ -56,7 +58,7 @@ const smallBodyMax = 4 << 10
 var typeNames = map[Type]string{}
 
 // known is typeNames as an array, for the hot path.
-var known [TypeSyncFlushed + 1]bool
+var known [TypePeerReply + 1]bool
 
 func init() {
 	for t := range Type(len(known)) {
@@ -117,6 +119,8 @@ func newMessage(t Type) Message {
 		return new(NewGeneration)
 	case TypeGenerationAck:
 		return new(GenerationAck)
+	case TypePeerRead:
+		return new(PeerRead)
 	case TypeBitmapPart:
 		return new(BitmapPart)
 	case TypeBitmapDone:
@@ -143,6 +147,8 @@ func newMessage(t Type) Message {
 		return new(SyncFlush)
 	case TypeSyncFlushed:
 		return new(SyncFlushed)
+	case TypePeerReply:
+		return new(PeerReply)
 	}
 	return nil
 }
@@ -157,6 +163,9 @@ func (t Type) bodyMax() int {
 }
 
 func (t Type) payloadMax() int {
+	if t == TypePeerReply {
+		return ReadMax
+	}
 	if t == TypeData || t == TypeSyncWrite {
 		return PayloadMax
 	}

@@ -38,7 +38,8 @@ func (s Side) hadGeneration(g protocol.Generation) bool {
 // mirror of Compare(a, b). The first rule that matches wins.
 //
 // Invariant: NoSync is returned only when neither side has a bit set toward the
-// other, or when both are secondaries of a primary that settles it.
+// other, when both are secondaries of a primary that settles it, or when one of
+// them has no disk.
 //
 // Source: the rules are DRBD's in substance; each comment says what the ids mean.
 func Compare(me, peer Side) Decision {
@@ -68,6 +69,9 @@ func compare(me, peer Side) Decision {
 	}
 	if follows(me, peer) || follows(peer, me) {
 		return decide(protocol.NoSync, RuleDefer)
+	}
+	if me.carriedBy(peer) || peer.carriedBy(me) {
+		return decide(protocol.NoSync, RuleDiskless)
 	}
 	if me.Role == protocol.Primary && peer.Role == protocol.Primary {
 		d := decide(protocol.RefusedStrategy, RuleTwoPrimaries)
@@ -113,6 +117,16 @@ func compare(me, peer Side) Decision {
 		return full(protocol.SourceFull, RuleHistorySelf, true)
 	}
 	return divergence(me, peer, mySlot, peerSlot, decide(protocol.Unrelated, RuleUnrelated))
+}
+
+// noDisk reports whether s has no disk that could be read or written.
+func (s Side) noDisk() bool { return s.Disk == protocol.Failed || s.Disk == protocol.Diskless }
+
+// carriedBy reports whether s is a primary whose own disk is no copy, and the
+// other a secondary at its generation.
+func (s Side) carriedBy(other Side) bool {
+	bare := s.Role == protocol.Primary && s.Disk < protocol.Consistent && s.Disk != protocol.DiskUnknown
+	return bare && other.Role == protocol.Secondary && other.Disk >= protocol.Consistent && s.Current != 0 && s.Current == other.Current
 }
 
 // follows reports whether s is a secondary of a primary other than the two.
@@ -223,6 +237,9 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 		return d
 	case me.Role == protocol.Primary || peer.Role == protocol.Primary:
 		return sync(me.Role == protocol.Primary, RuleEqualPrimary)
+	case (me.Disk == protocol.Outdated) != (peer.Disk == protocol.Outdated):
+		// It was told that the other is newer, and not overwritten yet.
+		return sync(peer.Disk == protocol.Outdated, RuleEqualDisk)
 	case async && myCrash != peerCrash:
 		return sync(myCrash, RuleEqualAsync)
 	case myCrash && !peerCrash && peer.has(protocol.HelloReconnect):
@@ -274,6 +291,18 @@ func tieBreak(me, peer Side) bool {
 // vet refuses what must not be done whatever the ids say: overwriting a
 // primary, or copying from a replica that is no good.
 func vet(me, peer Side, d Decision) Decision {
+	if d.Rule == RuleDiskless {
+		return d
+	}
+	if me.noDisk() || peer.noDisk() {
+		switch d.Strategy {
+		case protocol.SplitBrain, protocol.Unrelated, protocol.Retry, protocol.RefusedStrategy:
+			return d
+		case protocol.NoSync, protocol.SourceBitmap, protocol.SourceFull, protocol.TargetBitmap, protocol.TargetFull:
+			d.Strategy, d.Rule, d.Digest = protocol.NoSync, RuleNoDisk, false
+			return d
+		}
+	}
 	if (me.has(protocol.HelloTarget) || peer.has(protocol.HelloTarget)) && d.Rule != RuleDefer {
 		// What it is now says nothing of what it will be in a moment.
 		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RuleBusy, protocol.CodeBusy
@@ -294,8 +323,6 @@ func vet(me, peer Side, d Decision) Decision {
 		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RulePrimaryTarget, protocol.CodePrimaryIsTarget
 	case source.Disk <= protocol.Inconsistent && source.Disk != protocol.DiskUnknown:
 		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RuleNoGoodCopy, protocol.CodeNotAllowed
-	case target.Disk == protocol.Failed || target.Disk == protocol.Diskless:
-		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RuleNoGoodCopy, protocol.CodeDiskFailed
 	}
 	return d
 }

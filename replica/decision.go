@@ -41,6 +41,8 @@ const (
 	RuleAfterSB0         Rule = "after-sb-0pri"                // 11-12, and a policy gave one side up; nobody is primary
 	RuleAfterSB1         Rule = "after-sb-1pri"                // the same; one is primary
 	RuleAfterSB2         Rule = "after-sb-2pri"                // the same; both are
+	RuleDiskless         Rule = "primary-without-disk"         // the data of a primary without a disk is here
+	RuleNoDisk           Rule = "no-disk"                      // a side has no disk: nothing to compare
 	RuleDefer            Rule = "defer-to-primary"             // two secondaries; their primary settles it
 	RuleOtherVolume      Rule = "other-volume"                 // ids of two volumes
 	RuleTwoPrimaries     Rule = "two-primaries"                // refused
@@ -127,6 +129,10 @@ func (d Decision) Text(me, peer, volume string) string {
 		switch d.Rule {
 		case RuleBothNew:
 			return "both replicas are brand new: promote one with --force to start the volume"
+		case RuleDiskless:
+			return "one is primary without a disk of its own, and reads and writes through the other"
+		case RuleNoDisk:
+			return fmt.Sprintf("the disk of %s or %s has failed: they stay connected, and nothing is copied. Replace it and run there: qrbd replace-disk %s", me, peer, volume)
 		case RuleDefer:
 			return "both follow the same primary, which keeps them in sync"
 		default:

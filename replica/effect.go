@@ -22,6 +22,7 @@ const (
 	DoAskTarget                    // Peer is about to overwrite this replica: may it? Then call TargetAllowed with Token
 	DoArchive                      // Peer is about to overwrite what Discard says: prepare to keep it, then call Archived
 	DoArchiveEnd                   // the sync of Discard has ended
+	DoServe                        // answer Peer's Read from the local store, on the bulk stream; Err: with an error
 )
 
 // Effect is one thing the owner is to do.
@@ -37,6 +38,7 @@ type Effect struct {
 
 	Discard *Discard // also of DoAskTarget; nil: nothing is lost
 	Token   uint64
+	Read    protocol.PeerRead
 }
 
 // Event is a state change, for logs and watchers.

@@ -11,6 +11,9 @@ import (
 // generation without that peer, so that one parting mints one id, and none at all
 // when nothing is written.
 func (m *Machine) mustMint() bool {
+	if m.bare() && !m.detached {
+		return true
+	}
 	for _, p := range m.peers {
 		if p.mayBeCurrent() {
 			return true
@@ -37,52 +40,95 @@ func (m *Machine) mint() {
 	m.mintRound()
 }
 
+// mintOffer is a generation that the peers were told of.
+type mintOffer struct {
+	parent, current protocol.Generation
+	rotate          []*peer // that are left behind
+	self            bool    // this node's disk is
+}
+
 func (m *Machine) mintRound() {
-	parent, current := m.current, protocol.Generation(m.cfg.Rand())
+	m.mintTurn++
+	o := &mintOffer{parent: m.current, current: protocol.Generation(m.cfg.Rand()), self: m.bare() && !m.detached}
+	if last := m.offer; m.bare() && last != nil && last.parent == m.current {
+		o.current = last.current // somebody may know it already
+	}
 	var weak []string
-	var rotate []*peer
+	if o.self {
+		weak = append(weak, m.cfg.Self)
+	}
 	for _, p := range m.peers {
 		if p.mayBeCurrent() {
-			rotate = append(rotate, p)
+			o.rotate = append(o.rotate, p)
 			weak = append(weak, p.name)
 		}
 	}
-	if len(rotate) == 0 {
+	switch {
+	case len(weak) == 0:
 		m.minted()
 		return
+	case m.noData():
+		m.mintAborted()
+		return
 	}
-	m.mintWait, m.mintID = 0, current
+	m.mintWait, m.offer = 0, o
 	m.mintDeadline = m.now + m.cfg.WriteTimeout
 	for _, p := range m.peers {
 		if p.live && (p.repl == protocol.Established || p.repl == protocol.VerifySource || p.step == syncWaitAck) {
 			m.mintWait |= 1 << p.id
-			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.NewGeneration{Parent: parent, Current: current, Weak: weak}})
+			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.NewGeneration{Parent: o.parent, Current: o.current, Weak: weak}})
 		}
 	}
 	m.mintNext = func() {
 		m.mintNext = nil
-		for _, p := range rotate {
-			p.apart = true
-			if p.slot == 0 {
-				p.slot = parent
-			}
-			if p.linked && p.settled { // came back meanwhile, and does not have the id
-				m.restart(p, "a generation began without "+p.name)
-			}
+		if m.noData() {
+			m.mintAborted()
+			return
 		}
-		m.remember(parent)
-		m.event("", "generation", parent.String(), current.String(), "writes go on without "+strings.Join(weak, ", "))
-		m.current = current
-		for _, p := range m.peers {
-			if p.live && p.heard != nil {
-				p.heard.Current = current
-			}
+		m.takeOffer(o)
+		if m.bare() { // what matters is durable at the carriers
+			m.mintRound()
+			return
 		}
-		m.idSerial++
-		m.persist()
-		m.whenDurable(m.mintRound) // another peer may have been lost meanwhile
+		turn := m.mintTurn
+		m.whenDurable(func() {
+			if m.mintTurn == turn {
+				m.mintRound() // another peer may have been lost meanwhile
+			}
+		})
 	}
 	m.mintConfirmed(nil)
+}
+
+// takeOffer makes an offered generation the current one.
+func (m *Machine) takeOffer(o *mintOffer) {
+	for _, p := range o.rotate {
+		p.apart = true
+		if p.slot == 0 {
+			p.slot = o.parent
+		}
+		if p.linked && p.settled && p.repl != protocol.ReplOff { // came back meanwhile, and does not have the id
+			m.restart(p, "a generation began without "+p.name)
+		}
+	}
+	m.detached = m.detached || o.self
+	var weak []string
+	for _, p := range o.rotate {
+		weak = append(weak, p.name)
+	}
+	if o.self {
+		weak = append(weak, "the disk of "+m.cfg.Self)
+	}
+	m.remember(o.parent)
+	m.event("", "generation", o.parent.String(), o.current.String(), "writes go on without "+strings.Join(weak, ", "))
+	m.current = o.current
+	for _, p := range m.peers {
+		if p.live && p.heard != nil {
+			p.heard.Current = o.current
+		}
+	}
+	m.idSerial++
+	m.persist()
 }
 
 // mintConfirmed notes that p has the new generation, or is lost.
@@ -115,6 +161,10 @@ func (m *Machine) releaseGenWait() {
 	m.genWait = nil
 	for _, r := range list {
 		r.needGen = false
+		if m.bare() && r.copies == 0 {
+			m.orphan(r)
+			continue
+		}
 		m.finish(r)
 	}
 }
@@ -144,6 +194,11 @@ func (m *Machine) onNewGeneration(p *peer, g *protocol.NewGeneration) {
 		}
 		m.persist()
 	}
+	for _, name := range g.Weak {
+		if name == p.name {
+			m.primaryBare(p, g.Parent)
+		}
+	}
 	epoch, current := p.epoch, g.Current
 	p.rxHold = true // nothing piles up behind a slow disk
 	m.whenDurable(func() {
@@ -155,7 +210,7 @@ func (m *Machine) onNewGeneration(p *peer, g *protocol.NewGeneration) {
 }
 
 func (m *Machine) onGenerationAck(p *peer, g *protocol.GenerationAck) {
-	if g.Current == m.mintID {
+	if m.offer != nil && g.Current == m.offer.current {
 		m.mintConfirmed(p)
 	}
 }

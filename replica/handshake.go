@@ -93,6 +93,9 @@ func (m *Machine) onHello(p *peer, h *protocol.Hello) {
 	}
 	m.setPeerDisk(p, h.Disk)
 	m.setPeerRole(p, h.Role)
+	if o := m.offer; m.bare() && !m.minting && o != nil && o.parent == m.current && o.current == h.Current {
+		m.takeOffer(o) // it was lost before it could say that it has taken it
+	}
 	if h.Role == protocol.Primary {
 		m.yieldTo(p)
 	}
@@ -106,6 +109,9 @@ func (m *Machine) onHello(p *peer, h *protocol.Hello) {
 	d := Compare(Side{m.cfg.Self, m.hello(p)}, Side{p.name, p.heard})
 	if d.Rule.byPolicy() && Compare(Side{m.cfg.Self, p.sent}, Side{p.name, p.heard}).Strategy != d.Strategy {
 		d = Decision{Strategy: protocol.Retry} // the peer goes by what it was sent
+	}
+	if d.Rule == RuleDiskless && m.bare() && !m.mayCarry(p) {
+		d.Rule = RuleNoDisk
 	}
 	m.verdict(p, d)
 }
@@ -159,7 +165,7 @@ func (m *Machine) onVerdict(p *peer, v *protocol.Verdict) {
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "the verdict of %s, %s by rule %s, must not be: here it is %s, %s, by rule %s %s",
 			p.name, v.Strategy, v.Rule, m.role, m.disk, d.Rule, d.Strategy))
 		return
-	case v.Strategy == protocol.NoSync && p.dirty.Count() != 0 && Rule(v.Rule) != RuleDefer && Rule(v.Rule) != RuleBothNew:
+	case v.Strategy == protocol.NoSync && p.dirty.Count() != 0 && !Rule(v.Rule).allowsBits():
 		m.restart(p, "blocks were marked out of sync during the handshake")
 		return
 	case d.Strategy != v.Strategy:
@@ -187,15 +193,10 @@ func (m *Machine) acceptable(d Decision, s protocol.Strategy) bool {
 	return true
 }
 
-// failedSide names the node whose disk rules a sync out, "" when neither does.
-func (m *Machine) failedSide(p *peer) string {
-	switch {
-	case !m.usable():
-		return m.cfg.Self
-	case p.heard != nil && (p.heard.Disk == protocol.Failed || p.heard.Disk == protocol.Diskless):
-		return p.name
-	}
-	return ""
+// allowsBits reports whether the rule leaves blocks that are out of sync as they
+// are.
+func (r Rule) allowsBits() bool {
+	return r == RuleDefer || r == RuleBothNew || r == RuleDiskless || r == RuleNoDisk
 }
 
 // act carries out a decision.
@@ -213,10 +214,6 @@ func (m *Machine) act(p *peer, d Decision) {
 		}
 		why := refusal(code, "%s", d.Text(m.cfg.Self, p.name, m.cfg.Name))
 		if d.Rule == RuleNoGoodCopy || d.Rule == RuleBusy { // a third node may change that: try again
-			if bad := m.failedSide(p); bad != "" {
-				why = refusal(protocol.CodeDiskFailed, "the disk of %s on %s has failed. Replace it; then, with the agent there stopped, run: qrbd create %s --force",
-					m.cfg.Name, bad, m.cfg.Name)
-			}
 			m.drop(p, why)
 			return
 		}
@@ -250,8 +247,17 @@ func (m *Machine) act(p *peer, d Decision) {
 // settleEqual begins replication between replicas that are equal (or brand new,
 // or kept in sync by a third node).
 func (m *Machine) settleEqual(p *peer, d Decision) {
+	switch d.Rule {
+	case RuleDiskless:
+		m.settleCarrier(p)
+		return
+	case RuleNoDisk:
+		m.settleWithout(p)
+		return
+	default:
+	}
 	dirty := p.dirty.Count()
-	if d.Rule != RuleDefer && d.Rule != RuleBothNew {
+	if !d.Rule.allowsBits() {
 		if dirty != 0 {
 			panic(fmt.Sprintf("replica: no sync by rule %s with %d blocks out of sync toward %s", d.Rule, dirty, p.name))
 		}
@@ -271,6 +277,27 @@ func (m *Machine) settleEqual(p *peer, d Decision) {
 	}
 	if p.live {
 		m.equalNow(p)
+		m.inSync(p)
+	}
+	m.pumpHeld()
+}
+
+// inSync notes that the peer has all that this node has.
+func (m *Machine) inSync(p *peer) { p.joined, p.lacks, p.loose = true, false, false }
+
+// settleWithout stays connected where one side has no disk: for what else there is
+// to say, and until the disk is replaced.
+func (m *Machine) settleWithout(p *peer) {
+	p.live = false
+	p.discard, p.overwrite = false, false
+	who := p.name
+	if !m.usable() {
+		who = m.cfg.Self
+	}
+	p.reason = fmt.Sprintf("the disk of %s on %s has failed. Replace it and run there: qrbd replace-disk %s", m.cfg.Name, who, m.cfg.Name)
+	if m.bare() && p.disk >= protocol.Consistent {
+		p.reason = fmt.Sprintf("%s may lack writes that were acknowledged before it was lost: it cannot stand in for the disk of %s, which has failed. To go on from it: qrbd demote %s --force here, then qrbd promote %s there",
+			p.name, m.cfg.Self, m.cfg.Name, m.cfg.Name)
 	}
 	m.pumpHeld()
 }

@@ -56,7 +56,10 @@ type Config struct {
 	HandshakeTime Time // a handshake step that takes longer drops the connection
 	RetryMin      Time // back-off between connection attempts
 	RetryMax      Time
-	AskTime       Time  // a peer's answer to a promotion or handover
+	AskTime       Time // a peer's answer to a promotion or handover
+	NoData        NoData
+	OnReadError   OnReadError
+	DiskTimeout   Time  // a local operation that takes longer fails the disk; 0: none does
 	QueueBytes    int64 // sent to a peer and not applied there: writes wait above it
 	Sync          resync.Options
 }
@@ -106,7 +109,8 @@ type Machine struct {
 	frozen       int        // writes wait while > 0 (drain, mint)
 	minting      bool
 	mintWait     uint16
-	mintID       protocol.Generation // that the peers are to confirm
+	offer        *mintOffer // what the peers are to confirm, or were last
+	mintTurn     uint64     // counts rounds
 	mintNext     func()
 	mintDeadline Time
 
@@ -114,6 +118,8 @@ type Machine struct {
 	metaWant    uint64 // version of the state in memory
 	metaDone    uint64 // version on disk
 	metaBusy    bool   // a batch is being committed
+	metaAt      Time   // since when
+	metaDead    bool   // it could not be written: nothing more is
 	wantBitmaps bool   // the next batch includes changed bitmap pages
 	after       []afterMeta
 	superWant   uint64 // version of the newest change in the super page
@@ -129,6 +135,21 @@ type Machine struct {
 	recent   recentRing
 
 	foreground foreground
+	rising     bool // primary, and that is not durable yet
+
+	// A disk that is no copy, or not in all places.
+	detached   bool        // the generation was begun without this node's disk
+	filling    bool        // the disk was replaced and does not count yet
+	left       *bitmap.Set // blocks that the disk lacks; nil: none
+	leftFrom   int64       // where the next run is looked for
+	pulls      int         // runs in flight
+	pullWait   []*Request  // of those, the ones under which a write is in flight
+	pullAt     Time        // not before
+	fillFlush  *Request
+	farWait    []*Request // reads that no peer has room for
+	readSerial uint64
+	reading    []*Request // with the local store, if there is a disk timeout
+	localMoved Time       // when the store last finished something
 }
 
 type span struct {
@@ -158,7 +179,7 @@ func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 	case m.disk == protocol.UpToDate && len(m.peers) > 0:
 		m.disk = protocol.Consistent // another replica may have gone on
 	case m.disk == protocol.Failed:
-		m.diskWhy = "it failed before the agent was started. Replace it; then, with the agent stopped, run: qrbd create " + cfg.Name + " --force"
+		m.diskWhy = "it failed before the agent was started. Replace it and run: qrbd replace-disk " + cfg.Name
 	}
 	blocks := bitmap.Blocks(cfg.Size)
 	if !st.Clean {
@@ -220,36 +241,6 @@ func (m *Machine) setRole(r protocol.Role, why string) {
 
 // usable reports whether the local replica can serve I/O.
 func (m *Machine) usable() bool { return m.disk > protocol.Failed }
-
-// failDisk takes the local disk out of use, for good (P9): every request in
-// flight fails, the peers are told, nothing is written any more.
-func (m *Machine) failDisk(why string) {
-	if m.disk == protocol.Failed {
-		return
-	}
-	m.setDisk(protocol.Failed, why)
-	fail := func(list *[]*Request) {
-		for _, r := range *list {
-			m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrDiskFailed})
-		}
-		*list = nil
-	}
-	fail(&m.held)
-	fail(&m.arming)
-	fail(&m.overlapped)
-	for _, r := range m.genWait {
-		r.err = ErrDiskFailed
-	}
-	m.releaseGenWait()
-	m.broadcastState()
-	for _, p := range m.peers {
-		m.emit(Effect{Kind: DoResume, Peer: p.id})
-		p.rxHold = false
-	}
-	if m.promote != nil {
-		m.endPromote(refusal(protocol.CodeDiskFailed, "the local disk of %s failed: %s", m.cfg.Name, why))
-	}
-}
 
 const never = Time(1<<63 - 1)
 

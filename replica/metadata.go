@@ -64,7 +64,7 @@ func (m *Machine) whenDurable(fn func()) {
 // whenSettled is whenDurable for what goes on even if the metadata cannot be
 // written, and the disk is failed by that.
 func (m *Machine) whenSettled(fn func()) {
-	if m.metaDone == m.metaWant {
+	if m.metaDone == m.metaWant || m.metaDead {
 		fn()
 		return
 	}
@@ -91,10 +91,10 @@ type MetaBatch struct {
 // nothing to do. The owner commits it durably and calls MetaDone. One batch at a
 // time.
 func (m *Machine) MetaBatch() (b MetaBatch, ok bool) {
-	if m.metaBusy || m.metaDone == m.metaWant {
+	if m.metaBusy || m.metaDead || m.metaDone == m.metaWant {
 		return MetaBatch{}, false
 	}
-	m.metaBusy = true
+	m.metaBusy, m.metaAt = true, m.now
 	b.Version = m.metaWant
 	if m.superWant > m.superTaken {
 		b.Super = m.stored()
@@ -119,6 +119,9 @@ func (m *Machine) MetaBatch() (b MetaBatch, ok bool) {
 func (m *Machine) MetaDone(now Time, version uint64, b MetaBatch, err error) {
 	m.now = now
 	m.metaBusy = false
+	if m.metaDead {
+		return
+	}
 	if err != nil {
 		for _, g := range b.Bitmaps {
 			m.peers[g.Peer].dirty.MarkChanged(g.Page)
@@ -126,15 +129,7 @@ func (m *Machine) MetaDone(now Time, version uint64, b MetaBatch, err error) {
 		if len(b.Activity) > 0 {
 			m.activity.Failed()
 		}
-		after := m.after
-		m.after = nil    // never durable
-		m.superTaken = 0 // nor is what was taken
-		m.failDisk("metadata: " + err.Error())
-		for _, a := range after {
-			if a.anyway {
-				a.fn()
-			}
-		}
+		m.metaLost("metadata: " + err.Error())
 		return
 	}
 	m.metaDone = version
@@ -152,7 +147,25 @@ func (m *Machine) MetaDone(now Time, version uint64, b MetaBatch, err error) {
 	}
 }
 
+// metaLost takes the metadata for unwritable, and the disk with them: nothing is
+// promised of it without them.
+func (m *Machine) metaLost(why string) {
+	m.metaDead = true
+	after := m.after
+	m.after = nil    // never durable
+	m.superTaken = 0 // nor is what was taken
+	m.failDisk(why)
+	for _, a := range after {
+		if a.anyway {
+			a.fn()
+		}
+	}
+}
+
 func (m *Machine) stored() *Stored {
+	if m.filling && m.disk == protocol.Inconsistent {
+		return m.storedNew()
+	}
 	s := &Stored{Volume: m.volume, Disk: m.disk, Primary: m.role == protocol.Primary || m.crashed,
 		Clean: m.cleanMark, Shaken: m.shaken, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring}
 	for _, p := range m.peers {
@@ -162,8 +175,18 @@ func (m *Machine) stored() *Stored {
 	return s
 }
 
+// storedNew is the state of a replica that holds nothing: it was never in sync, and
+// whatever it meets overwrites all of it.
+func (m *Machine) storedNew() *Stored {
+	s := &Stored{Disk: protocol.Inconsistent}
+	for _, p := range m.peers {
+		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Disk: p.disk})
+	}
+	return s
+}
+
 // MetaSettled reports whether all of the state is on stable storage, or never
 // will be because the disk failed.
 func (m *Machine) MetaSettled() bool {
-	return !m.metaBusy && (m.metaDone == m.metaWant || m.disk == protocol.Failed)
+	return m.metaDead || !m.metaBusy && (m.metaDone == m.metaWant || m.disk == protocol.Failed)
 }

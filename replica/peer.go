@@ -75,10 +75,16 @@ type peer struct {
 	last  uint64 // last sequence sent
 
 	// Since the two parted.
-	wroteFirst Time // when this side wrote what p may lack; 0: never
-	wroteLast  Time
-	wroteKept  Time // wroteLast as the metadata has it, or is about to
-	older      bool // this node was primary when it was last connected to p
+	wroteFirst   Time // when this side wrote what p may lack; 0: never
+	wroteLast    Time
+	wroteKept    Time      // wroteLast as the metadata has it, or is about to
+	older        bool      // this node was primary when it was last connected to p
+	joined       bool      // was live since this node became primary
+	lacks        bool      // was lost with writes that nobody waited for and that it had not applied
+	loose        bool      // was lost with applied writes that it had not made durable
+	lostInstance uint64    // who it was then
+	reads        []farRead // asked of it
+	bare         bool      // primary, and what is on its disk does not count
 
 	// Sync and verify.
 	step        syncStep

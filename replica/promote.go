@@ -126,12 +126,18 @@ func (m *Machine) promoteAnswered() {
 	m.discarded(nil, why)
 	m.setDisk(protocol.UpToDate, why)
 	m.frozen++ // no write before the role is durable
+	m.rising = true
 	m.setRole(protocol.Primary, why)
 	m.endTarget()
+	m.forgetJoined()
 	m.forgetWords()
 	m.promote.waiting = 0
 	m.whenDurable(func() {
+		if !m.rising {
+			return // its disk failed meanwhile
+		}
 		m.frozen--
+		m.rising = false
 		m.endPromote(nil)
 		m.becamePrimary()
 	})
@@ -144,6 +150,13 @@ func (m *Machine) mayStillPromote(opt PromoteOptions) error {
 	err := m.mayPromote(opt)
 	m.promote = pr
 	return err
+}
+
+// forgetJoined begins a reign: who is in sync in it is not known yet.
+func (m *Machine) forgetJoined() {
+	for _, p := range m.peers {
+		p.joined = false
+	}
 }
 
 // forgetWords drops what operators said of the data that was here: it is not the
@@ -178,7 +191,9 @@ func (m *Machine) becamePrimary() {
 		p.live = p.disk > protocol.Inconsistent && p.slot == 0 && p.dirty.Count() == 0 && !m.knownNew(p) && p.lastWhy != RuleDefer
 		if !p.live {
 			m.restart(p, "compare again, as primary")
+			continue
 		}
+		m.inSync(p)
 	}
 	m.pumpHeld()
 }

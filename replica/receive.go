@@ -50,6 +50,8 @@ func (m *Machine) Receive(now Time, id PeerID, msg protocol.Message) {
 		m.onNewGeneration(p, v)
 	case *protocol.GenerationAck:
 		m.onGenerationAck(p, v)
+	case *protocol.PeerRead:
+		m.onPeerRead(p, v)
 	case *protocol.Stable:
 		m.onStable(p, v)
 	case *protocol.State:
@@ -90,13 +92,18 @@ func (m *Machine) onState(p *peer, s *protocol.State) {
 	case s.Role == protocol.Primary && m.role == protocol.Primary:
 		m.standAlone(p, refusal(protocol.CodeTwoPrimaries, "%s", Decision{Strategy: protocol.RefusedStrategy, Rule: RuleTwoPrimaries}.Text(m.cfg.Self, p.name, m.cfg.Name)))
 		return
-	case s.Disk <= protocol.Failed && p.live:
+	case s.Disk <= protocol.Failed && p.live && s.Role != protocol.Primary:
 		// It cannot hold what it is sent; the connection stays for its word.
 		m.endSync(p)
 		m.setRepl(p, protocol.ReplOff, "the disk of "+p.name+" is "+s.Disk.String())
 		m.forget(p)
 		m.mintConfirmed(p)
+		if m.role == protocol.Primary && !m.noData() {
+			m.mint() // at once: what failed there must be known as old, should it come back
+		}
 		return
+	case p.bare && s.Role == protocol.Primary && s.Disk == protocol.UpToDate && s.Current == m.current:
+		m.primaryWhole(p)
 	}
 	if s.Role == protocol.Primary && !wasPrimary {
 		m.grantUsed(p)

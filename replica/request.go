@@ -15,6 +15,7 @@ const (
 	Zero
 	Trim
 	Flush
+	Pull // internal: a carrier's bytes (FarRead) are written to the local store
 )
 
 // String returns the operation's name.
@@ -30,6 +31,8 @@ func (o Op) String() string {
 		return "trim"
 	case Flush:
 		return "flush"
+	case Pull:
+		return "pull"
 	}
 	return fmt.Sprintf("op(%d)", uint8(o))
 }
@@ -38,6 +41,7 @@ func (o Op) String() string {
 var (
 	ErrNotPrimary = errors.New("the volume is not primary on this node")
 	ErrDiskFailed = errors.New("the local disk of the volume has failed")
+	ErrNoData     = errors.New("no copy of the volume's data can be reached")
 	ErrStopping   = errors.New("the volume is stopping")
 )
 
@@ -54,10 +58,17 @@ type Request struct {
 	local   bool   // the local part is not done
 	pending uint16 // peers whose answer is missing, by PeerID
 	needGen bool   // completes only under a generation that a lost peer has not
-	all     bool   // Flush: every peer confirms it, whatever its protocol
+	all     bool   // every peer confirms it as applied (Flush, FUA: durable), whatever its protocol
 	covers  uint64 // Flush: highest sequence that the local flush makes durable; Read: that it may have seen
+	copies  uint16 // peers that were sent it and are still with us
 	span    int    // index in Machine.spans, or -1
-	err     error
+	at      Time   // when it was issued
+	late    bool   // the local part was given up: what comes of it does not count
+
+	pieces int    // of a read from a peer: without an answer
+	bad    bool   // one was answered with an error
+	tried  uint16 // peers that could not read it
+	err    error
 }
 
 // Seq returns the request's sequence; zero before it was issued.
@@ -69,3 +80,8 @@ var internalTag = new(int)
 // Internal reports whether a request is the machine's own: the owner executes its
 // DoLocal like any other and calls Finished in place of answering a client.
 func (r *Request) Internal() bool { return r.Tag == any(internalTag) }
+
+// Late reports whether the local part of the request was given up although it is
+// still with the store: the owner must not use the request again, nor its buffer
+// for anything else, until the store has returned and LocalDone was called.
+func (r *Request) Late() bool { return r.late }

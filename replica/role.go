@@ -53,9 +53,11 @@ func (m *Machine) startDrain(done func(error), next func(error)) {
 func (m *Machine) drained() {
 	d := m.drain
 	switch {
-	case !m.usable():
+	case m.noData():
 		m.drain = nil
 		d.next(nil) // nothing can be flushed; stepping down is right all the same
+	case m.bare() && !m.detached:
+		m.mint()
 	case m.minting || len(m.arming) > 0:
 		return // Tick looks again
 	case d.flush == nil:
@@ -65,7 +67,11 @@ func (m *Machine) drained() {
 		m.issueFlush(d.flush)
 	case d.flushed:
 		m.drain = nil
-		d.next(d.flush.err)
+		if err := d.flush.err; err != ErrNoData {
+			d.next(err)
+			return
+		}
+		d.next(nil)
 	}
 }
 
@@ -74,6 +80,9 @@ func (m *Machine) Finished(now Time, r *Request) {
 	m.now = now
 	if m.ownFlush == r {
 		m.ownFlush = nil
+	}
+	if m.fillFlush == r {
+		m.fillFlushed(r.err)
 	}
 	if m.drain != nil && m.drain.flush == r {
 		m.drain.flushed = true
@@ -92,10 +101,11 @@ func (m *Machine) undrain() {
 func (m *Machine) stepDown(why string, then func()) {
 	m.crashed = false
 	m.fenced = false
+	unfilled := m.leaveUnfilled()
 	m.setRole(protocol.Secondary, why)
 	for _, p := range m.peers {
 		if p.plan != nil && p.repl == protocol.VerifySource {
-			m.endVerifyEarly(p)
+			m.endVerifyEarly(p, m.cfg.Self+" was demoted")
 		}
 	}
 	// Metadata that still says primary counts as a crash at the next start: that
@@ -106,15 +116,22 @@ func (m *Machine) stepDown(why string, then func()) {
 			m.sendStable() // its last word on who has what
 		}
 		m.broadcastState()
+		if unfilled {
+			for _, p := range m.peers {
+				if p.linked {
+					m.restart(p, m.cfg.Self+" gave up a disk that was not filled yet")
+				}
+			}
+		}
 		then()
 		m.pumpHeld()
 	})
 }
 
-func (m *Machine) endVerifyEarly(p *peer) {
+func (m *Machine) endVerifyEarly(p *peer, why string) {
 	done := p.verifyReply
 	p.lastStats, p.lastBad = p.plan.Stats(), p.plan.Bad()
 	p.plan, p.verifyReply = nil, nil
-	m.setRepl(p, protocol.Established, "demoted")
-	m.reply(done, refusal(protocol.CodeNotAllowed, "%s was demoted while it was verified", m.cfg.Name))
+	m.setRepl(p, protocol.Established, why)
+	m.reply(done, refusal(protocol.CodeNotAllowed, "%s while %s was verified", why, m.cfg.Name))
 }

@@ -21,7 +21,7 @@ func (m *Machine) Stop(now Time) {
 // Those that are with the local store are answered when it is done (LocalDone).
 func (m *Machine) Abandon(now Time) {
 	m.now = now
-	for _, list := range []*[]*Request{&m.held, &m.arming, &m.overlapped} {
+	for _, list := range []*[]*Request{&m.held, &m.arming, &m.overlapped, &m.farWait} {
 		for _, r := range *list {
 			m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrStopping})
 		}

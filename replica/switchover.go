@@ -33,6 +33,10 @@ func (m *Machine) Switchover(now Time, id PeerID, done func(error)) {
 			p.name, p.repl, p.disk, m.cfg.Name))
 		return
 	}
+	if m.filling {
+		m.reply(done, refusal(protocol.CodeBusy, "the new disk of %s is being filled: wait for it (qrbd wait %s --for up-to-date), or demote %s", m.cfg.Self, m.cfg.Name, m.cfg.Self))
+		return
+	}
 	m.startDrain(done, func(err error) {
 		if err == nil && !p.live {
 			err = refusal(protocol.CodeNotAllowed, "%s was lost during the switchover; %s stays primary", p.name, m.cfg.Self)
@@ -74,11 +78,18 @@ func (m *Machine) onHandover(p *peer, h *protocol.Handover) {
 	}
 	m.seq = max(m.seq, h.Seq)
 	m.frozen++
+	m.rising = true
 	m.setPeerRole(p, protocol.Secondary)
 	m.setRole(protocol.Primary, "switchover from "+p.name)
 	m.endReign(p)
+	m.forgetJoined()
 	m.whenDurable(func() {
+		if !m.rising {
+			answer(refusal(protocol.CodeDiskFailed, "the disk of %s failed", m.cfg.Self))
+			return
+		}
 		m.frozen--
+		m.rising = false
 		answer(nil)
 		m.becamePrimary()
 	})
@@ -96,8 +107,14 @@ func (m *Machine) onHandoverAnswer(p *peer, a *protocol.HandoverAnswer) {
 	}
 	m.frozen++
 	m.setRole(protocol.Primary, p.name+" refused the switchover")
-	m.whenDurable(func() {
+	m.rising = m.usable()
+	m.whenSettled(func() {
+		if m.role != protocol.Primary {
+			m.reply(h.done, refusal(protocol.CodeDiskFailed, "%s refuses the switchover: %s. %s cannot take the role back: its disk failed", p.name, a.Text, m.cfg.Self))
+			return
+		}
 		m.frozen--
+		m.rising = false
 		m.becamePrimary()
 		m.reply(h.done, refusal(protocol.CodeNotAllowed, "%s refuses the switchover: %s. %s is primary again", p.name, a.Text, m.cfg.Self))
 	})

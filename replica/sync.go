@@ -216,6 +216,7 @@ func (m *Machine) onSyncDoneAck(p *peer) {
 	m.setRepl(p, protocol.Established, "sync done")
 	m.equalNow(p)
 	m.foundEqual(p)
+	m.inSync(p)
 	if m.role == protocol.Secondary {
 		m.raiseDisk(p)
 	}

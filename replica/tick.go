@@ -32,6 +32,8 @@ func (m *Machine) Tick(now Time) {
 	}
 	m.tickPlans()
 	m.tickBoot()
+	m.tickDisk()
+	m.tickFill()
 	m.tickFlush()
 	m.tickRoles()
 	if m.role == protocol.Primary && len(m.peers) > 1 && now >= m.nextTick.stable {
@@ -52,7 +54,7 @@ func (m *Machine) Tick(now Time) {
 func (m *Machine) tickPeer(p *peer) {
 	now := m.now
 	switch {
-	case !p.linked && p.alone == aloneNo && !m.stopping && m.usable() && now >= p.retryAt:
+	case !p.linked && p.alone == aloneNo && !m.stopping && now >= p.retryAt:
 		m.setConn(p, protocol.Connecting, p.reason)
 		m.tryConnect(p)
 	case p.linked && !p.settled && now > p.deadline:
@@ -61,6 +63,8 @@ func (m *Machine) tickPeer(p *peer) {
 		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s did not go on with the sync in %s", p.name, seconds(m.cfg.HandshakeTime)))
 	case p.live && p.ring.head < p.ring.tail && now-m.stuckSince(p) > m.cfg.WriteTimeout:
 		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s has not acknowledged a write for %s", p.name, seconds(m.cfg.WriteTimeout)))
+	case len(p.reads) > 0 && now-p.reads[0].at > m.cfg.WriteTimeout:
+		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s has not answered a read for %s", p.name, seconds(m.cfg.WriteTimeout)))
 	case m.needsMending(p):
 		p.mendAt = now + mendEvery
 		m.restart(p, fmt.Sprintf("%d blocks are out of sync and nothing copies them: compare again", p.dirty.Count()))
@@ -86,7 +90,7 @@ func (m *Machine) stuckSince(p *peer) Time {
 // background check that keeps a forgotten block from staying out of sync. Bits of
 // a verify wait for the operator.
 func (m *Machine) needsMending(p *peer) bool {
-	if !p.settled || p.repl != protocol.Established || p.dirty.Count() == 0 || p.verified || m.now < p.mendAt {
+	if !p.settled || p.repl != protocol.Established || p.dirty.Count() == 0 || p.verified || p.bare || m.bare() || m.now < p.mendAt {
 		return false
 	}
 	return m.role == protocol.Primary || p.role == protocol.Primary || m.primary() == "" && p.role == protocol.Secondary
@@ -108,7 +112,7 @@ func (m *Machine) tickBoot() {
 // for long, so that what must be remembered stays bounded and extents can cool.
 func (m *Machine) tickFlush() {
 	due := m.looseAt != 0 && m.now-m.looseAt >= m.cfg.FlushInterval || m.loose >= m.cfg.FlushBytes
-	if !due || m.ownFlush != nil || m.role != protocol.Primary || !m.usable() {
+	if !due || m.ownFlush != nil || m.role != protocol.Primary || m.noData() || m.bare() && !m.detached {
 		return
 	}
 	m.ownFlush = &Request{Op: Flush, Tag: internalTag, span: -1}
@@ -170,7 +174,9 @@ func (m *Machine) flushBitmaps() {
 func (m *Machine) cool() {
 	oldest := m.seq + 1
 	for _, s := range m.spans {
-		oldest = min(oldest, s.req.seq)
+		if s.req.Op != Flush && s.req.Op != Pull {
+			oldest = min(oldest, s.req.seq)
+		}
 	}
 	secondary := m.role != protocol.Primary
 	m.activity.Cool(m.now, m.cfg.ActivityIdle, coolMax, func(extent int64, last uint64) bool {
@@ -225,6 +231,9 @@ type View struct {
 	InFlight   int
 	Waiting    int
 	Active     int
+	Bare       bool   // primary, and its disk is no copy: everything goes through peers
+	Carriers   string // through which
+	LacksBytes int64  // what the local disk lacks and is being filled with
 	Peers      []PeerView
 }
 
@@ -239,7 +248,13 @@ func (m *Machine) View() View {
 func (m *Machine) ViewInto(v *View) {
 	peers := v.Peers[:0]
 	*v = View{Volume: m.volume, Role: m.role, Disk: m.disk, DiskReason: m.diskWhy, Current: m.current, Primary: m.primary(),
-		InFlight: m.flights, Waiting: len(m.held) + len(m.arming) + len(m.overlapped) + len(m.readBack), Active: m.activity.Count()}
+		InFlight: m.flights, Waiting: len(m.held) + len(m.arming) + len(m.overlapped) + len(m.farWait) + len(m.readBack), Active: m.activity.Count()}
+	if v.Bare = m.bare(); v.Bare {
+		v.Carriers = m.carrierNames()
+	}
+	if m.left != nil {
+		v.LacksBytes = min(m.left.Count()*bitmap.BlockSize, m.cfg.Size)
+	}
 	for _, p := range m.peers {
 		w := PeerView{Name: p.name, Mode: p.mode, Conn: p.conn, Repl: p.repl, Role: p.role, Disk: p.disk, Reason: p.reason,
 			DirtyBytes: min(p.dirty.Count()*bitmap.BlockSize, m.cfg.Size), Slot: p.slot, TotalBytes: min(p.total*bitmap.BlockSize, m.cfg.Size),

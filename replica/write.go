@@ -10,14 +10,13 @@ import (
 // Submit takes a client's request. It ends, now or later, in one DoComplete.
 func (m *Machine) Submit(now Time, r *Request) {
 	m.now = now
-	r.seq, r.local, r.pending, r.needGen, r.covers, r.err, r.span = 0, false, 0, false, 0, nil, -1
+	r.seq, r.local, r.pending, r.copies, r.needGen, r.covers, r.err, r.span = 0, false, 0, 0, false, 0, nil, -1
+	r.all, r.late, r.pieces, r.tried = false, false, 0, 0
 	switch {
 	case m.stopping:
 		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrStopping})
 	case m.role != protocol.Primary:
 		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrNotPrimary})
-	case !m.usable():
-		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrDiskFailed})
 	default:
 		m.admit(r)
 	}
@@ -34,17 +33,28 @@ func (m *Machine) admit(r *Request) {
 			m.overlapped = append(m.overlapped, r)
 			return
 		}
-		m.foreground.begin(m.now)
-		m.emit(Effect{Kind: DoLocal, Req: r})
+		m.read(r)
 		return
 	case Flush:
-		if m.frozen > 0 {
+		switch {
+		case m.frozen > 0:
 			m.held = append(m.held, r)
-			return
+		case m.noData():
+			m.withoutData(r)
+		case m.bare() && !m.detached:
+			m.held = append(m.held, r)
+			m.mint()
+		default:
+			m.issueFlush(r)
 		}
-		m.issueFlush(r)
 		return
 	case Write, Zero, Trim:
+	case Pull:
+		panic("replica: a client pulls")
+	}
+	if m.noData() {
+		m.withoutData(r)
+		return
 	}
 	if m.frozen > 0 || m.congested() {
 		m.held = append(m.held, r)
@@ -59,7 +69,7 @@ func (m *Machine) admit(r *Request) {
 		m.overlapped = append(m.overlapped, r)
 		return
 	}
-	if !m.activity.Touch(r.Off, r.Len, m.seq+1, m.now) {
+	if m.usable() && !m.activity.Touch(r.Off, r.Len, m.seq+1, m.now) {
 		m.arming = append(m.arming, r)
 		m.commit()
 		return
@@ -75,7 +85,8 @@ func (m *Machine) issue(r *Request) {
 	m.seq++
 	m.holds = m.seq
 	r.seq = m.seq
-	r.local = true
+	r.local, r.at = m.usable(), m.now
+	r.all = m.bare()
 	m.flights++
 	m.foreground.begin(m.now)
 	d := protocol.Data{Op: dataOp(r.Op), Seq: r.seq, Time: m.now, Off: r.Off, Len: r.Len}
@@ -101,7 +112,9 @@ func (m *Machine) issue(r *Request) {
 	}
 	r.span = len(m.spans)
 	m.spans = append(m.spans, span{r.Off, r.Off + r.Len, r})
-	m.emit(Effect{Kind: DoLocal, Req: r})
+	if r.local {
+		m.emit(Effect{Kind: DoLocal, Req: r})
+	}
 }
 
 func dataOp(o Op) protocol.DataOp {
@@ -114,7 +127,7 @@ func dataOp(o Op) protocol.DataOp {
 		return protocol.DataTrim
 	case Flush:
 		return protocol.DataFlush
-	case Read:
+	case Read, Pull:
 	}
 	panic(fmt.Sprintf("replica: no data operation for %d", o))
 }
@@ -125,6 +138,9 @@ func (m *Machine) sendData(p *peer, d protocol.Data, r *Request) {
 	if r != nil && (p.mode != protocol.ModeA || r.all) {
 		s.req = r
 		r.pending |= 1 << p.id
+	}
+	if r != nil {
+		r.copies |= 1 << p.id
 	}
 	if p.ring.head == p.ring.tail {
 		p.moved = m.now
@@ -138,7 +154,8 @@ func (m *Machine) sendData(p *peer, d protocol.Data, r *Request) {
 func (m *Machine) issueFlush(r *Request) {
 	m.seq++
 	r.seq = m.seq
-	r.local = true
+	r.local, r.at = m.usable(), m.now
+	r.all = r.all || m.bare()
 	r.covers = m.oldestLocal() - 1
 	m.loose, m.looseAt = 0, 0
 	m.flights++
@@ -151,7 +168,14 @@ func (m *Machine) issueFlush(r *Request) {
 			m.sendData(p, d, r)
 		}
 	}
-	m.emit(Effect{Kind: DoLocal, Req: r})
+	// No range: it stands in nobody's way.
+	r.span = len(m.spans)
+	m.spans = append(m.spans, span{0, 0, r})
+	if r.local {
+		m.emit(Effect{Kind: DoLocal, Req: r})
+		return
+	}
+	m.settle(r)
 }
 
 // oldestLocal returns the lowest sequence whose local part is not done, or the
@@ -162,7 +186,7 @@ func (m *Machine) oldestLocal() uint64 {
 		oldest = 1
 	}
 	for _, s := range m.spans {
-		if s.req.local && s.req.seq < oldest {
+		if s.req.local && s.req.Op != Flush && s.req.Op != Pull && s.req.seq < oldest {
 			oldest = s.req.seq
 		}
 	}
@@ -216,28 +240,51 @@ const ringMax = 64 << 10
 // here now.
 func (m *Machine) LocalDone(now Time, r *Request, err error, fatal bool) {
 	m.now = now
+	if r.late {
+		r.late = false
+		return
+	}
+	if err == nil {
+		m.localMoved = now
+	}
 	if r.Op == Read {
 		m.foreground.end(now)
+		m.localReadDone(r)
+	}
+	switch {
+	case r.Op == Read && err != nil && fatal:
+		m.readFailed(r, err)
+		return
+	case r.Op == Read:
 		m.readDone(r, err)
+		return
+	case r.Op == Pull:
+		m.pullDone(r, err)
 		return
 	}
 	r.local = false
-	if err != nil {
-		r.err = err
-		switch {
-		case fatal:
-			m.failDisk(fmt.Sprintf("%s at %d: %v", r.Op, r.Off, err))
-		case r.Op != Flush:
-			for _, p := range m.peers {
-				p.dirty.Set(bitmap.Touched(r.Off, r.Len))
-				if p.plan != nil {
-					p.plan.Spoil(r.Off, r.Len)
-				}
-			}
-		}
-	} else if r.Op == Flush {
+	switch {
+	case err == nil && r.Op == Flush:
 		m.localDurable = max(m.localDurable, r.covers)
 		m.bootDurable = true
+	case err == nil:
+	case !m.usable():
+	case fatal || m.bare():
+		m.failDisk(fmt.Sprintf("%s at %d: %v", r.Op, r.Off, err))
+		if m.role != protocol.Primary {
+			r.err = ErrDiskFailed
+		}
+	default:
+		r.err = err
+		if r.Op == Flush {
+			break
+		}
+		for _, p := range m.peers {
+			p.dirty.Set(bitmap.Touched(r.Off, r.Len))
+			if p.plan != nil {
+				p.plan.Spoil(r.Off, r.Len)
+			}
+		}
 	}
 	m.settle(r)
 }
@@ -258,7 +305,7 @@ func (m *Machine) readDone(r *Request, err error) {
 // issued later cannot be, so that r does not wait for ever.
 func (m *Machine) seen(r *Request) bool {
 	for i := range m.spans {
-		if s := &m.spans[i]; s.off < r.Off+r.Len && r.Off < s.end && s.req.seq <= r.covers {
+		if s := &m.spans[i]; s.off < r.Off+r.Len && r.Off < s.end && s.req.seq <= r.covers && s.req.Op != Pull {
 			return true
 		}
 	}
@@ -286,12 +333,13 @@ func (m *Machine) settle(r *Request) {
 	if r.local || r.pending != 0 {
 		return
 	}
-	if r.needGen && (m.stopping || !m.usable()) { // no generation comes any more
+	if m.bare() && r.copies == 0 {
+		m.orphan(r)
+		return
+	}
+	if r.needGen && m.stopping { // no generation comes any more
 		if r.needGen = false; r.err == nil {
 			r.err = ErrStopping
-			if !m.usable() {
-				r.err = ErrDiskFailed
-			}
 		}
 	}
 	if r.needGen {
@@ -304,6 +352,20 @@ func (m *Machine) settle(r *Request) {
 
 // finish takes r out of flight and answers it.
 func (m *Machine) finish(r *Request) {
+	m.land(r)
+	m.emit(Effect{Kind: DoComplete, Req: r, Err: r.err})
+	m.pumpReads()
+	if len(m.pullWait) > 0 {
+		m.pumpPulls()
+	}
+	m.pumpOverlapped()
+	if m.flights == 0 && m.drain != nil {
+		m.drained()
+	}
+}
+
+// land takes r out of flight.
+func (m *Machine) land(r *Request) {
 	m.flights--
 	if !r.Internal() {
 		m.foreground.end(m.now)
@@ -315,12 +377,6 @@ func (m *Machine) finish(r *Request) {
 		m.spans[last] = span{}
 		m.spans = m.spans[:last]
 		r.span = -1
-	}
-	m.emit(Effect{Kind: DoComplete, Req: r, Err: r.err})
-	m.pumpReads()
-	m.pumpOverlapped()
-	if m.flights == 0 && m.drain != nil {
-		m.drained()
 	}
 }
 
@@ -350,6 +406,9 @@ func (m *Machine) Acked(now Time, id PeerID, a protocol.Ack) {
 	}
 	for ; r.head < r.tail && r.at(r.head).seq <= a.Durable; r.head++ {
 		s := r.at(r.head)
+		if s.op == protocol.DataFlush {
+			p.loose = false
+		}
 		m.answered(p, s)
 		*s = sent{}
 	}
@@ -376,6 +435,7 @@ func (m *Machine) answered(p *peer, s *sent) {
 //
 // Invariant: no request that p was to hold completes before the mark.
 func (m *Machine) forget(p *peer) {
+	was := p.live
 	if p.live {
 		p.live, p.apart = false, false
 	}
@@ -384,7 +444,15 @@ func (m *Machine) forget(p *peer) {
 		if s := r.at(i); s.op != protocol.DataFlush {
 			p.dirty.Set(bitmap.Touched(s.off, s.n))
 			p.wrote(s.at)
+			p.loose = p.loose || i < r.applied
+			p.lacks = p.lacks || i >= r.applied && s.req == nil
 		}
+	}
+	if p.heard != nil {
+		p.lostInstance = p.heard.Instance
+	}
+	for _, s := range m.spans {
+		s.req.copies &^= 1 << p.id
 	}
 	for i := r.head; i < r.tail; i++ {
 		s := r.at(i)
@@ -397,6 +465,10 @@ func (m *Machine) forget(p *peer) {
 	}
 	r.reset()
 	p.acked, p.last = protocol.Ack{}, 0
+	m.readsLost(p)
+	if was && !m.minting && m.noData() {
+		m.dataLost()
+	}
 	m.pumpHeld()
 }
 
@@ -426,8 +498,6 @@ func (m *Machine) readmit(r *Request) {
 	switch {
 	case m.role != protocol.Primary:
 		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrNotPrimary})
-	case !m.usable():
-		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrDiskFailed})
 	default:
 		m.admit(r)
 	}

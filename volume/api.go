@@ -10,6 +10,7 @@ import (
 
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
 	"github.com/qrbd/qrbd/volume/archive"
 	"github.com/qrbd/qrbd/volume/meta"
 )
@@ -107,6 +108,15 @@ type Options struct {
 	// ActivityIdle: an extent is taken off the activity map when it was not
 	// written for so long. Zero: 30 s.
 	ActivityIdle time.Duration
+	// NoData: what becomes of requests while no copy of the data can be reached.
+	// Zero: they fail.
+	NoData replica.NoData
+	// OnReadError: what a read error of the primary's own disk leads to. Zero: a
+	// peer's copy is served, and written over what could not be read.
+	OnReadError replica.OnReadError
+	// DiskTimeout: a disk on which nothing ends for so long has failed. Zero: it is
+	// waited for without end.
+	DiskTimeout time.Duration
 	// SyncWindow bounds the bytes of resync data in flight; how much is, follows the
 	// measured round trip. Zero: resync.WindowMax.
 	SyncWindow int64
@@ -165,6 +175,7 @@ type Status struct {
 	Primary    string       `json:"primary,omitempty"` // the primary's name, as far as connected to it
 	Reason     string       `json:"reason,omitempty"`  // why the disk is not up-to-date, in words
 	InFlight   int          `json:"in_flight"`
+	DiskLacks  int64        `json:"disk_lacks,omitempty"` // bytes that the local disk lacks and is being filled with
 	ActiveExt  int          `json:"active_extents"`
 	Peers      []PeerStatus `json:"peers"`
 }

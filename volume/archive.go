@@ -167,7 +167,7 @@ func (v *Volume) keepLocal(r *replica.Request) {
 		if err != nil {
 			v.log.Error("the archive ends early", "err", errors.Join(err, v.opt.Archives.Seal(err.Error())))
 		}
-	case replica.Read, replica.Flush:
+	case replica.Read, replica.Flush, replica.Pull:
 	}
 }
 
@@ -332,7 +332,7 @@ func (v *Volume) ViewArchive(id string) (blockdev.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	return archive.NewView(f, v.opt.Store), nil
+	return archive.NewView(f, v.store()), nil
 }
 
 // RemoveArchive implements Control.
@@ -378,7 +378,7 @@ func (v *Volume) RestoreArchive(ctx context.Context, id string, progress func(do
 		return r.step(ctx)
 	})
 	if err == nil {
-		err = v.opt.Store.Flush()
+		err = v.store().Flush()
 	}
 	fatal := err != nil && r.failed && !errors.Is(err, blockdev.ErrNoSpace) || errors.Is(err, blockdev.ErrFailed)
 	if err != nil {
@@ -417,9 +417,9 @@ func (r *restore) put(block int64, data []byte) (err error) {
 	off := block * blockdev.BlockSize
 	n := min(blockdev.BlockSize, r.v.size-off)
 	if data == nil {
-		err = r.v.opt.Store.Zero(off, n, 0)
+		err = r.v.store().Zero(off, n, 0)
 	} else {
-		err = r.v.opt.Store.WriteAt(data[:n], off, 0)
+		err = r.v.store().WriteAt(data[:n], off, 0)
 	}
 	r.failed = err != nil
 	return err

@@ -76,7 +76,7 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) (ended bool, err error) 
 	case resync.StepFlush:
 		// What was copied must be as durable here: a survivor may hold writes in
 		// its cache only, and no bit will say so once they are cleared.
-		if err := v.opt.Store.Flush(); err != nil {
+		if err := v.store().Flush(); err != nil {
 			return false, l.storeFailed(err)
 		}
 		return false, l.writeBulk(&protocol.SyncFlush{ID: st.Flush}, nil)
@@ -105,7 +105,7 @@ func (l *link) share(on bool) {
 // digests or as data.
 func (l *link) sendRun(plan *resync.Plan, r resync.Run, seed uint64) error {
 	v := l.v
-	exts, err := v.opt.Store.Extents(r.Off, r.Len, 1)
+	exts, err := v.store().Extents(r.Off, r.Len, 1)
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (l *link) sendData(plan *resync.Plan, r resync.Run) error {
 		return io.ErrClosedPipe
 	}
 	defer buf.Release()
-	if err := v.opt.Store.ReadAt(buf.Bytes(), r.Off); err != nil {
+	if err := v.store().ReadAt(buf.Bytes(), r.Off); err != nil {
 		return err
 	}
 	if allZero(buf.Bytes()) {
@@ -149,7 +149,7 @@ func (l *link) sendDigests(plan *resync.Plan, r resync.Run, seed uint64) error {
 		return io.ErrClosedPipe
 	}
 	defer buf.Release()
-	if err := v.opt.Store.ReadAt(buf.Bytes(), r.Off); err != nil {
+	if err := v.store().ReadAt(buf.Bytes(), r.Off); err != nil {
 		return err
 	}
 	msg := &protocol.SyncDigests{ID: r.ID, Off: r.Off, Len: r.Len, Seed: seed, Verify: plan.Kind() == resync.Verify}
@@ -228,6 +228,8 @@ func (l *link) bulkReceiveAll() error {
 		switch m := msg.(type) {
 		case *protocol.SyncAck, *protocol.SyncDiffers, *protocol.SyncFlushed:
 			err = l.answered(msg)
+		case *protocol.PeerReply:
+			l.farRead(m, buf)
 		case *protocol.SyncWrite:
 			err = l.syncApply(&t, resync.Run{ID: m.ID, Off: m.Off, Len: m.Len}, payload(buf))
 		case *protocol.SyncZero:
@@ -290,7 +292,7 @@ func (l *link) syncApply(t *resync.Target, r resync.Run, data []byte) error {
 	}
 	var err error
 	if data != nil {
-		err = v.opt.Store.WriteAt(data, r.Off, 0)
+		err = v.store().WriteAt(data, r.Off, 0)
 	} else {
 		err = v.zeroUnlessZero(r.Off, r.Len)
 	}
@@ -311,13 +313,13 @@ func (l *link) syncApply(t *resync.Target, r resync.Run, data []byte) error {
 // a sparse store stays sparse, and terabytes of holes cost nothing.
 func (v *Volume) zeroUnlessZero(off, n int64) error {
 	for n > 0 {
-		exts, err := v.opt.Store.Extents(off, n, 64)
+		exts, err := v.store().Extents(off, n, 64)
 		if err != nil {
 			return err
 		}
 		for _, e := range exts {
 			if !e.Zero {
-				if err := v.opt.Store.Trim(e.Off, e.Len, 0); err != nil {
+				if err := v.store().Trim(e.Off, e.Len, 0); err != nil {
 					return err
 				}
 			}
@@ -338,7 +340,7 @@ func (l *link) syncCompare(t *resync.Target, m *protocol.SyncDigests) error {
 		return io.ErrClosedPipe
 	}
 	defer buf.Release()
-	if err := v.opt.Store.ReadAt(buf.Bytes(), m.Off); err != nil {
+	if err := v.store().ReadAt(buf.Bytes(), m.Off); err != nil {
 		return l.storeFailed(err)
 	}
 	mine := appendDigests(make([]uint64, 0, len(m.Digests)), buf.Bytes(), m.Seed)
@@ -364,7 +366,7 @@ func (l *link) syncFlush(t *resync.Target, id uint64) error {
 	if err := l.allowed(false, 0, 0); err != nil {
 		return err
 	}
-	if err := v.opt.Store.Flush(); err != nil {
+	if err := v.store().Flush(); err != nil {
 		return l.storeFailed(err)
 	}
 	v.mu.Lock()

@@ -337,14 +337,17 @@ func TestMetadataFailsWithWritesOut(t *testing.T) {
 	}
 }
 
-// TestStoreErrors: no space and read errors are the request's; a failed flush is the
-// disk's.
+// TestStoreErrors: no space is the request's, a read error the peer's to make good; a
+// failed flush is the disk's.
 func TestStoreErrors(t *testing.T) {
 	t.Run("read", func(t *testing.T) {
 		c, d := faultyPair(t, "alpha")
 		d.Set(fault.Rule{Op: blockdev.OpRead, Action: fault.Error})
-		if err := c.try("alpha", blockdev.OpRead, 0, 4096); err == nil {
-			t.Error("no error")
+		if err := c.try("alpha", blockdev.OpRead, 0, 4096); err != nil {
+			t.Error("read from the peer:", err)
+		}
+		if s := c.v("alpha").Status(); s.Disk != "up-to-date" {
+			t.Errorf("after a read error: %+v", s)
 		}
 		d.Set()
 		if err := c.try("alpha", blockdev.OpRead, 0, 4096); err != nil {

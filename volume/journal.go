@@ -116,18 +116,18 @@ func (v *Volume) write(b replica.MetaBatch) error {
 	if all.Super != nil && len(all.Super.Peers) > v.inFile {
 		// At the start, with peers new to the file: it has no room for their bits
 		// before their names. Nothing but names is new on this page.
-		if err := v.opt.Meta.Commit(&meta.Batch{Super: all.Super}); err != nil {
+		if err := v.disk.Load().meta.Commit(&meta.Batch{Super: all.Super}); err != nil {
 			return err
 		}
 		v.inFile = len(all.Super.Peers)
 	}
 	if all.Super != nil && len(all.Bitmap) > 0 {
-		if err := v.opt.Meta.Commit(&meta.Batch{Activity: all.Activity, Bitmap: all.Bitmap}); err != nil {
+		if err := v.disk.Load().meta.Commit(&meta.Batch{Activity: all.Activity, Bitmap: all.Bitmap}); err != nil {
 			return err
 		}
 		all.Activity, all.Bitmap = nil, nil
 	}
-	return v.opt.Meta.Commit(all)
+	return v.disk.Load().meta.Commit(all)
 }
 
 func (v *Volume) commitOnce() bool {

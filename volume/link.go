@@ -31,6 +31,8 @@ type link struct {
 	wantAck  bool
 	leaving  bool // the queue is the last that is sent
 	flushSeq uint64
+	asked    []serve // reads of the peer that wait for a server
+	servers  int     // goroutines that serve them
 
 	writeMu sync.Mutex // held while writing to conn.Write; taken before v.mu
 	// Guarded by writeMu: kept, so that an acknowledgement costs no allocation.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/qrbd/qrbd/protocol"
@@ -222,6 +223,16 @@ func (v *Volume) Status() Status {
 	if view.Disk == protocol.UpToDate {
 		s.Reason = ""
 	}
+	s.DiskLacks = view.LacksBytes
+	switch {
+	case view.Bare && view.Carriers == "":
+		s.Reason += ". No copy of the data can be reached"
+	case view.Bare:
+		s.Reason += ". Reads and writes go through " + view.Carriers
+	}
+	if view.Disk == protocol.Failed && !strings.Contains(s.Reason, "replace-disk") {
+		s.Reason += ". Replace it and run: qrbd replace-disk " + v.opt.Name
+	}
 	for i := range view.Peers {
 		s.Peers = append(s.Peers, peerStatus(now, v.size, &view.Peers[i], applied[i], received[i], rtt[i]))
 	}
@@ -232,7 +243,7 @@ func peerStatus(now replica.Time, size int64, p *replica.PeerView, applied, rece
 	s := PeerStatus{Name: p.Name, Connection: p.Conn.String(), Replication: p.Repl.String(), Role: p.Role.String(), Disk: p.Disk.String(),
 		Protocol: p.Mode.String(), OutOfSync: p.DirtyBytes, SyncPercent: 100, Unacked: p.Unacked, UnackedOps: p.UnackedOps, LastSync: string(p.Rule),
 		SyncSent: p.Stats.Sent, SyncCompared: p.Stats.Compared}
-	if p.Conn != protocol.Connected {
+	if p.Conn != protocol.Connected || p.Repl == protocol.ReplOff {
 		s.Reason = p.Reason
 	}
 	if size > 0 && p.DirtyBytes > 0 {

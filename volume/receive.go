@@ -188,15 +188,15 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer, last bool) error {
 	durable := d.Op == protocol.DataFlush || d.Flags&protocol.DataFUA != 0
 	switch d.Op {
 	case protocol.DataWrite:
-		err = v.opt.Store.WriteAt(payload(buf), d.Off, 0)
+		err = v.store().WriteAt(payload(buf), d.Off, 0)
 	case protocol.DataZero:
 		var fl blockdev.Flags
 		if d.Flags&protocol.DataNoHole != 0 {
 			fl = blockdev.NoHole
 		}
-		err = v.opt.Store.Zero(d.Off, d.Len, fl)
+		err = v.store().Zero(d.Off, d.Len, fl)
 	case protocol.DataTrim:
-		err = v.opt.Store.Trim(d.Off, d.Len, 0)
+		err = v.store().Trim(d.Off, d.Len, 0)
 	case protocol.DataFlush:
 	}
 	v.mu.Lock()

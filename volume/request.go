@@ -112,21 +112,21 @@ func (v *Volume) submit(o *op) {
 // long and the caller may wait for the store, otherwise by a worker.
 func (v *Volume) local(r *replica.Request, here bool) {
 	if r.Internal() {
-		v.hand(&op{r: replica.Request{Op: replica.Flush, Tag: r}})
+		v.hand(&op{r: replica.Request{Op: r.Op, Off: r.Off, Len: r.Len, Tag: r}})
 		return
 	}
 	o := r.Tag.(*op)
 	switch r.Op {
 	case replica.Read:
-		if v.nowait != nil {
-			if ok, err := v.nowait.ReadNowait(o.data, r.Off); ok {
+		if nowait := v.disk.Load().nowait; nowait != nil {
+			if ok, err := nowait.ReadNowait(o.data, r.Off); ok {
 				v.localDone(r, err)
 				return
 			}
 		}
 	case replica.Write:
 		if here && r.Len <= inlineMax && !r.FUA && !v.opt.Archives.Live() {
-			v.localDone(r, v.opt.Store.WriteAt(o.data, r.Off, 0))
+			v.localDone(r, v.store().WriteAt(o.data, r.Off, 0))
 			return
 		}
 	case replica.Flush:
@@ -134,7 +134,7 @@ func (v *Volume) local(r *replica.Request, here bool) {
 			v.localDone(r, v.flushStore())
 			return
 		}
-	case replica.Zero, replica.Trim:
+	case replica.Zero, replica.Trim, replica.Pull:
 	}
 	v.hand(o)
 }
@@ -152,7 +152,7 @@ func (v *Volume) flushIsShort() bool {
 // flushStore flushes the store and keeps a running mean of how long that takes.
 func (v *Volume) flushStore() error {
 	began := time.Now()
-	err := v.opt.Store.Flush()
+	err := v.store().Flush()
 	took := int64(time.Since(began))
 	if old := v.flushTook.Load(); old != 0 {
 		took = (3*old + took) / 4
@@ -189,26 +189,28 @@ func (v *Volume) execute(o *op) {
 	var err error
 	switch r.Op {
 	case replica.Read:
-		err = v.opt.Store.ReadAt(o.data, r.Off)
+		err = v.store().ReadAt(o.data, r.Off)
 	case replica.Write:
-		err = v.opt.Store.WriteAt(o.data, r.Off, o.dev&blockdev.FUA)
+		err = v.store().WriteAt(o.data, r.Off, o.dev&blockdev.FUA)
 	case replica.Zero:
-		err = v.opt.Store.Zero(r.Off, r.Len, o.dev)
+		err = v.store().Zero(r.Off, r.Len, o.dev)
 	case replica.Trim:
-		err = v.opt.Store.Trim(r.Off, r.Len, o.dev&blockdev.FUA)
+		err = v.store().Trim(r.Off, r.Len, o.dev&blockdev.FUA)
 	case replica.Flush:
 		err = v.flushStore()
+	case replica.Pull:
+		err = v.writePulled(r)
 	}
 	v.localDone(r, err)
 }
 
 func (v *Volume) localDone(r *replica.Request, err error) {
-	fatal := err != nil && r.Op != replica.Read
+	fatal := err != nil
 	switch {
 	case errors.Is(err, blockdev.ErrShutdown):
 		fatal = false // it was not executed
 	case errors.Is(err, blockdev.ErrNoSpace):
-		fatal = r.Op == replica.Flush // only what is lost in a cache cannot be told
+		fatal = r.Op == replica.Flush || r.Op == replica.Read // only what is lost in a cache cannot be told
 	}
 	v.mu.Lock()
 	v.m.LocalDone(v.now(), r, err, fatal)
@@ -251,7 +253,7 @@ func clientError(err error) error {
 		return nil
 	case errors.Is(err, replica.ErrNotPrimary), errors.Is(err, replica.ErrStopping):
 		return errors.Join(blockdev.ErrShutdown, err)
-	case errors.Is(err, replica.ErrDiskFailed):
+	case errors.Is(err, replica.ErrDiskFailed), errors.Is(err, replica.ErrNoData):
 		return errors.Join(blockdev.ErrFailed, err)
 	}
 	return err

@@ -16,7 +16,7 @@ func (l *link) enqueue(e *replica.Effect) (now bool) {
 	}
 	f := frame{msg: e.Msg}
 	if e.Msg != nil {
-		if e.Msg.Type() != protocol.TypeBitmapPart {
+		if t := e.Msg.Type(); t != protocol.TypeBitmapPart && t != protocol.TypePeerRead { // which have bounds of their own
 			l.words++
 		}
 		if l.words > wordsMax {

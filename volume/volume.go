@@ -21,12 +21,10 @@ import (
 // Volume is a running volume: a blockdev.Submitter for frontends, Control for
 // operators, and the executor of its replica.Machine. Safe for concurrent use.
 type Volume struct {
-	opt  Options
-	log  *slog.Logger
-	size int64
-	// nowait serves reads from memory without a worker; nil when the store
-	// cannot.
-	nowait       blockdev.NowaitReader
+	opt          Options
+	log          *slog.Logger
+	size         int64
+	disk         atomic.Pointer[localDisk] // replaced by ReplaceDisk only
 	writeTimeout time.Duration
 	bulkTimeout  time.Duration
 
@@ -46,9 +44,10 @@ type Volume struct {
 	gone     chan struct{} // closed when Close is done
 	applying []*link       // the last link to each peer that was let at the store
 	work     *workQueue
-	journal  chan struct{} // wakes the metadata committer; capacity 1
-	tell     chan struct{} // wakes the event teller; capacity 1
-	stop     chan struct{} // closed when the volume ends
+	pulled   map[*replica.Request]pulled // what a refill writes next
+	journal  chan struct{}               // wakes the metadata committer; capacity 1
+	tell     chan struct{}               // wakes the event teller; capacity 1
+	stop     chan struct{}               // closed when the volume ends
 	ended    sync.WaitGroup
 	fast     sync.WaitGroup // links
 }
@@ -69,12 +68,12 @@ var (
 // Open starts a volume. It owns o.Store and o.Meta from then on, also when it
 // fails. On return the metadata says that the volume is in use.
 func Open(o Options) (*Volume, error) {
-	v := &Volume{opt: o, log: o.Log, size: o.Size, work: newWorkQueue(), begun: time.Now(), bulkTimeout: bulkTimeout, gone: make(chan struct{}),
+	v := &Volume{opt: o, log: o.Log, size: o.Size, work: newWorkQueue(), begun: time.Now(), bulkTimeout: bulkTimeout, gone: make(chan struct{}), pulled: map[*replica.Request]pulled{},
 		journal: make(chan struct{}, 1), tell: make(chan struct{}, 1), stop: make(chan struct{})}
 	if v.size == 0 {
 		v.size = o.Store.Size()
 	}
-	v.nowait, _ = o.Store.(blockdev.NowaitReader)
+	v.setDisk(o.Store, o.Meta)
 	if err := v.start(); err != nil {
 		return nil, errors.Join(err, o.Archives.Close(), o.Store.Close(), o.Meta.Close())
 	}
@@ -140,6 +139,9 @@ func (v *Volume) machineConfig() replica.Config {
 		RetryMax:      int64(2 * time.Second),
 		AskTime:       int64(5 * time.Second),
 		QueueBytes:    32 << 20,
+		NoData:        o.NoData,
+		OnReadError:   o.OnReadError,
+		DiskTimeout:   int64(o.DiskTimeout),
 		Sync:          resync.Options{WindowBytes: o.SyncWindow, RateBytes: o.SyncRate, FloorBytes: o.SyncFloor},
 	}
 	if cfg.FlushBytes == 0 {
@@ -179,7 +181,13 @@ func (v *Volume) Extents(off, n int64, limit int) ([]blockdev.Extent, error) {
 	if err := blockdev.CheckRange(v.size, off, n); err != nil {
 		return nil, err
 	}
-	return v.opt.Store.Extents(off, n, limit)
+	v.mu.Lock()
+	here := v.m.LocalReadable(off, n)
+	v.mu.Unlock()
+	if !here {
+		return []blockdev.Extent{{Off: off, Len: n}}, nil // what a peer has there is not known
+	}
+	return v.store().Extents(off, n, limit)
 }
 
 func (v *Volume) tickLoop() {
@@ -253,6 +261,10 @@ func (v *Volume) take() *effects {
 		case replica.DoResume:
 			if l := v.links[e.Peer]; l != nil {
 				kick(l.resume)
+			}
+		case replica.DoServe:
+			if l := v.links[e.Peer]; l != nil {
+				l.toServe(e)
 			}
 		case replica.DoPersist:
 			kick(v.journal)
@@ -387,7 +399,7 @@ func (v *Volume) Close(ctx context.Context) error {
 	hung := within(short, func() {
 		v.fast.Wait()
 		v.ended.Wait()
-		closing = errors.Join(v.opt.Archives.Close(), v.opt.Store.Close(), v.opt.Meta.Close())
+		closing = errors.Join(v.opt.Archives.Close(), v.disk.Load().close())
 		close(v.gone)
 	})
 	if hung != nil {
@@ -449,7 +461,7 @@ func (v *Volume) settleDown(ctx context.Context) error {
 	flushed := make(chan error, 1)
 	if err := within(ctx, func() {
 		v.fast.Wait() // nothing is applied for a peer any more
-		flushed <- v.opt.Store.Flush()
+		flushed <- v.store().Flush()
 	}); err != nil {
 		return fmt.Errorf("close volume %s: %w", v.opt.Name, err)
 	}

@@ -51,7 +51,7 @@ func replaceDisk(t *testing.T, n *cluster.Node) {
 	n.Faults("crm", "")
 	n.Start()
 	v := n.Volume("crm")
-	if v.Disk != "failed" || !mentions(v.Reason, "qrbd create crm --force") {
+	if v.Disk != "failed" || !mentions(v.Reason, "qrbd replace-disk crm") {
 		t.Errorf("a failed disk after a restart: %v", v)
 	}
 	time.Sleep(time.Second) // several attempts to connect
@@ -63,9 +63,8 @@ func replaceDisk(t *testing.T, n *cluster.Node) {
 	n.Start()
 }
 
-// TestPrimaryDiskFails: clients of a primary whose disk failed get errors, and
-// are never told of a write that is nowhere; the peer can be promoted and has
-// everything.
+// TestPrimaryDiskFails: a primary whose disk fails goes on from its peer; no client
+// notices. The role can be handed over from there, and a new disk is filled.
 func TestPrimaryDiskFails(t *testing.T) {
 	t.Parallel()
 	for _, script := range []string{"write error", "flush error"} {
@@ -78,12 +77,15 @@ func TestPrimaryDiskFails(t *testing.T) {
 			r.runFor(700 * time.Millisecond)
 			alpha.Faults("crm", script+"\n")
 			alpha.Wait("crm", "failed", lostWithin, func(v cluster.Volume) bool { return v.Disk == "failed" })
-			r.broken()
-			if v := beta.Volume("crm"); v.Disk != "up-to-date" && v.Disk != "consistent" {
-				t.Fatalf("the good copy: %v", v)
+			r.progress(lostWithin)
+			r.runFor(time.Second)
+			r.progress(lostWithin)
+			if v := alpha.Volume("crm"); v.Role != "primary" || !mentions(v.Reason, "go through beta", "replace-disk") {
+				t.Errorf("a primary without its disk: %v", v)
 			}
-			alpha.Must("demote", "crm", "--force")
-			beta.Must("promote", "crm", "--peer-fenced")
+			r.stop()
+			judge(t, alpha, l, ledger.Acked)
+			alpha.Must("switchover", "crm", "--to", "beta")
 			settle(t, beta, l, ledger.Acked)
 			drive(t, beta, l, 500*time.Millisecond)
 			replaceDisk(t, alpha)

@@ -6,13 +6,18 @@ import (
 )
 
 // holders calls fn for every replica that a request's acknowledgement speaks for under
-// C: the primary's own, and those in the ack set since before it was submitted.
+// C: the primary's own, and those in the ack set since before it was submitted. Without
+// a disk of the primary's own, for every one in the ack set under any protocol.
 func (o *oracle) holders(p *process, c *clientOp, v *replica.View, fn func(n *node)) {
-	fn(p.n)
+	if !v.Bare {
+		fn(p.n)
+	} else if v.Carriers == "" {
+		o.w.fail("C1: %s acknowledges %v and nobody has it: its disk is %s, and no copy can be reached", p.n.name, c.r.Op, v.Disk)
+	}
 	for i := range v.Peers {
 		q, n := &v.Peers[i], p.n.peers[i]
 		st := o.st[n.index]
-		if q.Live && q.Mode == protocol.ModeC && o.counts(p, q, n, c.br) && c.at > st.hurt {
+		if q.Live && (q.Mode == protocol.ModeC || v.Bare) && o.counts(p, q, n, c.br) && c.at > st.hurt {
 			fn(n)
 		}
 	}
@@ -52,7 +57,10 @@ func (o *oracle) stable(p *process, c *clientOp, v *replica.View) {
 // on stable storage, at another generation than the one who acknowledges; and whoever
 // is in the ack set is not at one that was left.
 func (o *oracle) apart(p *process, c *clientOp, v *replica.View) {
-	mine := &p.n.meta.believed().Super
+	mine := p.n.meta.believed().Super
+	if v.Bare { // its metadata may be those of a disk that is gone
+		mine.Current, mine.History = v.Current, nil
+	}
 	for i := range v.Peers {
 		q, n := &v.Peers[i], p.n.peers[i]
 		theirs := n.meta.believed().Super.Current

@@ -13,7 +13,7 @@ func (w *World) apart(net *net) {
 		return
 	}
 	va, vb := a.m.View(), b.m.View()
-	if va.Disk <= protocol.Failed || vb.Disk <= protocol.Failed || va.Current == 0 || vb.Current == 0 || va.Volume != vb.Volume {
+	if va.Bare || vb.Bare || va.Disk <= protocol.Failed || vb.Disk <= protocol.Failed || va.Current == 0 || vb.Current == 0 || va.Volume != vb.Volume {
 		return
 	}
 	if va.Role != protocol.Primary && vb.Role != protocol.Primary && (va.Primary != "" || vb.Primary != "" || w.primary() != nil) {

@@ -168,6 +168,9 @@ func (l *link) pumpBulk() {
 		switch m := msg.(type) {
 		case *protocol.SyncAck, *protocol.SyncDiffers, *protocol.SyncFlushed:
 			l.bulkDone(l.answered(msg))
+		case *protocol.PeerReply:
+			l.farRead(m, pk.vals)
+			l.bulkDone(nil)
 		case *protocol.SyncWrite:
 			l.syncApply(resync.Run{ID: m.ID, Off: m.Off, Len: m.Len}, pk.vals)
 		case *protocol.SyncZero:

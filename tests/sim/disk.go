@@ -37,10 +37,11 @@ type disk struct {
 	base   uint64     // number of cache[0]
 	failed bool       // every operation fails from now on
 	slow   int64
-	order  []*diskOp // under way
-	failOp int       // 0: none; else the n-th write or flush from now fails
-	space  int       // so many writes find no space
-	unread int       // so many reads fail
+	order  []*diskOp      // under way
+	failOp int            // 0: none; else the n-th write or flush from now fails
+	space  int            // so many writes find no space
+	unread int            // so many reads fail
+	bad    map[int64]bool // sectors that cannot be read until they are written
 }
 
 // diskOp is a write on its way.
@@ -209,6 +210,9 @@ func (d *disk) apply(op *diskOp) {
 	op.done = true
 	first := op.off / sectorSize
 	for i := int64(0); i < op.n/sectorSize; i++ {
+		if len(d.bad) > 0 {
+			delete(d.bad, first+i)
+		}
 		v := uint64(0)
 		if op.vals != nil {
 			v = op.vals[i]
@@ -298,7 +302,7 @@ func (d *disk) read(p *process, off, n int64, done func([]uint64, error)) {
 			d.w.count("read failed")
 			done(nil, errIO)
 			return
-		case d.failed:
+		case d.failed || d.isBad(off, n):
 			done(nil, errIO)
 			return
 		}
@@ -307,6 +311,19 @@ func (d *disk) read(p *process, off, n int64, done func([]uint64, error)) {
 		}
 		done(vals, nil)
 	})
+}
+
+// isBad reports whether a sector of the range cannot be read.
+func (d *disk) isBad(off, n int64) bool {
+	if len(d.bad) == 0 {
+		return false
+	}
+	for s := off / sectorSize; s < (off+n+sectorSize-1)/sectorSize; s++ {
+		if d.bad[s] {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *disk) values(off, n int64) []uint64 {

@@ -144,6 +144,10 @@ func (w *World) trouble() {
 
 // strike makes one fault or operation, at a node if it is of that kind.
 func (w *World) strike(n *node) {
+	if w.p(w.sc.badDisks) {
+		w.diskTrouble()
+		return
+	}
 	switch k := w.n(100); {
 	case k < 10:
 		n.crash(false, w.back())
@@ -384,6 +388,10 @@ func (w *World) restart(n *node) {
 // replace gives a node a new disk if it needs one, and somebody has the data.
 func (w *World) replace(n *node) {
 	if !n.needsDisk() || n.busy {
+		return
+	}
+	if p := n.proc; p != nil && !p.paused && !p.stopping && p.seen.branch != nil && w.p(0.8) && p.m.MayReplace(p.now()) == nil {
+		p.enter(p.replaceDisk)
 		return
 	}
 	w.recreate(n)

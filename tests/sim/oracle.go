@@ -101,6 +101,8 @@ type observed struct {
 	live     []bool
 	repl     []protocol.Repl
 	syncFrom int
+	lacks    int64
+	fillIdx  int // acknowledgements when a replaced disk lacked nothing any more
 }
 
 const forever = math.MaxInt
@@ -379,8 +381,10 @@ func (o *oracle) acked(p *process, c *clientOp) {
 	}
 	o.gens[v.Current] = mark{b, o.idx}
 	me := o.st[p.n.index]
-	me.pos, me.vol = o.idx, o.idx
-	if c.r.FUA {
+	if !v.Bare {
+		me.pos, me.vol = o.idx, o.idx
+	}
+	if c.r.FUA && !v.Bare {
 		o.within(c.r.Off, c.r.Len, func(s, _ int32) { me.fua[s] = o.idx })
 	}
 	for i := range v.Peers {
@@ -396,7 +400,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 		}
 		if o.counts(p, q, p.n.peers[i], b) {
 			st.pos = o.idx
-			if q.Mode != protocol.ModeA && c.at > st.hurt {
+			if (q.Mode != protocol.ModeA || v.Bare) && c.at > st.hurt {
 				st.vol = o.idx
 			}
 			if c.r.FUA && q.Mode == protocol.ModeC {
@@ -430,12 +434,17 @@ func (o *oracle) counts(p *process, q *replica.PeerView, n *node, b *branch) boo
 
 // flushed: everything acknowledged before the flush was submitted is durable.
 func (o *oracle) flushed(p *process, c *clientOp) {
-	o.st[p.n.index].dur = max(o.st[p.n.index].dur, c.idx)
 	c.br.flushed = max(c.br.flushed, c.idx)
 	v := p.look()
+	if !v.Bare {
+		o.st[p.n.index].dur = max(o.st[p.n.index].dur, c.idx)
+	} else {
+		w := o.w
+		w.count("flushed through a peer")
+	}
 	for i := range v.Peers {
 		q := &v.Peers[i]
-		if !q.Live || q.Mode != protocol.ModeC {
+		if !q.Live || q.Mode != protocol.ModeC && !v.Bare {
 			continue
 		}
 		st := o.st[p.n.peers[i].index]
@@ -539,6 +548,11 @@ func (p *process) observe() {
 		p.w.log("oracle: %s is no longer primary", p.n.name)
 		seen.branch = nil
 	}
+	if v.LacksBytes != seen.lacks {
+		if seen.lacks = v.LacksBytes; seen.lacks == 0 {
+			seen.fillIdx = o.idx
+		}
+	}
 	for i := range v.Peers {
 		q := &v.Peers[i]
 		if q.Repl == protocol.SyncTarget {
@@ -560,7 +574,9 @@ func (p *process) observe() {
 	if v.Disk != seen.disk {
 		seen.disk = v.Disk
 		switch {
-		case v.Disk == protocol.Inconsistent && seen.syncFrom >= 0:
+		case v.Role == protocol.Primary && v.Disk == protocol.UpToDate && st.broken && seen.branch != nil:
+			o.filled(p)
+		case v.Disk == protocol.Inconsistent && seen.syncFrom >= 0 && v.Role != protocol.Primary && seen.role != protocol.Primary:
 			o.overwritten(p, p.n.peers[seen.syncFrom])
 			st.broken = true
 		case v.Disk > protocol.Inconsistent && st.broken && v.Role != protocol.Primary:
@@ -585,6 +601,10 @@ func (p *process) observe() {
 func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 	st, me := o.st[n.index], o.st[p.n.index]
 	vol := o.idx
+	if v := p.look(); v.Bare {
+		o.carries(p, n)
+		return
+	}
 	equal := q.Repl == protocol.Established || q.Repl == protocol.VerifySource || q.Repl == protocol.VerifyTarget
 	if equal && !st.broken {
 		if i := unique(st.mark(), me.mark()); i != 0 && !st.gaveUp {

@@ -49,6 +49,7 @@ type process struct {
 	dirty    []*bitmap.Set // toward each peer, the machine's own
 	again    func()        // client
 	view     replica.View  // scratch of look
+	pulled   map[*replica.Request][]uint64
 }
 
 var names = []string{"alpha", "beta", "gamma"}
@@ -106,7 +107,7 @@ func (n *node) start() {
 	if err != nil {
 		w.fail("%s: metadata: %v", n.name, err)
 	}
-	p := &process{n: n, w: w, file: file, super: state.Super, links: make([]*link, len(n.peers)), applying: make([]*link, len(n.peers)), ops: map[*clientOp]bool{}, started: w.now}
+	p := &process{n: n, w: w, file: file, super: state.Super, links: make([]*link, len(n.peers)), applying: make([]*link, len(n.peers)), ops: map[*clientOp]bool{}, pulled: map[*replica.Request][]uint64{}, started: w.now}
 	st := p.stored(state)
 	for _, q := range st.Peers {
 		p.dirty = append(p.dirty, q.Dirty)
@@ -163,7 +164,8 @@ func (p *process) config() replica.Config {
 	cfg := replica.Config{Self: p.n.name, Name: "crm", Size: sc.size, Rand: p.w.id,
 		VolumeID:     func() (id protocol.VolumeID) { id[0] = byte(p.w.id()) | 1; return id },
 		WriteTimeout: sc.writeTimeout, FlushInterval: sc.flushInterval, FlushBytes: sc.flushBytes, ActivityIdle: sc.activityIdle,
-		HandshakeTime: 15 * second, RetryMin: 100 * milli, RetryMax: 2 * second, AskTime: 5 * second, QueueBytes: sc.queueBytes, Sync: sc.sync, Policy: sc.policies[p.n.index], AskTarget: sc.ask}
+		HandshakeTime: 15 * second, RetryMin: 100 * milli, RetryMax: 2 * second, AskTime: 5 * second, QueueBytes: sc.queueBytes, Sync: sc.sync, Policy: sc.policies[p.n.index],
+		NoData: sc.noData, OnReadError: sc.onReadError, AskTarget: sc.ask}
 	for _, q := range p.n.peers {
 		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: q.name, Mode: sc.mode(p.n, q)})
 	}
@@ -309,6 +311,10 @@ func (p *process) execute(es []replica.Effect) {
 			if l := p.links[e.Peer]; l != nil {
 				l.resumed()
 			}
+		case replica.DoServe:
+			if l := p.links[e.Peer]; l != nil {
+				l.serve(e.Read, e.Err)
+			}
 		case replica.DoPersist:
 			p.journal()
 		case replica.DoEvent:
@@ -402,7 +408,7 @@ func (p *process) commitOnce() {
 // local is volume.local.
 func (p *process) local(r *replica.Request) {
 	done := func(err error) {
-		fatal := err != nil && r.Op != replica.Read && !errors.Is(err, errSpace)
+		fatal := err != nil && !errors.Is(err, errSpace)
 		p.m.LocalDone(p.now(), r, err, fatal)
 		p.run()
 	}
@@ -411,10 +417,16 @@ func (p *process) local(r *replica.Request) {
 		d.flush(p, done)
 		return
 	}
+	if r.Op == replica.Pull {
+		vals := p.pulled[r]
+		delete(p.pulled, r)
+		d.write(p, r.Off, r.Len, vals, false, done)
+		return
+	}
 	o := r.Tag.(*clientOp)
 	switch r.Op {
 	case replica.Read:
-		if p.w.p(0.5) && !d.failed { // in memory
+		if p.w.p(0.5) && !d.failed && !d.isBad(r.Off, r.Len) { // in memory
 			o.got = d.values(r.Off, r.Len)
 			done(nil)
 			return

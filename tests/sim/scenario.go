@@ -3,6 +3,7 @@ package sim
 import (
 	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
 	"github.com/qrbd/qrbd/resync"
 )
 
@@ -29,6 +30,9 @@ type scenario struct {
 	diskTime, metaTime int64
 	metaFail           float64
 	diskFail           float64
+	badDisks           float64 // of all faults: of disks
+	noData             replica.NoData
+	onReadError        replica.OnReadError
 	netMin, netMax     int64
 	byteTime           int64
 	silence            int64 // a dead link is noticed within
@@ -81,6 +85,15 @@ func (w *World) choose() {
 	}
 	if w.p(0.3) {
 		sc.diskFail = []float64{0.1, 1}[w.n(2)]
+	}
+	if w.p(0.25) {
+		sc.diskFail, sc.badDisks = 1, []float64{0.1, 0.3, 0.6}[w.n(3)]
+	}
+	if w.p(0.4) {
+		sc.noData = replica.NoDataSuspend
+	}
+	if w.p(0.3) {
+		sc.onReadError = replica.ReadDetach
 	}
 	sc.netMin = pick(50*micro, milli, 10*milli)
 	sc.netMax = sc.netMin * pick(1, 2, 10)

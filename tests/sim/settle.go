@@ -27,7 +27,7 @@ func (w *World) settle() {
 		net.setCut(false, false)
 	}
 	for _, n := range w.nodes {
-		n.disk.slow, n.disk.space, n.disk.failOp, n.disk.unread = 0, 0, 0, 0
+		n.disk.slow, n.disk.space, n.disk.failOp, n.disk.unread, n.disk.bad = 0, 0, 0, 0, nil
 		n.meta.failSync = false
 		if n.proc != nil {
 			n.resume(n.proc)
@@ -156,6 +156,13 @@ func (w *World) mend(tries int) {
 			return
 		}
 	}
+	for _, n := range w.nodes {
+		// A primary without data that nobody can give it any more.
+		if p := n.proc; tries > 8 && p.look().Bare && p.view.Carriers == "" {
+			p.enter(func() { p.operate("demote", func(done func(error)) { p.m.Demote(p.now(), done) }, nil) })
+			return
+		}
+	}
 	for _, net := range w.nets {
 		if net.a.proc != nil && net.b.proc != nil {
 			w.mendPair(net)
@@ -261,7 +268,7 @@ func (w *World) compare() {
 			continue
 		}
 		va, vb := net.a.view(net.b), net.b.view(net.a)
-		if a.m.View().Disk <= protocol.Failed || b.m.View().Disk <= protocol.Failed {
+		if a.m.View().Disk <= protocol.Inconsistent || b.m.View().Disk <= protocol.Inconsistent {
 			continue
 		}
 		if va.Repl != protocol.Established || vb.Repl != protocol.Established || va.Rule == replica.RuleDefer || !va.Live && !vb.Live {
