@@ -9,7 +9,7 @@ import (
 // peer broke the protocol and the connection is being dropped; or ErrDiskFailed:
 // the operation is to be ignored. wait: the operation must not be applied before Held(peer) is false (an
 // extent must become durable on the activity map first); the owner holds the
-// stream until then. Afterwards the owner applies it and calls PeerApplied.
+// stream until then, and asks MayApply. Afterwards the owner applies it and calls PeerApplied.
 func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, err error) {
 	m.now = now
 	p := m.peers[id]
@@ -80,6 +80,11 @@ func (m *Machine) release(p *peer) {
 
 // Held reports whether the peer's stream must wait.
 func (m *Machine) Held(id PeerID) bool { return m.peers[id].rxHold }
+
+// MayApply reports whether an operation that was held may be applied after all. It may
+// not when the disk failed meanwhile: the extent is not on the activity map, and
+// nothing would tell that its blocks were written.
+func (m *Machine) MayApply() bool { return m.usable() }
 
 // PeerApplied reports a peer's operation as written to the local store, or
 // failed. A replica that could not write is failed: it has lost its place.

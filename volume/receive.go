@@ -176,6 +176,12 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer, last bool) error {
 		if current, err := l.holdOn(); err != nil || !current {
 			return errors.Join(io.ErrClosedPipe, err)
 		}
+		v.mu.Lock()
+		may := v.m.MayApply()
+		v.mu.Unlock()
+		if !may {
+			return nil
+		}
 	}
 	if l.mode == protocol.ModeB && d.Op != protocol.DataFlush {
 		if err := l.acknowledge(); err != nil { // received: all that B promises

@@ -435,6 +435,10 @@ func (l *link) apply(d *protocol.Data, vals []uint64) {
 				l.rxDone(errClosed)
 				return
 			}
+			if !p.m.MayApply() {
+				l.rxDone(nil)
+				return
+			}
 			l.applyNow(d, vals)
 		})
 		return
