@@ -271,6 +271,8 @@ func leftBehind(me, peer Side, mySlot, peerSlot protocol.PeerSlot, sync func(sou
 		return sync(peer.Disk == protocol.Outdated, RuleEqualDisk)
 	case myShock != peerShock:
 		return sync(peerShock, RuleEqualShaken)
+	case me.Disk != peer.Disk: // one has settled with a third node, which may have been the primary
+		return sync(me.Disk > peer.Disk, RuleEqualDisk)
 	case me.Seq != peer.Seq:
 		return sync(me.Seq > peer.Seq, RuleEqualDirty)
 	case (mySlot.Dirty != 0) != (peerSlot.Dirty != 0):

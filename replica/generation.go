@@ -27,6 +27,16 @@ func (m *Machine) mustMint() bool {
 // brought it up to date since.
 func (p *peer) mayBeCurrent() bool { return !p.live && !p.apart }
 
+// mayHavePassedOn notes that p, which comes back, had the current generation while it
+// was away: it may have brought others to it since.
+func (m *Machine) mayHavePassedOn(p *peer) {
+	for _, q := range m.peers {
+		if q != p && !q.live {
+			q.apart = false
+		}
+	}
+}
+
 // mint begins a new generation. New writes wait. First every connected peer in
 // sync makes the id durable, then this node, then writes go on: a peer may know a
 // generation that nobody wrote in, but nobody writes in one that a peer in the ack
@@ -180,6 +190,7 @@ func (m *Machine) onNewGeneration(p *peer, g *protocol.NewGeneration) {
 		return
 	}
 	if g.Current != m.current {
+		m.leaveSyncs(p) // or they end at a generation that begins without their targets
 		m.remember(g.Parent)
 		m.event("", "generation", m.current.String(), g.Current.String(), p.name+" goes on without "+strings.Join(g.Weak, ", "))
 		m.current = g.Current

@@ -225,6 +225,9 @@ func (m *Machine) act(p *peer, d Decision) {
 		return
 	case protocol.NoSync, protocol.SourceBitmap, protocol.SourceFull, protocol.TargetBitmap, protocol.TargetFull:
 	}
+	if p.heard.Current == m.current {
+		m.mayHavePassedOn(p)
+	}
 	p.settled = true
 	p.older = false // wasPrimary goes by the role now
 	p.reconnect = true

@@ -36,11 +36,8 @@ func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, er
 	// With more than two replicas this node is a witness of what the others
 	// may lack, should the primary be lost.
 	from, to := bitmap.Touched(d.Off, d.Len)
+	m.leaveSyncs(p) // what is copied there may be older than what is marked here
 	for _, q := range m.peers {
-		if q != p && q.repl == protocol.SyncSource {
-			// What is copied there may be older than what is marked here.
-			m.restart(q, m.cfg.Self+" follows the primary "+p.name+" again")
-		}
 		if q != p && q.weak {
 			q.dirty.Set(from, to)
 		}
@@ -66,6 +63,15 @@ func (m *Machine) Receiving(id PeerID) bool {
 	p := m.peers[id]
 	return m.role != protocol.Primary && p.settled && (p.repl == protocol.SyncTarget && p.step == syncRunning ||
 		p.role == protocol.Primary && (p.repl == protocol.Established || p.repl == protocol.VerifyTarget))
+}
+
+// leaveSyncs ends the syncs from this secondary: the primary p is here, and settles it.
+func (m *Machine) leaveSyncs(p *peer) {
+	for _, q := range m.peers {
+		if q != p && q.repl == protocol.SyncSource {
+			m.restart(q, m.cfg.Self+" follows the primary "+p.name+" again")
+		}
+	}
 }
 
 // seqMax bounds the sequences that a peer may name: this node counts on from there,

@@ -626,6 +626,7 @@ func (o *oracle) overwritten(p *process, from *node) {
 	if st.broken || st.gaveUp {
 		return
 	}
+	o.flushKept(p, from)
 	first := unique(st.mark(), src.mark())
 	if first == 0 {
 		return
@@ -637,6 +638,22 @@ func (o *oracle) overwritten(p *process, from *node) {
 				o.w.fail("C4: %s is overwritten by %s, which does not have write %d (%s in sector %d, branch %d of %s), and nobody gave it up",
 					p.n.name, from.name, e.idx, valueText(e.val), s, st.br.id, st.br.owner)
 			}
+		}
+	}
+}
+
+// flushKept: of two secondaries that followed one primary, the one that has what a client
+// flushed is not overwritten by the one that does not. C4.
+func (o *oracle) flushKept(p *process, from *node) {
+	st, src := o.st[p.n.index], o.st[from.index]
+	if st.br != src.br || from.proc == nil || from.proc.seen.branch != nil {
+		return
+	}
+	floor := min(st.dur, st.br.flushed)
+	for h, s := range o.hot {
+		if v := from.disk.at(int64(s)); !st.br.legal(int32(h), v, floor, 0) && st.br.legal(int32(h), p.n.disk.at(int64(s)), floor, 0) {
+			o.w.fail("C4: %s is overwritten by %s, another secondary, which has %s in sector %d, older than what was flushed: %d of branch %d has %s",
+				p.n.name, from.name, valueText(v), s, floor, st.br.id, st.br.text(int32(h)))
 		}
 	}
 }
