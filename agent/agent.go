@@ -133,7 +133,11 @@ func (a *Agent) start() (err error) {
 		return err
 	}
 	for _, v := range a.cfg.Volumes {
-		a.slots = append(a.slots, &slot{cfg: v})
+		verify, err := newVerifier(v.Name, v.Size, a.cfg.VerifyPath(v.Name))
+		if err != nil {
+			a.log.Warn("the records of verifies are not used", "volume", v.Name, "err", err)
+		}
+		a.slots = append(a.slots, &slot{cfg: v, verify: verify})
 	}
 	a.openAll()
 	if a.doors, err = openDoors(a.slots, a.clientPool, a.log); err != nil {
@@ -142,6 +146,11 @@ func (a *Agent) start() (err error) {
 	close(a.ready)
 	if a.net, err = a.opt.network(a); err != nil {
 		return err
+	}
+	for _, s := range a.slots {
+		if s.cfg.VerifyEvery > 0 {
+			a.spawn(func(ctx context.Context) { a.runSchedule(ctx, s) })
+		}
 	}
 	a.control, err = control.Listen(a.cfg.Node.Control, a, a.events, a.log)
 	return err

@@ -36,6 +36,7 @@ type fakeVolume struct {
 	attached map[string][]volume.Conn
 	linked   map[string]bool
 	err      error
+	verify   func(ctx context.Context, o volume.VerifyOptions, progress func(done, total int64)) (volume.VerifyReport, error)
 	during   func() // called inside an operation
 	changed  chan struct{}
 }
@@ -97,8 +98,11 @@ func (v *fakeVolume) Connect(_ context.Context, p string, d bool) error {
 }
 func (v *fakeVolume) Disconnect(_ context.Context, p string) error { return v.note("disconnect %q", p) }
 func (v *fakeVolume) Invalidate(context.Context) error             { return v.note("invalidate") }
-func (v *fakeVolume) Verify(_ context.Context, p string, _ func(done, total int64)) ([]volume.VerifyReport, error) {
-	return nil, v.note("verify %q", p)
+func (v *fakeVolume) Verify(ctx context.Context, o volume.VerifyOptions, progress func(done, total int64)) (volume.VerifyReport, error) {
+	if v.verify != nil {
+		return v.verify(ctx, o, progress)
+	}
+	return volume.VerifyReport{Peer: o.Peer}, v.note("verify %q", o.Peer)
 }
 func (v *fakeVolume) ListArchives() ([]volume.ArchiveInfo, error) {
 	return []volume.ArchiveInfo{{ID: "20261122-165644-cdef", Volume: v.name}}, v.note("archives")

@@ -208,22 +208,6 @@ func (a *Agent) Invalidate(ctx context.Context, name string) error {
 	return vol.Invalidate(ctx)
 }
 
-// Verify implements control.Node.
-func (a *Agent) Verify(ctx context.Context, name string, r control.VerifyRequest, progress func(done, total int64)) ([]volume.VerifyReport, error) {
-	if err := a.checkPeer(name, r.Peer, true); err != nil {
-		return nil, err
-	}
-	_, vol, err := a.findOpen(name)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(a.ctx, cancel)
-	defer stop()
-	return vol.Verify(ctx, r.Peer, progress)
-}
-
 // checkPeer refuses a peer that the volume does not have. empty: "" means all.
 func (a *Agent) checkPeer(name, peer string, empty bool) error {
 	s, err := a.find(name)

@@ -21,7 +21,8 @@ type running interface {
 
 // slot is a configured volume.
 type slot struct {
-	cfg config.Volume
+	cfg    config.Volume
+	verify *verifier
 
 	// operation serialises what changes the role or the files. A second
 	// operation is refused, not queued: its operator decided on an older state.
@@ -79,6 +80,7 @@ func (s *slot) status() volume.Status {
 	if vol != nil {
 		st := vol.Status()
 		st.Export = s.cfg.Export.String()
+		s.verify.status(&st)
 		return st
 	}
 	st := volume.Status{

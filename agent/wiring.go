@@ -88,8 +88,9 @@ func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File, s
 		FlushBytes:    v.FlushBytes,
 		ActivityIdle:  v.ActivityIdle,
 		AfterSB:       v.AfterSB,
-		SyncWindow:    v.SyncWindow,
-		SyncRate:      v.SyncRate,
+		SyncWindow:    v.ResyncWindow,
+		SyncRate:      v.ResyncRateMax,
+		SyncFloor:     v.ResyncRateMin,
 	}
 	if v.Hooks.Has(hook.BeforeResyncTarget) {
 		o.MayResync = func(ctx context.Context, peer, why string) error { return a.mayResync(ctx, s, peer, why) }

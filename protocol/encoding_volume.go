@@ -4,7 +4,8 @@ import "fmt"
 
 // helloFlags are the flags of Hello that this version knows.
 const helloFlags = HelloCrashedPrimary | HelloReconnect | HelloDiscard | HelloFullTarget | HelloPeerFenced | HelloReplayed | HelloTarget | HelloWasPrimary |
-	HelloShaken | HelloMayLack
+	HelloShaken | HelloMayLack |
+	HelloRepairTarget | HelloRepairSource
 
 // Type implements Message.
 func (*Hello) Type() Type { return TypeHello }

@@ -76,6 +76,8 @@ const (
 	HelloWasPrimary                        // was primary when it parted from the receiver
 	HelloShaken                            // stopped without notice, may have lost what was not flushed, and has not found its equal since
 	HelloMayLack                           // follows a primary other than the receiver under A, or under B and shaken: may lack what that one acknowledged
+	HelloRepairTarget                      // the operator has this side's marked blocks overwritten by the receiver's
+	HelloRepairSource                      // the operator has the receiver's marked blocks overwritten by this side's
 )
 
 // Hello opens a volume's connection, both ways.

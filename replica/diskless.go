@@ -97,7 +97,7 @@ func (m *Machine) failDisk(why string) {
 	for _, p := range m.peers {
 		switch {
 		case p.plan != nil && p.repl == protocol.VerifySource:
-			m.endVerifyEarly(p, "the disk of "+m.cfg.Self+" failed")
+			m.stopVerify(p, "the disk of "+m.cfg.Self+" failed")
 		case p.linked && p.settled && p.repl == protocol.SyncSource:
 			m.dropPeer(p, refusal(protocol.CodeDiskFailed, "the disk of %s on %s failed during the sync", m.cfg.Name, m.cfg.Self))
 		}

@@ -22,7 +22,7 @@ func (m *Machine) Linked(now Time, id PeerID) error {
 	case p.linked:
 		return refusal(protocol.CodeBusy, "%s is connected to %s already", m.cfg.Self, p.name)
 	}
-	p.linked, p.settled, p.alone, p.verified = true, false, aloneNo, false
+	p.linked, p.settled, p.alone, p.verified = true, false, aloneNo, 0
 	p.epoch++
 	p.heard, p.rxSeq, p.rxApplied, p.rxDurable, p.rxWord = nil, 0, 0, 0, 0
 	p.deadline = now + m.cfg.HandshakeTime
@@ -50,6 +50,8 @@ func (m *Machine) hello(p *peer) *protocol.Hello {
 	set(p.overwrite, protocol.HelloFullTarget)
 	set(m.fenced, protocol.HelloPeerFenced)
 	set(m.wasPrimary(p), protocol.HelloWasPrimary)
+	set(p.repair == repairFromPeer && m.role == protocol.Secondary, protocol.HelloRepairTarget)
+	set(p.repair == repairFromHere && m.role == protocol.Secondary, protocol.HelloRepairSource)
 	for _, q := range m.peers {
 		set(q != p && q.repl == protocol.SyncTarget, protocol.HelloTarget)
 		set(q != p && (q.mode == protocol.ModeA || q.mode == protocol.ModeB && m.shaken), protocol.HelloMayLack)
@@ -231,6 +233,8 @@ func (m *Machine) act(p *peer, d Decision) {
 	p.settled = true
 	p.older = false // wasPrimary goes by the role now
 	p.reconnect = true
+	p.repair = repairNone // the bits, and the base of the sync, say the rest
+	p.mendAt = max(p.mendAt, m.now+mendEvery)
 	p.retryWait = 0
 	p.deadline = never
 	m.event(p.name, "handshake", "", d.Strategy.String(), "rule "+string(d.Rule))

@@ -100,10 +100,12 @@ type peer struct {
 	lastWhy     Rule
 
 	lastStats   resync.Stats // of the last sync or verify
-	lastBad     []resync.Run
+	verify      VerifyResult // the one under way, or the last
 	verifyReply func(error)
-	verified    bool // bits were set by verify; they wait for the next connect
-	mendAt      Time // not before: the background check
+	verified    int64  // so many bits were set when a verify had marked some: they wait for the next connect
+	repair      repair // operator: which of two secondaries is right
+	mendAt      Time   // not before: the background check
+	mendWait    Time   // what it last waited
 
 	// Data from the peer.
 	rxSeq     uint64

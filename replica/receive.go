@@ -105,6 +105,12 @@ func (m *Machine) onState(p *peer, s *protocol.State) {
 	case p.bare && s.Role == protocol.Primary && s.Disk == protocol.UpToDate && s.Current == m.current:
 		m.primaryWhole(p)
 	}
+	switch {
+	case s.Role == protocol.Primary && !wasPrimary:
+		m.stopVerifies(p.name + " is primary")
+	case s.Primary != "" && s.Primary != m.cfg.Self:
+		m.stopVerify(p, p.name+" follows the primary "+s.Primary)
+	}
 	if s.Role == protocol.Primary && !wasPrimary {
 		m.grantUsed(p)
 	}

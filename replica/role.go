@@ -103,11 +103,6 @@ func (m *Machine) stepDown(why string, then func()) {
 	m.fenced = false
 	unfilled := m.leaveUnfilled()
 	m.setRole(protocol.Secondary, why)
-	for _, p := range m.peers {
-		if p.plan != nil && p.repl == protocol.VerifySource {
-			m.endVerifyEarly(p, m.cfg.Self+" was demoted")
-		}
-	}
 	// Metadata that still says primary counts as a crash at the next start: that
 	// costs a comparison, and nobody can write meanwhile.
 	m.whenSettled(func() {
@@ -126,12 +121,4 @@ func (m *Machine) stepDown(why string, then func()) {
 		then()
 		m.pumpHeld()
 	})
-}
-
-func (m *Machine) endVerifyEarly(p *peer, why string) {
-	done := p.verifyReply
-	p.lastStats, p.lastBad = p.plan.Stats(), p.plan.Bad()
-	p.plan, p.verifyReply = nil, nil
-	m.setRepl(p, protocol.Established, why)
-	m.reply(done, refusal(protocol.CodeNotAllowed, "%s while %s was verified", why, m.cfg.Name))
 }

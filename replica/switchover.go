@@ -19,6 +19,9 @@ type handoverOut struct {
 func (m *Machine) Switchover(now Time, id PeerID, done func(error)) {
 	m.now = now
 	p := m.peers[id]
+	if m.role == protocol.Primary {
+		m.stopVerify(p, "switchover")
+	}
 	switch {
 	case m.role != protocol.Primary:
 		where := m.primary()

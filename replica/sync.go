@@ -149,7 +149,8 @@ func (m *Machine) PlanDone(now Time, id PeerID) {
 		return
 	}
 	if p.plan.Kind() == resync.Verify {
-		m.verifyDone(p)
+		m.setRepl(p, protocol.Established, "verify done")
+		m.endVerify(p, nil)
 		return
 	}
 	if n := p.dirty.Count(); n != 0 {
@@ -341,8 +342,8 @@ func (m *Machine) SyncAllowed(id PeerID, compareOnly bool) error {
 	case !p.linked || !p.settled || m.disk <= protocol.Failed:
 	case p.repl == protocol.SyncTarget && p.step == syncRunning:
 		return nil
-	case compareOnly && p.repl == protocol.Established:
-		return nil
+	case compareOnly && p.repl == protocol.Established && (m.primary() == "" || m.primary() == p.name):
+		return nil // another primary's writes are not held off what is compared
 	}
 	return refusal(protocol.CodeProtocol, "%s sent bulk data while the connection is %s", p.name, p.repl)
 }
@@ -422,11 +423,13 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 // endSync forgets a sync or verify whose peer is lost. Bits stay as they are: they
 // were cleared only on proof.
 func (m *Machine) endSync(p *peer) {
-	if p.plan != nil {
+	switch {
+	case p.plan == nil:
+	case p.plan.Kind() == resync.Verify:
+		m.endVerify(p, refusal(protocol.CodeShutdown, "the connection to %s was lost while it was verified", p.name))
+	default:
 		p.lastStats = p.plan.Stats()
-		done := p.verifyReply
-		p.plan, p.verifyReply = nil, nil
-		m.reply(done, refusal(protocol.CodeShutdown, "the connection to %s was lost while it was verified", p.name))
+		p.plan = nil
 		m.pumpOverlapped()
 	}
 	p.step, p.endPending = syncNone, false
@@ -434,48 +437,4 @@ func (m *Machine) endSync(p *peer) {
 	if p.rxHold {
 		m.release(p)
 	}
-}
-
-// Verify starts comparing the whole volume with a peer. done is called at the end;
-// LastVerify then has the report.
-func (m *Machine) Verify(now Time, id PeerID, done func(error)) {
-	m.now = now
-	p := m.peers[id]
-	var err error
-	switch {
-	case p.repl != protocol.Established || p.disk <= protocol.Inconsistent || m.disk <= protocol.Inconsistent:
-		err = refusal(protocol.CodeNotAllowed, "%s cannot be compared with %s now: replication is %s, disks are %s and %s. It must be established with both disks consistent",
-			m.cfg.Self, p.name, p.repl, m.disk, p.disk)
-	case m.primary() != "" && m.primary() != m.cfg.Self:
-		err = refusal(protocol.CodeNotAllowed, "run verify on the primary, %s: only there are writes held off the blocks being compared", m.primary())
-	}
-	if err != nil {
-		m.reply(done, err)
-		return
-	}
-	p.verifyReply = done
-	p.plan = resync.New(resync.Verify, p.dirty, m.cfg.Size, m.cfg.Sync, m.now)
-	m.setRepl(p, protocol.VerifySource, "")
-	m.emit(Effect{Kind: DoSync, Peer: p.id})
-}
-
-func (m *Machine) verifyDone(p *peer) {
-	p.lastStats = p.plan.Stats()
-	p.lastBad = p.plan.Bad()
-	done := p.verifyReply
-	p.plan, p.verifyReply = nil, nil
-	if p.lastStats.Differed > 0 {
-		p.verified = true
-		m.wantBitmaps = true
-		m.commit()
-	}
-	m.setRepl(p, protocol.Established, "verify done")
-	m.reply(done, nil)
-	m.pumpOverlapped()
-}
-
-// LastVerify returns the figures and ranges of the last verify of the peer.
-func (m *Machine) LastVerify(id PeerID) (resync.Stats, []resync.Run) {
-	p := m.peers[id]
-	return p.lastStats, p.lastBad
 }

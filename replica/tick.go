@@ -1,8 +1,6 @@
 package replica
 
 import (
-	"fmt"
-
 	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/resync"
@@ -13,7 +11,6 @@ const (
 	coolEvery    = Time(1e9)
 	bitmapsEvery = Time(5e9)
 	coolMax      = 4096 // extents taken off the activity map at once
-	mendEvery    = Time(5e9)
 )
 
 // Tick is called several times a second: everything that time alone causes.
@@ -65,9 +62,8 @@ func (m *Machine) tickPeer(p *peer) {
 		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s has not acknowledged a write for %s", p.name, seconds(m.cfg.WriteTimeout)))
 	case len(p.reads) > 0 && now-p.reads[0].at > m.cfg.WriteTimeout:
 		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s has not answered a read for %s", p.name, seconds(m.cfg.WriteTimeout)))
-	case m.needsMending(p):
-		p.mendAt = now + mendEvery
-		m.restart(p, fmt.Sprintf("%d blocks are out of sync and nothing copies them: compare again", p.dirty.Count()))
+	default:
+		m.tickMend(p)
 	}
 }
 
@@ -84,16 +80,6 @@ func (m *Machine) stuckSince(p *peer) Time {
 		}
 	}
 	return m.now
-}
-
-// needsMending reports whether bits are set that no sync will ever clear: the
-// background check that keeps a forgotten block from staying out of sync. Bits of
-// a verify wait for the operator.
-func (m *Machine) needsMending(p *peer) bool {
-	if !p.settled || p.repl != protocol.Established || p.dirty.Count() == 0 || p.verified || p.bare || m.bare() || m.now < p.mendAt {
-		return false
-	}
-	return m.role == protocol.Primary || p.role == protocol.Primary || m.primary() == "" && p.role == protocol.Secondary
 }
 
 // tickBoot flushes the local store once. A process that was killed leaves its

@@ -85,6 +85,7 @@ type Plan struct {
 	started int64
 
 	cursor   int64 // next block of this pass
+	from     int64 // verify: block to start at
 	end      int64 // verify: block to stop at
 	nextID   uint64
 	runs     []*runState
@@ -135,6 +136,28 @@ func New(kind Kind, set *bitmap.Set, size int64, opt Options, now int64) *Plan {
 	return p
 }
 
+// NewVerify returns a plan that compares length bytes at off, whole blocks or up to
+// the device's end, and marks in set what differs.
+func NewVerify(set *bitmap.Set, size, off, length int64, opt Options, now int64) *Plan {
+	p := New(Verify, set, size, opt, now)
+	p.from, p.cursor = off/bitmap.BlockSize, off/bitmap.BlockSize
+	p.end = (off + length + bitmap.BlockSize - 1) / bitmap.BlockSize
+	p.stats.Total = length
+	return p
+}
+
+// Position returns up to where a Verify has compared everything, bytes.
+func (p *Plan) Position() int64 {
+	at := min(p.cursor*bitmap.BlockSize, p.size)
+	if p.want.Len > 0 {
+		at = min(at, p.want.Off)
+	}
+	for _, s := range p.runs {
+		at = min(at, s.Off)
+	}
+	return at
+}
+
 // Kind returns what the plan does with a run.
 func (p *Plan) Kind() Kind { return p.kind }
 
@@ -145,7 +168,7 @@ func (p *Plan) Started() int64 { return p.started }
 func (p *Plan) Stats() Stats {
 	s := p.stats
 	if p.kind == Verify {
-		s.Done = min(p.cursor*bitmap.BlockSize, p.size)
+		s.Done = p.Position() - p.from*bitmap.BlockSize
 	} else {
 		s.Done = max(0, s.Total-p.set.Count()*bitmap.BlockSize)
 		for _, r := range p.acked {

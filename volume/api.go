@@ -204,16 +204,52 @@ type PeerStatus struct {
 	UnackedOps   int64   `json:"unacked_ops,omitempty"`   // operations sent and not yet applied there, flushes included
 	RTTMicros    int64   `json:"rtt_us,omitempty"`        // smoothed round trip
 	LastSync     string  `json:"last_sync,omitempty"`     // rule that decided the last handshake
+
+	// Verify is the last verify with the peer that was run on this node, filled in
+	// by the agent.
+	Verify *VerifyStatus `json:"verify,omitempty"`
 }
 
-// VerifyReport is the result of a verify run.
+// VerifyStatus is the last verify with a peer.
+type VerifyStatus struct {
+	Started   time.Time `json:"started"`
+	Ended     time.Time `json:"ended,omitzero"`
+	Off       int64     `json:"off"` // the range, bytes
+	Len       int64     `json:"len"`
+	Next      int64     `json:"next"`               // all up to here was compared
+	Checked   int64     `json:"checked"`            // bytes
+	Bad       int64     `json:"bad"`                // bytes in blocks that differed
+	Repaired  int64     `json:"repaired,omitempty"` // bytes copied by --repair
+	Scheduled bool      `json:"scheduled,omitempty"`
+	Stopped   string    `json:"stopped,omitempty"` // why it ended early; "": it is complete
+}
+
+// VerifyOptions say what is compared, how fast, and what happens to differences.
+type VerifyOptions struct {
+	Peer     string
+	Off, Len int64  // the range, bytes; Len 0: up to the end of the volume
+	Rate     int64  // bytes/s; 0: the volume's SyncRate
+	Repair   bool   // have what differs copied afterwards
+	From     string // Repair: the node whose data is right; "": the primary
+}
+
+// VerifyReport is the result of a verify run, also of one that was stopped.
 type VerifyReport struct {
 	Peer    string `json:"peer"`
+	Off     int64  `json:"off"` // the range, bytes
+	Len     int64  `json:"len"`
+	Next    int64  `json:"next"`    // all up to here was compared; off+len: the whole range
 	Checked int64  `json:"checked"` // bytes
-	Bad     int64  `json:"bad"`     // bytes in blocks that differ
-	// Ranges are the first 1000.
+	Bad     int64  `json:"bad"`     // bytes in blocks that differ, marked out of sync
+	// Repaired are the bytes that were copied afterwards: the blocks that differed,
+	// and others that were marked.
+	Repaired int64 `json:"repaired,omitempty"`
+	// Ranges are the first VerifyRangesMax.
 	Ranges []VerifyRange `json:"ranges"`
 }
+
+// VerifyRangesMax bounds the ranges that a report names.
+const VerifyRangesMax = 1000
 
 // VerifyRange is a byte range in which replicas differ.
 type VerifyRange struct {
@@ -241,7 +277,9 @@ type Control interface {
 	// RestoreArchive puts a side that was given up back over this replica.
 	RestoreArchive(ctx context.Context, id string, progress func(done, total int64)) error
 	RemoveArchive(id string) error
-	Verify(ctx context.Context, peer string, progress func(done, total int64)) ([]VerifyReport, error)
+	// Verify compares with a peer. When ctx ends it is stopped; the report then
+	// says how far it came, as it does when the peer is lost.
+	Verify(ctx context.Context, o VerifyOptions, progress func(done, total int64)) (VerifyReport, error)
 	// AttachPeer hands over a connection; the volume owns c whatever it returns.
 	AttachPeer(peer string, c Conn) error
 	// PeerUnreachable tells why a connection attempt failed, for status.

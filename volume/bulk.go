@@ -343,6 +343,9 @@ func (l *link) syncCompare(t *resync.Target, m *protocol.SyncDigests) error {
 	if err := v.store().ReadAt(buf.Bytes(), m.Off); err != nil {
 		return l.storeFailed(err)
 	}
+	if err := l.allowed(m.Verify, m.Off, m.Len); err != nil {
+		return err // a role that changed meanwhile let writes in
+	}
 	mine := appendDigests(make([]uint64, 0, len(m.Digests)), buf.Bytes(), m.Seed)
 	if len(mine) != len(m.Digests) {
 		return refuse(protocol.CodeProtocol, "%s sent %d digests for %d bytes", l.name, len(m.Digests), m.Len)

@@ -481,7 +481,7 @@ func TestVerifyAndDisconnect(t *testing.T) {
 	for range 5 {
 		done := make(chan error, 1)
 		go func() {
-			_, err := c.v("alpha").Verify(ctx, "beta", nil)
+			_, err := c.v("alpha").Verify(ctx, VerifyOptions{Peer: "beta"}, nil)
 			done <- err
 		}()
 		time.Sleep(time.Millisecond)

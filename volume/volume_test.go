@@ -168,11 +168,11 @@ func TestVerifyFindsDifference(t *testing.T) {
 	if err := c.nodes["beta"].store.WriteAt(fill(9, 512), 5<<20+512, 0); err != nil {
 		t.Fatal(err)
 	}
-	r, err := c.v("alpha").Verify(context.Background(), "", nil)
+	r, err := c.v("alpha").Verify(context.Background(), VerifyOptions{Peer: "beta"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r) != 1 || r[0].Bad != 4096 || len(r[0].Ranges) != 1 || r[0].Ranges[0].Off != 5<<20 {
+	if r.Bad != 4096 || len(r.Ranges) != 1 || r.Ranges[0].Off != 5<<20 || r.Next != testSize {
 		t.Fatalf("report %+v", r)
 	}
 	c.part("alpha", "beta")

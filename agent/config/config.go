@@ -66,9 +66,13 @@ type Volume struct {
 	// AfterSB is what to do about a split brain without an operator's word.
 	AfterSB protocol.SplitPolicy
 
+	VerifyEvery  time.Duration // 0: only when an operator says so
+	VerifyWindow Window
+
 	// Zero: the default of the volume package.
-	SyncRate      int64 // bytes/s
-	SyncWindow    int64 // bytes
+	ResyncRateMax int64 // bytes/s
+	ResyncRateMin int64 // bytes/s
+	ResyncWindow  int64 // bytes
 	FlushBytes    int64
 	WriteTimeout  time.Duration
 	FlushInterval time.Duration
@@ -123,6 +127,11 @@ func (c *Config) ArchiveRoot() string {
 		return c.Node.ArchiveDir
 	}
 	return filepath.Join(c.Node.State, "archive")
+}
+
+// VerifyPath returns the path of the records of a volume's verifies.
+func (c *Config) VerifyPath(volume string) string {
+	return filepath.Join(c.Node.State, volume+".verify.json")
 }
 
 // Volume returns the volume of that name, or nil.

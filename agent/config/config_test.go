@@ -59,8 +59,11 @@ backing  = "/var/lib/qrbd/crm.img"
 export   = "unix:/run/qrbd/crm.sock"
 peers    = ["beta", "gamma"]
 protocol = "B"
-sync_rate = "100 MiB"
-sync_window = "4MiB"
+resync_rate_max = "100 MiB"
+resync_rate_min = "1MiB"
+resync_window = "4MiB"
+verify_every = "24h"
+verify_window = "22:00-04:30"
 flush_bytes = "32MiB"
 write_timeout = "5s"
 flush_interval = "2s"
@@ -89,7 +92,8 @@ func TestWholeConfiguration(t *testing.T) {
 		t.Errorf("peers: %+v", c.Peers)
 	}
 	crm := c.Volume("crm")
-	if crm == nil || crm.Size != 10<<30 || crm.SyncRate != 100<<20 || crm.SyncWindow != 4<<20 || crm.FlushBytes != 32<<20 ||
+	if crm == nil || crm.Size != 10<<30 || crm.ResyncRateMax != 100<<20 || crm.ResyncWindow != 4<<20 || crm.ResyncRateMin != 1<<20 || crm.VerifyEvery != 24*time.Hour ||
+		crm.VerifyWindow != (Window{From: 22 * time.Hour, To: 4*time.Hour + 30*time.Minute}) || crm.FlushBytes != 32<<20 ||
 		crm.Archive != ArchiveAlways || crm.ArchiveLimit != 64<<20 || c.ArchivePath("crm") != "/mnt/archives/crm" ||
 		crm.WriteTimeout != 5*time.Second || crm.FlushInterval != 2*time.Second || crm.ActivityIdle != time.Minute {
 		t.Fatalf("crm: %+v", crm)
@@ -201,7 +205,10 @@ func TestFaults(t *testing.T) {
 		{"protocols", node + vol + "peers = []\n[volume.protocols]\nbeta = \"A\"\ngamma = \"B\"\ndelta = 3\n" + peer, []fault{
 			{11, "volume.protocols.beta", "not among the volume's peers"}, {12, "volume.protocols.gamma", "no [[peer]]"}, {13, "volume.protocols.delta", "must be"}}},
 		{"inline protocols", node + vol + "protocols = { beta = \"X\" }\n" + peer, []fault{{9, "volume.protocols.beta", "not a protocol"}}},
-		{"tuning", node + vol + "sync_rate = \"fast\"\nwrite_timeout = 3\n", []fault{{9, "volume.sync_rate", "no unit"}, {10, "volume.write_timeout", "number 3"}}},
+		{"tuning", node + vol + "resync_rate_max = \"fast\"\nwrite_timeout = 3\n", []fault{{9, "volume.resync_rate_max", "no unit"}, {10, "volume.write_timeout", "number 3"}}},
+		{"floor above limit", node + vol + "resync_rate_max = \"1MiB\"\nresync_rate_min = \"2MiB\"\n", []fault{{10, "volume.resync_rate_min", "more than resync_rate_max"}}},
+		{"window alone", node + vol + "verify_window = \"01:00-02:00\"\n", []fault{{9, "volume.verify_window", "without verify_every"}}},
+		{"window", node + vol + "verify_every = \"1h\"\nverify_window = \"1-25:00\"\n", []fault{{10, "volume.verify_window", "not a window"}}},
 		{"all at once", "[node]\nname = \"\"\nport = 1\n" + strings.Replace(vol, "1GiB", "1", 1) + "peer = \"x\"\n" + "[[peer]]\nnam = \"b\"\n", []fault{
 			{1, "node.listen", "missing"}, {2, "node.name", "not a name"}, {3, "node.port", "unknown"}, {6, "volume.size", "unit"}, {9, "volume.peer", "unknown"},
 			{10, "peer.name", "missing"}, {10, "peer.address", "missing"}, {10, "peer.key", "missing"}, {11, "peer.nam", "unknown"}}},

@@ -83,8 +83,11 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 		Size:          readSize(s, "size", required),
 		Backing:       read(s, "backing", required, parsePath),
 		Export:        read(s, "export", required, parseExport),
-		SyncRate:      readSize(s, "sync_rate", ""),
-		SyncWindow:    readSize(s, "sync_window", ""),
+		ResyncRateMax: readSize(s, "resync_rate_max", ""),
+		ResyncRateMin: readSize(s, "resync_rate_min", ""),
+		ResyncWindow:  readSize(s, "resync_window", ""),
+		VerifyEvery:   readDuration(s, "verify_every", 0),
+		VerifyWindow:  read(s, "verify_window", "", ParseWindow),
 		FlushBytes:    readSize(s, "flush_bytes", ""),
 		WriteTimeout:  readDuration(s, "write_timeout", 0),
 		FlushInterval: readDuration(s, "flush_interval", 0),
@@ -94,6 +97,12 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 	}
 	if v.Size%512 != 0 {
 		s.fault("size", "%d bytes is not a multiple of 512", v.Size)
+	}
+	if v.ResyncRateMax > 0 && v.ResyncRateMin > v.ResyncRateMax {
+		s.fault("resync_rate_min", "%d bytes a second is more than resync_rate_max", v.ResyncRateMin)
+	}
+	if v.VerifyWindow != (Window{}) && v.VerifyEvery == 0 {
+		s.fault("verify_window", "says nothing without verify_every")
 	}
 	mode := read(s, "protocol", "C", parseMode)
 	v.Peers = decodeVolumePeers(s, mode, peers)

@@ -71,8 +71,11 @@ const templateRest = `#archive_dir  = "/var/lib/qrbd/archive" # where lost sides
 #peers    = ["beta"]                    # default: every peer
 #protocol = "C"                         # C: a write is done when the peer has applied it
 #                                       # B: ... has received it; A: ... is queued to it
-#sync_rate      = "100MiB"              # limit of a resync, per second; default: none
-#sync_window    = "8MiB"                # resync data in flight
+#resync_rate_max = "100MiB"             # limit of resync and verify, per second; default: none
+#resync_rate_min = "4MiB"               # clients do not push them below that
+#resync_window   = "32MiB"              # at most so much resync data is in flight
+#verify_every    = "168h"               # the primary compares the replicas so often; default: never
+#verify_window   = "01:00-05:00"        # only then, local time
 #write_timeout  = "10s"                 # a peer that does not answer a write is dropped
 #flush_interval = "1s"                  # a peer is flushed at least so often,
 #flush_bytes    = "64MiB"               # or after so much

@@ -55,7 +55,14 @@ type ExportRequest struct {
 
 // VerifyRequest asks for a comparison with a peer, or with all for "".
 type VerifyRequest struct {
-	Peer string `json:"peer,omitempty"`
+	Peer   string `json:"peer,omitempty"`
+	Off    int64  `json:"off,omitempty"`  // the range, bytes
+	Len    int64  `json:"len,omitempty"`  // 0: up to the end
+	Rate   int64  `json:"rate,omitempty"` // bytes/s; 0: the volume's limit
+	Repair bool   `json:"repair,omitempty"`
+	From   string `json:"from,omitempty"`   // Repair: whose data is right
+	Resume bool   `json:"resume,omitempty"` // go on with the one that was interrupted
+	Stop   bool   `json:"stop,omitempty"`   // end the one that runs, whoever started it
 }
 
 // WaitFor is a state that `qrbd wait` waits for.

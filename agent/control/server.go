@@ -245,7 +245,7 @@ func (s *Server) streamVerify(w http.ResponseWriter, r *http.Request) {
 			}
 			last := Progress{Done: true, Reports: res.reports}
 			if res.err != nil {
-				last = Progress{Error: bodyOf(res.err)}
+				last = Progress{Error: bodyOf(res.err), Reports: res.reports}
 			}
 			_ = out.write(last)
 			return

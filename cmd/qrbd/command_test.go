@@ -163,7 +163,7 @@ func TestCommandsReachTheAgent(t *testing.T) {
 		{"connect crm beta --discard-my-data", "connect crm {Peer:beta DiscardMyData:true}"},
 		{"disconnect crm beta", "disconnect crm {Peer:beta}"},
 		{"invalidate crm", "invalidate crm"},
-		{"verify crm beta", "verify crm {Peer:beta}"},
+		{"verify crm beta", "verify crm {Peer:beta Off:0 Len:0 Rate:0 Repair:false From: Resume:false Stop:false}"},
 		{"explain crm --json", "explain crm"},
 	}
 	for _, c := range cases {

@@ -106,7 +106,15 @@ func commands(t *terminal) []*cli.Command {
 		), runConnect),
 		command(t, "disconnect", "VOLUME [PEER]", "leave a peer, or all, until told to connect", 1, 2, remote(), runDisconnect),
 		command(t, "invalidate", "VOLUME", "give this side's data up and copy a peer's in full", 1, 1, remote(), runInvalidate),
-		command(t, "verify", "VOLUME [PEER]", "compare replicas while they are in use", 1, 2, remote(jsonFlag()), runVerify),
+		command(t, "verify", "VOLUME [PEER]", "compare replicas while they are in use", 1, 2, remote(
+			boolFlag("repair", "have what differs copied: from the primary, or from --from"),
+			textFlag("from", "with --repair: the `NODE` whose data is right, where none is primary"),
+			textFlag("range", "compare only `OFFSET:LENGTH`, like 10GiB:1GiB or 4096:8192"),
+			textFlag("rate", "at most `SIZE` a second (default: resync_rate_max)"),
+			boolFlag("resume", "go on with a verify that was interrupted"),
+			boolFlag("stop", "end the one that runs; its position is kept"),
+			jsonFlag(),
+		), runVerify),
 		command(t, "explain", "VOLUME", "what would happen on connect or promote now, and by which rule", 1, 1, remote(jsonFlag()), runExplain),
 		command(t, "wait", "VOLUME --for STATE", "wait until a volume is connected, up-to-date or primary", 1, 1, remote(
 			textFlag("for", "`STATE`: connected, up-to-date or primary"),

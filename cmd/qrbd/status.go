@@ -155,6 +155,9 @@ func peerLines(peers []volume.PeerStatus, p palette, width int) []string {
 			return text
 		}))
 		lines = append(lines, progressLines(s, p, width)...)
+		if text := verifyNote(s.Verify); text != "" && !syncing(s) && 4+columns(text) <= width {
+			lines = append(lines, "    "+p.paint(dim, text))
+		}
 		if s.Reason != "" {
 			lines = append(lines, notice(p, s.Name, s.Reason, width)...)
 		}

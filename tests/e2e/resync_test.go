@@ -138,7 +138,7 @@ func TestResyncResumes(t *testing.T) {
 			t.Parallel()
 			c := cluster.New(t, cluster.Options{Size: "1GiB", Links: how.links, Configure: func(c *cluster.Config) {
 				quick(c)
-				c.Volume("crm").Extra = "sync_rate = \"32MiB\"\n"
+				c.Volume("crm").Extra = "resync_rate_max = \"32MiB\"\n"
 			}})
 			alpha, beta := c.Up(), c.Nodes[1]
 			beta.Stop()
@@ -183,7 +183,7 @@ func TestWritesDuringResync(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, k crashCase) {
 		c := cluster.New(t, cluster.Options{Protocol: k.protocol, Size: "256MiB", Configure: func(c *cluster.Config) {
 			quick(c)
-			c.Volume("crm").Extra = "sync_rate = \"12MiB\"\n"
+			c.Volume("crm").Extra = "resync_rate_max = \"12MiB\"\n"
 		}})
 		l := newLedger()
 		alpha := c.Up()

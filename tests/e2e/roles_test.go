@@ -90,7 +90,7 @@ func TestTargetIsNotPromoted(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t, cluster.Options{Size: "256MiB", Configure: func(c *cluster.Config) {
 		quick(c)
-		c.Volume("crm").Extra = "sync_rate = \"16MiB\"\n"
+		c.Volume("crm").Extra = "resync_rate_max = \"16MiB\"\n"
 	}})
 	alpha, beta := c.Up(), c.Nodes[1]
 	beta.Stop()

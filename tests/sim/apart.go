@@ -3,7 +3,6 @@ package sim
 import (
 	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
-	"github.com/qrbd/qrbd/replica"
 )
 
 // apart is C3 for two replicas that are not connected and will be compared by their
@@ -17,8 +16,8 @@ func (w *World) apart(net *net) {
 	if va.Bare || vb.Bare || va.Disk <= protocol.Failed || vb.Disk <= protocol.Failed || va.Current == 0 || vb.Current == 0 || va.Volume != vb.Volume {
 		return
 	}
-	if va.Role != protocol.Primary && vb.Role != protocol.Primary && w.primary() != nil || third(&va, a, b) || third(&vb, a, b) {
-		return // they remember what a third has written until they know that it is lost
+	if va.Role != protocol.Primary && vb.Role != protocol.Primary && (va.Primary != "" || vb.Primary != "" || w.primary() != nil) {
+		return // a third node tells them
 	}
 	sa, sb := va.Peers[a.peerID(net.b)].Slot, vb.Peers[b.peerID(net.a)].Slot
 	if va.Current != vb.Current && sa != vb.Current && sb != va.Current && (sa == 0 || sa != sb) {
@@ -27,17 +26,15 @@ func (w *World) apart(net *net) {
 	w.count("compared apart")
 	da, db := a.dirty[a.peerID(net.b)], b.dirty[b.peerID(net.a)]
 	differ(net.a.disk, net.b.disk, func(s int64) {
+		if w.rotten[s] {
+			return
+		}
 		block := s * sectorSize / bitmap.BlockSize
 		if !da.Test(block) && !db.Test(block) && !net.a.disk.writing(s) && !net.b.disk.writing(s) {
 			w.fail("C3: sector %d is %s on %s and %s on %s; they are apart, at generations %s and %s with slots %s and %s, and no bit is set",
 				s, valueText(net.a.disk.at(s)), net.a.name, valueText(net.b.disk.at(s)), net.b.name, short(va.Current), short(vb.Current), short(sa), short(sb))
 		}
 	})
-}
-
-// third reports whether a node believes in a primary that is neither of two.
-func third(v *replica.View, a, b *process) bool {
-	return v.Primary != "" && v.Primary != a.n.name && v.Primary != b.n.name
 }
 
 // alone reports whether p has no connection with q, and nothing of an earlier one

@@ -249,6 +249,10 @@ func (l *link) syncCompare(m *protocol.SyncDigests) {
 			l.bulkDone(l.storeFailed(err))
 			return
 		}
+		if err := l.allowed(m.Verify); err != nil {
+			l.bulkDone(err)
+			return
+		}
 		mine := digests(vals, m.Seed)
 		if len(mine) != len(m.Digests) {
 			l.w.fail("%s sent %d digests for %d bytes", l.peer.name, len(m.Digests), m.Len)

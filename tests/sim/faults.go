@@ -297,10 +297,7 @@ func (w *World) operator(n *node) {
 			})
 		})
 	case k < 90:
-		q := w.n(len(n.peers))
-		p.enter(func() {
-			p.operate("verify "+n.peers[q].name, func(done func(error)) { p.m.Verify(p.now(), replica.PeerID(q), done) }, nil)
-		})
+		p.verify(replica.PeerID(w.n(len(n.peers))))
 	case k < 95:
 		w.restart(n)
 	default:

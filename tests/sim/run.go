@@ -69,6 +69,9 @@ func (w *World) play() {
 	w.at(start, w.trouble)
 	w.runUntil(start + w.sc.length)
 	w.settle()
+	if w.p(0.3) {
+		w.rot()
+	}
 }
 
 // first starts the volume.

@@ -37,11 +37,12 @@ type World struct {
 	heap  []event
 	done  int // events executed
 
-	sc    scenario
-	nodes []*node
-	nets  []*net // one per pair
-	o     *oracle
-	calm  bool // no more faults
+	sc     scenario
+	nodes  []*node
+	nets   []*net // one per pair
+	o      *oracle
+	calm   bool           // no more faults
+	rotten map[int64]bool // sectors of blocks that went bad by themselves
 
 	ambushes []ambush
 	points   *crashPoints // nil: a run with faults by chance
