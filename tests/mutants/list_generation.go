@@ -53,9 +53,11 @@ func (m *Machine) onGenerationAck(`}},
 	{
 		Name: "mint-not-durable",
 		Why:  "writes are acknowledged in a generation that is not on stable storage: after a crash the node is taken for one that never went on alone",
-		Edits: []Edit{{"replica/generation.go",
-			"		m.whenDurable(m.mintRound) // another",
-			"		m.mintRound() // another"}},
+		Edits: []Edit{{"replica/generation.go", `		m.whenDurable(func() {
+			if m.mintTurn == turn {`, `		m.whenSoon(func() {
+			if m.mintTurn == turn {`}, {"replica/generation.go", "// takeOffer makes", `func (m *Machine) whenSoon(fn func()) { fn() }
+
+// takeOffer makes`}},
 	},
 	{
 		Name: "split-brain-joined",

@@ -22,9 +22,19 @@ var ofRoles = []Mutant{
 	{
 		Name: "demoted-answers",
 		Why:  "a node that was demoted goes on to take requests, which no peer gets",
-		Edits: []Edit{{"replica/write.go",
-			"	case m.role != protocol.Primary:\n		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrNotPrimary})\n	case !m.usable():\n		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrDiskFailed})\n	default:\n		m.admit(r)\n	}\n}\n\n// admit",
-			"	case !m.usable():\n		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrDiskFailed})\n	default:\n		m.admit(r)\n	}\n}\n\n// admit"}},
+		Edits: []Edit{{"replica/write.go", `	case m.role != protocol.Primary:
+		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrNotPrimary})
+	default:
+		m.admit(r)
+	}
+}
+
+// admit`, `	default:
+		m.admit(r)
+	}
+}
+
+// admit`}},
 	},
 	{
 		Name: "handover-without-flush",

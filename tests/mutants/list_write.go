@@ -28,17 +28,13 @@ var ofWrites = []Mutant{
 	{
 		Name: "flush-not-forwarded",
 		Why:  "a flush is acknowledged that no peer has heard of: after the primary's death a power cut of the peer loses a commit",
-		Edits: []Edit{{"replica/write.go", `	for _, p := range m.peers {
+		Edits: []Edit{{"replica/write.go", `	d := protocol.Data{Op: protocol.DataFlush, Seq: r.seq, Time: m.now}
+	for _, p := range m.peers {
 		if p.live {
-			m.sendData(p, d, r)
-		}
-	}
-	m.emit(Effect{Kind: DoLocal, Req: r})`, `	for _, p := range m.peers {
+`, `	d := protocol.Data{Op: protocol.DataFlush, Seq: r.seq, Time: m.now}
+	for _, p := range m.peers {
 		if p.live && r.all {
-			m.sendData(p, d, r)
-		}
-	}
-	m.emit(Effect{Kind: DoLocal, Req: r})`}},
+`}},
 	},
 	{
 		Name: "flush-acked-when-received",
@@ -55,39 +51,6 @@ var ofWrites = []Mutant{
 			"if s.op != protocol.DataFlush {"}},
 	},
 	{
-		Name: "local-part-not-waited-for",
-		Why:  "a write is acknowledged when the peers have it, also when the local store has not: a read after it returns what was there before",
-		Edits: []Edit{{"replica/write.go", `func (m *Machine) finish(r *Request) {
-	m.flights--
-`, `func (m *Machine) finish(r *Request) {
-	if r.local = false; r.span == -2 {
-		return
-	}
-	m.flights--
-`}, {"replica/write.go", `	if r.local || r.pending != 0 {
-		return
-	}
-`, `	if r.span == -2 || r.pending != 0 || r.local && (r.seq == 0 || r.Op == Flush || m.alone()) {
-		return
-	}
-`}, {"replica/write.go", `		m.spans = m.spans[:last]
-		r.span = -1
-`, `		m.spans = m.spans[:last]
-		r.span = -2
-`}, {"replica/write.go", `// finish takes r out of flight and answers it.
-`, `func (m *Machine) alone() bool {
-	for _, p := range m.peers {
-		if p.live {
-			return false
-		}
-	}
-	return true
-}
-
-// finish takes r out of flight and answers it.
-`}},
-	},
-	{
 		Name: "overlap-order-dropped",
 		Why:  "two overlapping writes are under way together: the replicas may apply them in different orders and differ for ever",
 		Edits: []Edit{{"replica/write.go",
@@ -97,9 +60,15 @@ var ofWrites = []Mutant{
 	{
 		Name: "read-does-not-wait",
 		Why:  "a read returns a write that no peer has yet; after the primary's death what was read is gone",
-		Edits: []Edit{{"replica/write.go",
-			"		if m.overlaps(r.Off, r.Len) {\n			m.overlapped",
-			"		if false {\n			m.overlapped"}},
+		Edits: []Edit{
+			{"replica/write.go", "		if m.overlaps(r.Off, r.Len) {\n			m.overlapped", "		if m.stopping {\n			m.overlapped"},
+			{"replica/write.go", "	if err == nil && m.seen(r) {\n", "	if err == nil && m.stopping && m.seen(r) {\n"},
+		},
+	},
+	{
+		Name:  "read-answered-before-what-it-saw",
+		Why:   "a read returns a write that began while the read was under way, and that no peer has yet",
+		Edits: []Edit{{"replica/write.go", "	if err == nil && m.seen(r) {\n", "	if err == nil && m.stopping && m.seen(r) {\n"}},
 	},
 	{
 		Name: "lost-peer-cache-not-marked",
@@ -111,8 +80,12 @@ var ofWrites = []Mutant{
 	{
 		Name: "failed-write-not-marked",
 		Why:  "a write that found no space here, and was applied by the peer, is not marked: the replicas differ for ever",
-		Edits: []Edit{{"replica/write.go", `		case r.Op != Flush:
-			for _, p := range m.peers {`, `		case r.Op != Flush:
-			for _, p := range m.peers[:0] {`}},
+		Edits: []Edit{{"replica/write.go", `		for _, p := range m.peers {
+			p.dirty.Set(bitmap.Touched(r.Off, r.Len))
+			if p.plan != nil {
+				p.plan.Spoil`, `		for _, p := range m.peers[:0] {
+			p.dirty.Set(bitmap.Touched(r.Off, r.Len))
+			if p.plan != nil {
+				p.plan.Spoil`}},
 	},
 }

@@ -105,7 +105,7 @@ func (n *node) start() {
 		return
 	}
 	if err != nil {
-		w.fail("%s: metadata: %v", n.name, err)
+		w.fail("P7: %s: metadata: %v", n.name, err)
 	}
 	p := &process{n: n, w: w, file: file, super: state.Super, links: make([]*link, len(n.peers)), applying: make([]*link, len(n.peers)), ops: map[*clientOp]bool{}, pulled: map[*replica.Request][]uint64{}, started: w.now}
 	st := p.stored(state)
@@ -133,7 +133,7 @@ func (n *node) start() {
 			return
 		}
 		if err != nil {
-			w.fail("%s: first commit: %v", n.name, err)
+			w.fail("P7: %s: first commit: %v", n.name, err)
 		}
 		p.m.MetaDone(p.now(), b.Version, b, nil)
 	}
