@@ -237,6 +237,8 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 		return d
 	case me.Role == protocol.Primary || peer.Role == protocol.Primary:
 		return sync(me.Role == protocol.Primary, RuleEqualPrimary)
+	case begun(me, mySlot) != begun(peer, peerSlot):
+		return sync(begun(me, mySlot), RuleEqualSource)
 	case bits != 0 && repairs(me, peer) != repairs(peer, me):
 		return sync(repairs(peer, me), RuleRepair)
 	case (me.Disk == protocol.Outdated) != (peer.Disk == protocol.Outdated):
@@ -258,6 +260,13 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 		return Decision{Strategy: protocol.NoSync, Rule: RuleEqual}
 	}
 	return leftBehind(me, peer, mySlot, peerSlot, sync)
+}
+
+// begun reports whether s has begun to overwrite the peer of a slot, from a base that
+// the peer has not taken on: under A and B s may have written on meanwhile, counting
+// on a target that never heard of it.
+func begun(s Side, slot protocol.PeerSlot) bool {
+	return slot.Bitmap != 0 && slot.Dirty != 0 && slot.Bitmap != s.Current && !s.hadGeneration(slot.Bitmap)
 }
 
 // leftBehind decides between two secondaries of a primary that is gone, which may

@@ -19,6 +19,7 @@ const (
 	RuleNewPeer          Rule = "new-peer"                     // 3
 	RuleEqualDisk        Rule = "equal-better-disk"            // 4: one side is inconsistent
 	RuleEqualPrimary     Rule = "equal-primary"                // 4: the primary's copy counts
+	RuleEqualSource      Rule = "equal-source"                 // 4: one side has begun to overwrite the other
 	RuleEqualAsync       Rule = "equal-crashed-async"          // 4: A or B, the crashed primary may hold more
 	RuleEqualSurvivor    Rule = "equal-survivor"               // 4: C, the survivor has every acknowledged write
 	RuleEqualCrashed     Rule = "equal-crashed"                // 4: both restarted, one was primary

@@ -114,6 +114,7 @@ func (m *Machine) mintRound() {
 func (m *Machine) takeOffer(o *mintOffer) {
 	for _, p := range o.rotate {
 		p.apart = true
+		p.wrote(m.now) // as good as: it becomes durable with the generation
 		if p.slot == 0 {
 			p.slot = o.parent
 		}

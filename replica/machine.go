@@ -61,6 +61,8 @@ type Config struct {
 	OnReadError   OnReadError
 	DiskTimeout   Time  // a local operation that takes longer fails the disk; 0: none does
 	QueueBytes    int64 // sent to a peer and not applied there: writes wait above it
+	RingMax       int   // operations that a peer has not confirmed: writes wait above it; zero: 64 Ki
+	RecentMax     int   // writes that a secondary remembers for the others; zero: 64 Ki
 	Sync          resync.Options
 }
 
@@ -163,6 +165,12 @@ type span struct {
 func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 	m := &Machine{cfg: cfg, now: now, activity: activity, role: protocol.Secondary,
 		volume: st.Volume, disk: st.Disk, current: st.Current, history: st.History, seq: st.Seq, holds: st.Seq, crashed: st.Primary, shaken: st.Shaken, lost: st.Lost, restoring: st.Restoring}
+	if m.cfg.RingMax == 0 {
+		m.cfg.RingMax = ringMax
+	}
+	if m.cfg.RecentMax == 0 {
+		m.cfg.RecentMax = recentMax
+	}
 	m.instance = cfg.Rand()
 	for i, c := range cfg.Peers {
 		s := st.Peers[i]

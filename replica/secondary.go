@@ -207,7 +207,7 @@ func (m *Machine) onStable(p *peer, s *protocol.Stable) {
 // the others are.
 func (m *Machine) boundRecent(p *peer) {
 	n := len(m.recent.list)
-	if n <= recentMax {
+	if n <= m.cfg.RecentMax {
 		return
 	}
 	for _, q := range m.peers {

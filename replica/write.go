@@ -220,7 +220,7 @@ func (m *Machine) congested() bool {
 	for _, p := range m.peers {
 		switch {
 		case !p.live:
-		case p.ring.bytes > m.cfg.QueueBytes || p.ring.len() > ringMax:
+		case p.ring.bytes > m.cfg.QueueBytes || p.ring.len() > m.cfg.RingMax:
 			return true
 		case m.now-p.oldestUnapplied(m.now) > m.cfg.WriteTimeout/4:
 			return true // it keeps up, but slowly

@@ -88,7 +88,7 @@ func wroteText(s volume.ExplainSide) string {
 	if strings.Trim(s.Since, "0") != "" {
 		since += " at generation " + clean(s.Since)
 	}
-	if s.Bytes == 0 && s.First.IsZero() {
+	if s.Bytes == 0 {
 		return "(" + clean(s.Role) + ", " + clean(s.Disk) + ") wrote nothing " + since
 	}
 	amount := bytesText(s.Bytes)

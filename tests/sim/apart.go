@@ -3,6 +3,7 @@ package sim
 import (
 	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/replica"
 )
 
 // apart is C3 for two replicas that are not connected and will be compared by their
@@ -16,8 +17,8 @@ func (w *World) apart(net *net) {
 	if va.Bare || vb.Bare || va.Disk <= protocol.Failed || vb.Disk <= protocol.Failed || va.Current == 0 || vb.Current == 0 || va.Volume != vb.Volume {
 		return
 	}
-	if va.Role != protocol.Primary && vb.Role != protocol.Primary && (va.Primary != "" || vb.Primary != "" || w.primary() != nil) {
-		return // a third node tells them
+	if va.Role != protocol.Primary && vb.Role != protocol.Primary && w.primary() != nil || third(&va, a, b) || third(&vb, a, b) {
+		return // they remember what a third has written until they know that it is lost
 	}
 	sa, sb := va.Peers[a.peerID(net.b)].Slot, vb.Peers[b.peerID(net.a)].Slot
 	if va.Current != vb.Current && sa != vb.Current && sb != va.Current && (sa == 0 || sa != sb) {
@@ -35,6 +36,11 @@ func (w *World) apart(net *net) {
 				s, valueText(net.a.disk.at(s)), net.a.name, valueText(net.b.disk.at(s)), net.b.name, short(va.Current), short(vb.Current), short(sa), short(sb))
 		}
 	})
+}
+
+// third reports whether a node believes in a primary that is neither of two.
+func third(v *replica.View, a, b *process) bool {
+	return v.Primary != "" && v.Primary != a.n.name && v.Primary != b.n.name
 }
 
 // alone reports whether p has no connection with q, and nothing of an earlier one

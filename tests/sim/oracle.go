@@ -392,8 +392,9 @@ func (o *oracle) acked(p *process, c *clientOp) {
 		st := o.st[p.n.peers[i].index]
 		if !q.Live {
 			// Lost between its answer and the others': it has the write all the same,
-			// unless a generation was begun without it.
-			if st.gen == v.Current && st.br == b && !st.broken && st.pos >= before && p.n.peers[i].disk.has(c) {
+			// unless a generation was begun without it. Under A and B it may lack it, and
+			// that is no divergence.
+			if st.gen == v.Current && st.br == b && !st.broken && st.pos >= before && (q.Mode != protocol.ModeC || p.n.peers[i].disk.has(c)) {
 				st.pos = o.idx
 			}
 			continue
@@ -589,7 +590,9 @@ func (p *process) observe() {
 	if v.Role == protocol.Primary && seen.branch == nil {
 		o.promoted(p)
 		for i := range v.Peers {
-			if v.Peers[i].Live {
+			// Nothing is written before the role is durable; then those that are behind are
+			// dropped.
+			if q := &v.Peers[i]; q.Live && (q.Repl == protocol.SyncSource || q.Slot == 0 && q.DirtyBytes == 0) {
 				o.joins(p, p.n.peers[i], &v.Peers[i])
 			}
 		}
@@ -605,6 +608,7 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 		o.carries(p, n)
 		return
 	}
+	l := p.linkTo(n)
 	equal := q.Repl == protocol.Established || q.Repl == protocol.VerifySource || q.Repl == protocol.VerifyTarget
 	if equal && !st.broken {
 		if i := unique(st.mark(), me.mark()); i != 0 && !st.gaveUp {
@@ -615,7 +619,7 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 		o.w.log("oracle: %s is with %s on branch %d at %d", n.name, p.n.name, st.br.id, st.pos)
 		return
 	}
-	if l := p.linkTo(n); l != nil {
+	if l != nil {
 		st.joint = join{me.br, l.e.c, o.idx, vol, o.idx, map[int32]int{}}
 	}
 }

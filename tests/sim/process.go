@@ -164,7 +164,7 @@ func (p *process) config() replica.Config {
 	cfg := replica.Config{Self: p.n.name, Name: "crm", Size: sc.size, Rand: p.w.id,
 		VolumeID:     func() (id protocol.VolumeID) { id[0] = byte(p.w.id()) | 1; return id },
 		WriteTimeout: sc.writeTimeout, FlushInterval: sc.flushInterval, FlushBytes: sc.flushBytes, ActivityIdle: sc.activityIdle,
-		HandshakeTime: 15 * second, RetryMin: 100 * milli, RetryMax: 2 * second, AskTime: 5 * second, QueueBytes: sc.queueBytes, Sync: sc.sync, Policy: sc.policies[p.n.index],
+		HandshakeTime: 15 * second, RetryMin: 100 * milli, RetryMax: 2 * second, AskTime: 5 * second, QueueBytes: sc.queueBytes, RingMax: sc.ringMax, RecentMax: sc.recentMax, Sync: sc.sync, Policy: sc.policies[p.n.index],
 		NoData: sc.noData, OnReadError: sc.onReadError, AskTarget: sc.ask}
 	for _, q := range p.n.peers {
 		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: q.name, Mode: sc.mode(p.n, q)})

@@ -40,6 +40,7 @@ type scenario struct {
 
 	writeTimeout, flushInterval, activityIdle int64
 	flushBytes, queueBytes                    int64
+	ringMax, recentMax                        int // 0: as outside
 	sync                                      resync.Options
 }
 
@@ -104,6 +105,9 @@ func (w *World) choose() {
 	sc.flushInterval = pick(50*milli, 200*milli, second)
 	sc.flushBytes = pick(64<<10, 1<<20, 64<<20)
 	sc.activityIdle = pick(100*milli, 500*milli, 5*second)
+	if w.p(0.2) { // rings that overflow
+		sc.ringMax, sc.recentMax = 1+w.n(20), 1+w.n(20)
+	}
 	sc.queueBytes = pick(16<<10, 256<<10, 32<<20)
 	sc.sync = resync.Options{WindowBytes: pick(8<<10, 1<<20, 8<<20), FlushBytes: pick(8<<10, 64<<10, 64<<20)}
 	if w.p(0.3) {
