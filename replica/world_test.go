@@ -23,6 +23,7 @@ type world struct {
 	size  int64
 	mute  map[string]bool // "from>to": frames are kept back
 	far   map[string]bool // whose protocol with everybody is A
+	watch watcher         // nil: nobody
 }
 
 type wnode struct {
@@ -42,8 +43,17 @@ type wnode struct {
 	noSync  bool // syncs from here do not get on
 }
 
+// watcher is told what becomes of writes and blocks, by those who do it.
+type watcher interface {
+	wrote(x *wnode, off int64, tag any)
+	answered(x *wnode, r *Request, err error)
+	copied(from, to *wnode, off, n int64)
+	synced(x, from *wnode)
+}
+
 type wframe struct {
 	data *protocol.Data
+	tag  any // of the request behind data
 	ack  *protocol.Ack
 	msg  protocol.Message
 }
@@ -147,6 +157,9 @@ func (w *world) collect(x *wnode) {
 			if e.Msg == nil {
 				d := e.Data
 				f.data = &d
+				if e.Req != nil {
+					f.tag = e.Req.Tag
+				}
 			}
 			x.queues[to] = append(x.queues[to], f)
 		case DoComplete:
@@ -156,6 +169,9 @@ func (w *world) collect(x *wnode) {
 				continue
 			}
 			w.say("%s: %s %d+%d: %s", x.name, e.Req.Op, e.Req.Off, e.Req.Len, okOr(e.Err))
+			if w.watch != nil {
+				w.watch.answered(x, e.Req, e.Err)
+			}
 		case DoDrop:
 			to := x.m.peers[e.Peer].name
 			w.flushQueue(x, w.nodes[to]) // last words arrive
@@ -163,6 +179,9 @@ func (w *world) collect(x *wnode) {
 		case DoReply:
 			e.Reply(e.Err)
 		case DoEvent:
+			if from, ok := strings.CutPrefix(e.Event.Reason, "in sync with "); ok && w.watch != nil && e.Event.Field == "disk" {
+				w.watch.synced(x, w.nodes[from])
+			}
 			if e.Event.Field != "peer-role" && e.Event.Field != "peer-disk" && e.Event.Field != "connection" {
 				w.say("%s: %s %s -> %s%s", x.name, join2(e.Event.Peer, e.Event.Field), w.name(e.Event.Old), w.name(e.Event.New), reason(e.Event.Reason))
 			}
@@ -310,6 +329,9 @@ func (w *world) receive(y *wnode, from string, f wframe) {
 		if err != nil {
 			return
 		}
+		if w.watch != nil && f.data.Op == protocol.DataWrite {
+			w.watch.wrote(y, f.data.Off, f.tag)
+		}
 		y.m.PeerApplied(w.now, id, f.data.Seq, nil)
 		if f.data.Op == protocol.DataFlush || f.data.Flags&protocol.DataFUA != 0 {
 			y.m.PeerDurable(w.now, id, f.data.Seq, nil)
@@ -340,6 +362,9 @@ func (w *world) sync(x *wnode) bool {
 			if r.Len > 0 {
 				plan.Narrow(r.ID, min(r.Len, resync.DataMax))
 				plan.Plain(r.ID)
+				if w.watch != nil {
+					w.watch.copied(x, w.nodes[p.name], r.Off, min(r.Len, resync.DataMax))
+				}
 				plan.Acked(w.now, r.ID)
 				moved = true
 				continue
@@ -371,6 +396,9 @@ func (w *world) run() {
 			for len(x.local) > 0 && !x.holdIO {
 				r := x.local[0]
 				x.local = x.local[1:]
+				if w.watch != nil && r.Op == Write {
+					w.watch.wrote(x, r.Off, r.Tag)
+				}
 				x.m.LocalDone(w.now, r, nil, false)
 				w.collect(x)
 				moved = true
