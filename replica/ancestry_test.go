@@ -17,7 +17,8 @@ import (
 // every moment of a history, what Compare would have them do, and whether that
 // loses or mixes anything. It knows nothing of generations, bits and flags.
 type ancestry struct {
-	t     *rapid.T
+	t     *rapid.T // of random histories
+	fatal func(format string, args ...any)
 	w     *world
 	next  int
 	has   map[*wnode]map[int]bool
@@ -25,6 +26,25 @@ type ancestry struct {
 	acked map[int]bool
 	calm  bool // one primary at a time, each with all that was ever written
 	story []string
+}
+
+func newAncestry(fatal func(string, ...any), nodes []string) *ancestry {
+	w := newWorld(protocol.ModeC, nodes)
+	a := &ancestry{fatal: fatal, w: w, has: map[*wnode]map[int]bool{}, block: map[*wnode]map[int64]int{}, acked: map[int]bool{}}
+	for _, n := range nodes {
+		a.has[w.nodes[n]], a.block[w.nodes[n]] = map[int]bool{}, map[int64]int{}
+		w.command([]string{"ids", n, "1048576", "disk:6"})
+	}
+	w.watch = a
+	w.run()
+	return a
+}
+
+func (a *ancestry) submit(x *wnode, block int64) {
+	a.next++
+	a.story = append(a.story, fmt.Sprintf("write %d of block %d on %s", a.next, block, x.name))
+	x.m.Submit(a.w.now, &Request{Op: Write, Off: block * bitmap.BlockSize, Len: bitmap.BlockSize, Tag: a.next})
+	a.w.collect(x)
 }
 
 func (a *ancestry) wrote(x *wnode, off int64, tag any) {
@@ -56,7 +76,7 @@ func (a *ancestry) synced(x, from *wnode) { a.has[x] = maps.Clone(a.has[from]) }
 
 func (a *ancestry) fail(format string, args ...any) {
 	a.w.status()
-	a.t.Fatalf("%s\nafter %s\n%s", fmt.Sprintf(format, args...), strings.Join(a.story, ", "), a.w.out.String())
+	a.fatal("%s\nafter %s\n%s", fmt.Sprintf(format, args...), strings.Join(a.story, ", "), a.w.out.String())
 }
 
 // judge asks Compare about every two replicas that are not connected.
@@ -135,11 +155,7 @@ func (a *ancestry) act() {
 	switch rapid.IntRange(0, 19).Draw(a.t, "what") {
 	case 0, 1, 2, 3, 4, 5:
 		if x.up && x.m.role == protocol.Primary {
-			a.next++
-			block := rapid.Int64Range(0, 7).Draw(a.t, "block")
-			a.story = append(a.story, fmt.Sprintf("write %d of block %d on %s", a.next, block, n))
-			x.m.Submit(w.now, &Request{Op: Write, Off: block * bitmap.BlockSize, Len: bitmap.BlockSize, Tag: a.next})
-			w.collect(x)
+			a.submit(x, rapid.Int64Range(0, 7).Draw(a.t, "block"))
 		}
 	case 6, 7, 8, 9:
 		if y := w.nodes[k]; n != k && x.up && y.up && !x.m.peers[x.peer(k)].linked {
@@ -221,15 +237,8 @@ func TestAncestry(t *testing.T) {
 		{"three calm", []string{"alpha", "beta", "gamma"}, true},
 	} {
 		t.Run(k.name, rapid.MakeCheck(func(t *rapid.T) {
-			w := newWorld(protocol.ModeC, k.nodes)
-			w.size = 64 << 20
-			a := &ancestry{t: t, w: w, has: map[*wnode]map[int]bool{}, block: map[*wnode]map[int64]int{}, acked: map[int]bool{}, calm: k.calm}
-			for _, n := range k.nodes {
-				a.has[w.nodes[n]], a.block[w.nodes[n]] = map[int]bool{}, map[int64]int{}
-				w.command([]string{"ids", n, "1048576", "disk:6"})
-			}
-			w.watch = a
-			w.run()
+			a := newAncestry(t.Fatalf, k.nodes)
+			a.t, a.calm = t, k.calm
 			for range rapid.IntRange(1, 60).Draw(t, "length") {
 				a.act()
 				a.judge()

@@ -24,6 +24,7 @@ type world struct {
 	mute  map[string]bool // "from>to": frames are kept back
 	far   map[string]bool // whose protocol with everybody is A
 	watch watcher         // nil: nobody
+	cutAt int             // the connection is lost in place of so many messages later; 0: none
 }
 
 type wnode struct {
@@ -310,6 +311,13 @@ func (w *world) flushQueue(x, y *wnode) bool {
 			continue
 		}
 		f := x.queues[y.name][0]
+		if f.msg != nil && w.cutAt > 0 {
+			if w.cutAt--; w.cutAt == 0 {
+				w.say("lost: %v from %s to %s", f.msg.Type(), x.name, y.name)
+				w.cut(x.name, y.name)
+				return true
+			}
+		}
 		x.queues[y.name] = x.queues[y.name][1:]
 		w.receive(y, x.name, f)
 		moved = true
