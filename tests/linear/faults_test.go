@@ -41,7 +41,7 @@ func configure(c *cluster.Config) {
 
 func newRun(t *testing.T, seed uint64, o cluster.Options) *run {
 	t.Helper()
-	o.Configure = configure
+	o.Configure, o.Size = configure, "4GiB"
 	x := &run{t: t, rnd: rand.New(rand.NewPCG(seed, 0)), volatile: o.Program == cluster.CrashAgent,
 		terms: map[*cluster.Node]*atomic.Int64{}, stop: func() {}}
 	t.Cleanup(func() { x.stop() }) // after the cluster is gone: a client of a stopped node waits for it
@@ -70,7 +70,7 @@ func (x *run) endpoint(n *cluster.Node) Endpoint {
 }
 
 func (x *run) load() *Load {
-	l := &Load{History: x.h, Export: "crm", Base: x.base, Clients: 8, Pause: 2 * time.Millisecond, Seed: x.rnd.Uint64()}
+	l := &Load{History: x.h, Export: "crm", Base: x.base, Clients: 12, Readers: 4, Pause: 2 * time.Millisecond, Seed: x.rnd.Uint64()}
 	for _, n := range x.c.Nodes {
 		l.Endpoints = append(l.Endpoints, x.endpoint(n))
 	}

@@ -16,8 +16,10 @@ type Endpoint struct {
 	Term func() Term
 }
 
-// Load is clients that write, read and flush single blocks and short runs of them,
-// at whichever node serves the export.
+// Load is clients that write, read and flush single blocks and short runs of them, at
+// whichever node serves the export. A few blocks are used all the time, so that clients
+// meet, some often, and most now and then, so that a write that was missed is not soon
+// made good by another.
 type Load struct {
 	History   *History
 	Endpoints []Endpoint
@@ -26,6 +28,9 @@ type Load struct {
 	// apart.
 	Base    int64
 	Clients int
+	// Readers of the clients only read: they stay at a node that should not serve them,
+	// and are not held up by writes that wait.
+	Readers int
 	// Pause is the mean time between two requests of a client.
 	Pause time.Duration
 	Seed  uint64
@@ -33,11 +38,12 @@ type Load struct {
 
 const (
 	groups      = 4
-	groupBlocks = 8
-	// groupStep puts groups into activity extents (4 MiB) of their own.
-	groupStep = 5 << 20
+	groupBlocks = 256 // 1 MiB
+	groupStep   = 1 << 30
 	// Blocks is how many blocks a load uses.
 	Blocks = groups * groupBlocks
+	// runMax is the longest request, blocks.
+	runMax = 8
 	// dialTime bounds a connection to a node that is stopped.
 	dialTime = 2 * time.Second
 )
@@ -84,7 +90,7 @@ func (l *Load) dial(ctx context.Context, rnd *rand.Rand) (*client.Client, Term) 
 
 // use sends request after request until one fails or ctx ends.
 func (l *Load) use(ctx context.Context, c *client.Client, term Term, id int, rnd *rand.Rand) {
-	buf := make([]byte, groupBlocks*blockSize)
+	buf := make([]byte, runMax*blockSize)
 	for ctx.Err() == nil {
 		if err := l.request(c, term, id, rnd, buf); err != nil {
 			c.Abort()
@@ -95,16 +101,28 @@ func (l *Load) use(ctx context.Context, c *client.Client, term Term, id int, rnd
 	_ = c.Close() // the server may have gone
 }
 
-func (l *Load) request(c *client.Client, term Term, id int, rnd *rand.Rand, buf []byte) error {
-	first, n := rnd.IntN(Blocks), 1
-	if rnd.IntN(2) == 0 {
-		first = rnd.IntN(groupBlocks / 2) // few, so that clients meet
+// place returns a block, or a short run of them.
+func place(rnd *rand.Rand) (first, n int) {
+	switch rnd.IntN(4) {
+	case 0:
+		first = rnd.IntN(Blocks)
+	case 1:
+		first = rnd.IntN(groups)*groupBlocks + rnd.IntN(8)
+	default:
+		first = rnd.IntN(4)
 	}
 	if rnd.IntN(8) == 0 {
-		n = 1 + rnd.IntN(groupBlocks-first%groupBlocks)
+		return first, 1 + rnd.IntN(min(runMax, groupBlocks-first%groupBlocks))
 	}
+	return first, 1
+}
+
+func (l *Load) request(c *client.Client, term Term, id int, rnd *rand.Rand, buf []byte) error {
+	first, n := place(rnd)
 	p := buf[:n*blockSize]
 	switch kind := rnd.IntN(100); {
+	case id < l.Readers:
+		return l.readBlocks(c, term, id, first, p)
 	case kind < 4:
 		acked := l.History.flush(id, term)
 		if err := c.Flush(); err != nil {
