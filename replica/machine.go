@@ -75,6 +75,7 @@ type Machine struct {
 	volume   protocol.VolumeID
 	instance uint64
 	role     protocol.Role
+	reign    uint64 // how often the role has changed
 	disk     protocol.Disk
 	diskWhy  string
 	current  protocol.Generation
@@ -243,6 +244,7 @@ func (m *Machine) setRole(r protocol.Role, why string) {
 	}
 	m.event("", "role", m.role.String(), r.String(), why)
 	m.role = r
+	m.reign++
 	m.stopVerifies("the role of " + m.cfg.Self + " changed")
 	for _, p := range m.peers {
 		p.repair = repairNone

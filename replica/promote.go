@@ -10,8 +10,18 @@ type PromoteOptions struct {
 	PeerFenced bool // unreachable peers are dead: the operator vouches
 }
 
+// promoteStep is how far a promotion has come.
+type promoteStep uint8
+
+const (
+	stepAsk    promoteStep = iota // connected peers are asked
+	stepSettle                    // the store finishes what lost connections left in it
+	stepTake                      // the role is being made durable
+)
+
 // promotion is one in progress.
 type promotion struct {
+	step     promoteStep
 	id       uint64
 	opt      PromoteOptions
 	waiting  uint16 // connected peers that have not answered
@@ -99,16 +109,44 @@ func orElse(s, other string) string {
 	return s
 }
 
-// promoteAnswered goes on when every connected peer has agreed.
+// promoteAnswered goes on when every connected peer has agreed: what connections
+// left in the store must not land on what is written as primary.
 func (m *Machine) promoteAnswered() {
 	pr := m.promote
-	if pr == nil || pr.waiting != 0 {
+	if pr == nil || pr.waiting != 0 || pr.step != stepAsk {
 		return
 	}
 	if err := m.mayStillPromote(pr.opt); err != nil {
 		m.endPromote(err)
 		return
 	}
+	pr.step = stepSettle
+	m.endTarget()
+	m.emit(Effect{Kind: DoSettle})
+}
+
+// StoreSettled reports that nothing which came over a connection that is lost by now
+// is in the store, nor will be.
+func (m *Machine) StoreSettled(now Time) {
+	m.now = now
+	pr := m.promote
+	if pr == nil || pr.step != stepSettle {
+		return // of a promotion that was given up
+	}
+	if err := m.mayStillPromote(pr.opt); err != nil {
+		m.endPromote(err)
+		return
+	}
+	if m.endTarget() { // again: it was connected anew meanwhile
+		m.emit(Effect{Kind: DoSettle})
+		return
+	}
+	pr.step = stepTake
+	m.takeRole(pr.opt)
+}
+
+// takeRole makes this node the primary; nothing stands in the way any more.
+func (m *Machine) takeRole(opt PromoteOptions) {
 	first := m.current == 0
 	if first {
 		m.current = protocol.Generation(m.cfg.Rand())
@@ -118,9 +156,9 @@ func (m *Machine) promoteAnswered() {
 		}
 	}
 	m.crashed, m.shaken = false, false
-	m.fenced = m.fenced || pr.opt.PeerFenced || pr.opt.Force
+	m.fenced = m.fenced || opt.PeerFenced || opt.Force
 	why := "promoted by the operator"
-	if pr.opt.Force {
+	if opt.Force {
 		why += ", by force"
 	}
 	m.discarded(nil, why)
@@ -128,10 +166,8 @@ func (m *Machine) promoteAnswered() {
 	m.frozen++ // no write before the role is durable
 	m.rising = true
 	m.setRole(protocol.Primary, why)
-	m.endTarget()
 	m.forgetJoined()
 	m.forgetWords()
-	m.promote.waiting = 0
 	m.whenDurable(func() {
 		if !m.rising {
 			return // its disk failed meanwhile
@@ -168,13 +204,15 @@ func (m *Machine) forgetWords() {
 }
 
 // endTarget ends the sync that would go on overwriting what this node, primary by
-// force, writes.
-func (m *Machine) endTarget() {
+// force, writes; it reports whether there was one.
+func (m *Machine) endTarget() (was bool) {
 	for _, p := range m.peers {
 		if p.repl == protocol.SyncTarget {
-			m.restart(p, m.cfg.Self+" was promoted by force while it was overwritten")
+			m.restart(p, m.cfg.Self+" is promoted by force while it is overwritten")
+			was = true
 		}
 	}
+	return was
 }
 
 // becamePrimary tells the peers, and settles with those that cannot simply be

@@ -68,6 +68,7 @@ type Request struct {
 	pieces int    // of a read from a peer: without an answer
 	bad    bool   // one was answered with an error
 	tried  uint16 // peers that could not read it
+	reign  uint64 // Read: Machine.reign when it was issued
 	err    error
 }
 

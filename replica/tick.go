@@ -113,6 +113,9 @@ func (m *Machine) tickRoles() {
 				m.endPromote(refusal(protocol.CodeTimeout, "%s does not answer: is it busy or its disk stuck? Try again", p.name))
 			}
 		}
+		if m.promote != nil && m.promote.step == stepSettle {
+			m.endPromote(refusal(protocol.CodeDiskFailed, "the disk of %s on %s has not finished what a peer sent: is it stuck? Try again", m.cfg.Name, m.cfg.Self))
+		}
 	}
 	if h := m.handover; h != nil && h.sent && now > h.deadline {
 		m.handoverLost(m.peers[h.to])

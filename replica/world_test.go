@@ -195,6 +195,9 @@ func (w *world) collect(x *wnode) {
 			x.asked, x.token = e.Peer, e.Token
 		case DoArchiveEnd:
 			w.say("%s: archive of %s ends", x.name, w.name(e.Discard.Lost.String()))
+		case DoSettle:
+			x.m.StoreSettled(w.now)
+			w.collect(x)
 		case DoConnect, DoPersist, DoSync, DoResume:
 		}
 	}

@@ -33,6 +33,7 @@ func (m *Machine) admit(r *Request) {
 			m.overlapped = append(m.overlapped, r)
 			return
 		}
+		r.reign = m.reign
 		m.read(r)
 		return
 	case Flush:
@@ -256,6 +257,9 @@ func (m *Machine) LocalDone(now Time, r *Request, err error, fatal bool) {
 		m.readFailed(r, err)
 		return
 	case r.Op == Read:
+		if err == nil && r.reign != m.reign {
+			err = ErrNotPrimary // who knows what was there when it was read
+		}
 		m.readDone(r, err)
 		return
 	case r.Op == Pull:

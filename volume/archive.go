@@ -364,7 +364,7 @@ func (v *Volume) RestoreArchive(ctx context.Context, id string, progress func(do
 	if err := f.Each(func(block int64, data []byte) error { return r.step(ctx) }); err != nil {
 		return v.archiveRefusal(id, err)
 	}
-	if err := v.awaitApplied(ctx); err != nil {
+	if err := v.awaitSettled(ctx); err != nil {
 		return err
 	}
 	given := replica.GivenUp{Lost: info.Header.Lost, Kept: info.Header.Kept, History: info.Header.History}

@@ -60,6 +60,16 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) (ended bool, err error) 
 		v.mu.Unlock()
 		return true, nil
 	}
+	if v.late() != nil {
+		done := v.lateDone
+		v.mu.Unlock()
+		select {
+		case <-done:
+			return false, nil
+		case <-l.dead:
+			return true, nil
+		}
+	}
 	st := plan.Step(v.now(), v.m.Free(l.id))
 	if st.Kind == resync.StepDone {
 		v.m.PlanDone(v.now(), l.id)
@@ -206,7 +216,6 @@ func (l *link) writeBulk(m protocol.Message, pay []byte) error {
 // bulkReceive serves the bulk stream, as source and as target.
 func (l *link) bulkReceive() {
 	defer l.v.fast.Done()
-	defer l.readerEnds()
 	l.lost(l.bulkReceiveAll())
 }
 
@@ -287,14 +296,21 @@ func (l *link) syncApply(t *resync.Target, r resync.Run, data []byte) error {
 	if err := l.allowed(false, r.Off, r.Len); err != nil {
 		return err
 	}
-	if err := l.keep(blockdev.Extent{Off: r.Off, Len: r.Len, Zero: data == nil}); err != nil {
+	if err := l.enter(); err != nil {
 		return err
 	}
+	kept := l.keep(blockdev.Extent{Off: r.Off, Len: r.Len, Zero: data == nil})
 	var err error
-	if data != nil {
-		err = v.store().WriteAt(data, r.Off, 0)
-	} else {
-		err = v.zeroUnlessZero(r.Off, r.Len)
+	if kept == nil {
+		if data != nil {
+			err = v.store().WriteAt(data, r.Off, 0)
+		} else {
+			err = v.zeroUnlessZero(r.Off, r.Len)
+		}
+	}
+	l.left()
+	if kept != nil {
+		return kept
 	}
 	if err != nil {
 		return l.storeFailed(err)
@@ -340,7 +356,12 @@ func (l *link) syncCompare(t *resync.Target, m *protocol.SyncDigests) error {
 		return io.ErrClosedPipe
 	}
 	defer buf.Release()
-	if err := v.store().ReadAt(buf.Bytes(), m.Off); err != nil {
+	if err := l.enter(); err != nil { // what is late may make them differ yet
+		return err
+	}
+	err := v.store().ReadAt(buf.Bytes(), m.Off)
+	l.left()
+	if err != nil {
 		return l.storeFailed(err)
 	}
 	if err := l.allowed(m.Verify, m.Off, m.Len); err != nil {

@@ -26,9 +26,8 @@
 //     no link can carry another request's bytes.
 //   - A store that failed a write or a flush is not asked again: the machine fails the
 //     disk. A read error of a source ends the connection, and the blocks stay marked.
-//   - Nothing that came over a lost connection lands on what this node writes as primary,
-//     nor on what is copied from or to any peer: a promotion waits until the store is done
-//     with it (awaitApplied), and so does every new connection (turn).
+//   - Nothing that came over a lost connection lands on what came later:
+//     until the store is done with it nothing else is let at it (late.go).
 //   - Every wait has an end: a stream by Abort, a peer's answer by the machine's deadlines
 //     and bulkTimeout, an operation by its context. Close returns when its context ends even
 //     if the store hangs; what hangs is left behind and closed when it returns.

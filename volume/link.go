@@ -31,8 +31,10 @@ type link struct {
 	wantAck  bool
 	leaving  bool // the queue is the last that is sent
 	flushSeq uint64
-	asked    []serve // reads of the peer that wait for a server
-	servers  int     // goroutines that serve them
+	asked    []serve    // reads of the peer that wait for a server
+	servers  int        // goroutines that serve them
+	storing  int        // its operations in the store of disk, see enter
+	disk     *localDisk // that it entered last
 
 	writeMu sync.Mutex // held while writing to conn.Write; taken before v.mu
 	// Guarded by writeMu: kept, so that an acknowledgement costs no allocation.
@@ -48,8 +50,6 @@ type link struct {
 	flushes chan struct{}
 	plan    chan struct{}
 	dead    chan struct{} // closed when the streams are aborted
-	quiet   chan struct{} // closed when nothing of this link is being applied any more
-	readers atomic.Int32  // receive and bulkReceive, while they run
 	writing atomic.Int64  // when the write to conn.Write under way began; 0: none
 	filling atomic.Int64  // the same for conn.Bulk
 	once    sync.Once
@@ -97,9 +97,8 @@ func (v *Volume) AttachPeer(peer string, c Conn) error {
 	}
 	l := &link{v: v, id: id, name: peer, mode: v.opt.Peers[id].mode(), conn: c,
 		wake: make(chan struct{}, 1), resume: make(chan struct{}, 1), flushes: make(chan struct{}, 1),
-		plan: make(chan struct{}, 1), dead: make(chan struct{}), quiet: make(chan struct{})}
+		plan: make(chan struct{}, 1), dead: make(chan struct{})}
 	l.try, _ = c.Write.(TryWriter)
-	l.readers.Store(2)
 	v.mu.Lock()
 	if v.closed {
 		v.mu.Unlock()

@@ -36,35 +36,12 @@ func publicError(err error) error {
 
 // Promote implements Control.
 func (v *Volume) Promote(ctx context.Context, o PromoteOptions) error {
-	if err := v.awaitApplied(ctx); err != nil {
+	if err := v.awaitSettled(ctx); err != nil { // before the peers' leave is asked for: it does not last
 		return err
 	}
 	return v.operate(ctx, func(done func(error)) {
 		v.m.Promote(v.now(), replica.PromoteOptions{Force: o.Force, PeerFenced: o.PeerFenced}, done)
 	})
-}
-
-// awaitApplied waits until the store is done with what came over links that are
-// lost: it must not land on what this node writes as primary.
-func (v *Volume) awaitApplied(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, v.writeTimeout)
-	defer cancel()
-	v.mu.Lock()
-	var old []*link
-	for i, l := range v.applying {
-		if l != nil && v.links[i] != l {
-			old = append(old, l)
-		}
-	}
-	v.mu.Unlock()
-	for _, l := range old {
-		select {
-		case <-l.quiet:
-		case <-ctx.Done():
-			return refuse(protocol.CodeDiskFailed, "the disk of %s on %s has not finished a write from %s: is it stuck? Try again", v.opt.Name, v.opt.Self, l.name)
-		}
-	}
-	return nil
 }
 
 // Demote implements Control.

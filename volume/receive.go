@@ -13,7 +13,6 @@ import (
 // receive reads the write stream.
 func (l *link) receive() {
 	defer l.v.fast.Done()
-	defer l.readerEnds()
 	err := l.turn()
 	if err == nil {
 		err = l.receiveAll()
@@ -21,59 +20,26 @@ func (l *link) receive() {
 	l.lost(err)
 }
 
-// turn waits until nothing that came over an earlier link, to this peer or another,
-// is being applied: a write that hangs in the store must not land on what is sent
-// again. Bulk data needs no turn: it is refused before the handshake, which is read here.
+// turn waits until nothing that came over an earlier link, to this peer or another, is
+// in the store: a write that hangs there must not land on what is sent again, and a
+// replica that waits for its store is no partner. Bulk data needs no turn: it is refused
+// before the handshake, which is read here.
 func (l *link) turn() error {
 	v := l.v
 	for {
 		v.mu.Lock()
-		late := l.late()
-		if late == nil {
+		if v.late() == nil {
 			v.applying[l.id] = l
 			v.mu.Unlock()
 			return nil
 		}
+		done := v.lateDone
 		v.mu.Unlock()
 		select {
-		case <-late.quiet:
+		case <-done:
 		case <-l.dead:
 			return io.ErrClosedPipe
 		}
-	}
-}
-
-// late returns a link that is lost while something of it is still being applied.
-// REQUIRES v.mu.
-func (l *link) late() *link {
-	for i, x := range l.v.applying {
-		if x != nil && x != l && (replica.PeerID(i) == l.id || l.v.links[i] != x) && x.readers.Load() > 0 {
-			return x
-		}
-	}
-	return nil
-}
-
-// alone waits, before a sync begins, for links that were lost since this one's turn.
-func (l *link) alone() error {
-	for {
-		l.v.mu.Lock()
-		late := l.late()
-		l.v.mu.Unlock()
-		if late == nil {
-			return nil
-		}
-		select {
-		case <-late.quiet:
-		case <-l.dead:
-			return io.ErrClosedPipe
-		}
-	}
-}
-
-func (l *link) readerEnds() {
-	if l.readers.Add(-1) == 0 {
-		close(l.quiet)
 	}
 }
 
@@ -105,11 +71,6 @@ func (l *link) receiveAll() error {
 			}
 			v.unlockAndRun()
 		default:
-			if _, begins := m.(*protocol.SyncStart); begins {
-				if err := l.alone(); err != nil {
-					return err
-				}
-			}
 			v.mu.Lock()
 			if v.links[l.id] == l {
 				v.m.Receive(v.now(), l.id, msg)
@@ -165,6 +126,11 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer, last bool) error {
 		return io.ErrClosedPipe
 	}
 	wait, err := v.m.PeerData(v.now(), l.id, d)
+	received := l.mode == protocol.ModeB && d.Op != protocol.DataFlush // all that B promises
+	entered := err == nil && !wait && !received && v.late() == nil
+	if entered {
+		l.entered()
+	}
 	v.unlockAndRun()
 	if errors.Is(err, replica.ErrDiskFailed) {
 		return nil // the connection stays for what it has to say
@@ -183,12 +149,18 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer, last bool) error {
 			return nil
 		}
 	}
-	if l.mode == protocol.ModeB && d.Op != protocol.DataFlush {
-		if err := l.acknowledge(); err != nil { // received: all that B promises
+	if received {
+		if err := l.acknowledge(); err != nil {
+			return err
+		}
+	}
+	if !entered {
+		if err := l.enter(); err != nil {
 			return err
 		}
 	}
 	if err := l.keep(rangeOf(d)...); err != nil {
+		l.left()
 		return err
 	}
 	durable := d.Op == protocol.DataFlush || d.Flags&protocol.DataFUA != 0
@@ -206,6 +178,7 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer, last bool) error {
 	case protocol.DataFlush:
 	}
 	v.mu.Lock()
+	l.leave()
 	if v.links[l.id] == l || err != nil {
 		v.m.PeerApplied(v.now(), l.id, d.Seq, err)
 	}

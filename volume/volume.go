@@ -43,6 +43,8 @@ type Volume struct {
 	begun    time.Time
 	gone     chan struct{} // closed when Close is done
 	applying []*link       // the last link to each peer that was let at the store
+	lateDone chan struct{} // closed and made anew when a lost link has left the store
+	settling bool          // the machine waits for StoreSettled
 	work     *workQueue
 	pulled   map[*replica.Request]pulled // what a refill writes next
 	journal  chan struct{}               // wakes the metadata committer; capacity 1
@@ -68,7 +70,7 @@ var (
 // Open starts a volume. It owns o.Store and o.Meta from then on, also when it
 // fails. On return the metadata says that the volume is in use.
 func Open(o Options) (*Volume, error) {
-	v := &Volume{opt: o, log: o.Log, size: o.Size, work: newWorkQueue(), begun: time.Now(), bulkTimeout: bulkTimeout, gone: make(chan struct{}), pulled: map[*replica.Request]pulled{},
+	v := &Volume{opt: o, log: o.Log, size: o.Size, work: newWorkQueue(), begun: time.Now(), bulkTimeout: bulkTimeout, gone: make(chan struct{}), lateDone: make(chan struct{}), pulled: map[*replica.Request]pulled{},
 		journal: make(chan struct{}, 1), tell: make(chan struct{}, 1), stop: make(chan struct{})}
 	if v.size == 0 {
 		v.size = o.Store.Size()
@@ -271,7 +273,7 @@ func (v *Volume) take() *effects {
 		case replica.DoEvent:
 			v.note(e.Event)
 		case replica.DoLocal, replica.DoComplete, replica.DoConnect, replica.DoSync, replica.DoReply,
-			replica.DoArchive, replica.DoArchiveEnd, replica.DoAskTarget:
+			replica.DoArchive, replica.DoArchiveEnd, replica.DoAskTarget, replica.DoSettle:
 			if b == nil {
 				b = effectsPool.Get().(*effects)
 			}
@@ -313,6 +315,11 @@ func (v *Volume) run(b *effects, here bool) {
 		case replica.DoArchiveEnd:
 			lost := e.Discard.Lost
 			v.beside(func() { v.endArchive(lost) })
+		case replica.DoSettle:
+			v.mu.Lock()
+			v.settling = true
+			v.settled()
+			v.unlockAndRun()
 		default:
 			panic(fmt.Sprintf("volume: effect %d after the lock", e.Kind))
 		}

@@ -34,6 +34,10 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) {
 		l.planning = false
 		return
 	}
+	if p.late() != nil {
+		p.after(milli, func() { next(nil) })
+		return
+	}
 	st := plan.Step(p.now(), p.m.Free(l.id))
 	switch st.Kind {
 	case resync.StepDone:
@@ -226,15 +230,22 @@ func (l *link) syncApply(r resync.Run, vals []uint64) {
 		l.bulkDone(err)
 		return
 	}
-	l.p.n.disk.write(l.p, r.Off, r.Len, vals, false, func(err error) {
+	l.enter(func(err error) {
 		if err != nil {
-			l.bulkDone(l.storeFailed(err))
+			l.bulkDone(err)
 			return
 		}
-		if err := l.target.Wrote(r); err != nil {
-			l.w.fail("%s: %v", l.peer.name, err)
-		}
-		l.bulkDone(l.writeBulk(&protocol.SyncAck{ID: r.ID}, nil))
+		l.p.n.disk.write(l.p, r.Off, r.Len, vals, false, func(err error) {
+			l.leave()
+			if err != nil {
+				l.bulkDone(l.storeFailed(err))
+				return
+			}
+			if err := l.target.Wrote(r); err != nil {
+				l.w.fail("%s: %v", l.peer.name, err)
+			}
+			l.bulkDone(l.writeBulk(&protocol.SyncAck{ID: r.ID}, nil))
+		})
 	})
 }
 
@@ -244,25 +255,36 @@ func (l *link) syncCompare(m *protocol.SyncDigests) {
 		l.bulkDone(err)
 		return
 	}
-	l.p.n.disk.read(l.p, m.Off, m.Len, func(vals []uint64, err error) {
+	l.enter(func(err error) {
 		if err != nil {
-			l.bulkDone(l.storeFailed(err))
-			return
-		}
-		if err := l.allowed(m.Verify); err != nil {
 			l.bulkDone(err)
 			return
 		}
-		mine := digests(vals, m.Seed)
-		if len(mine) != len(m.Digests) {
-			l.w.fail("%s sent %d digests for %d bytes", l.peer.name, len(m.Digests), m.Len)
-		}
-		ans, _, err := l.target.Compare(m, mine)
-		if err != nil {
-			l.w.fail("%s: %v", l.peer.name, err)
-		}
-		l.bulkDone(l.writeBulk(ans, nil))
+		l.p.n.disk.read(l.p, m.Off, m.Len, func(vals []uint64, err error) {
+			l.leave()
+			if err != nil {
+				l.bulkDone(l.storeFailed(err))
+				return
+			}
+			l.compared(m, vals)
+		})
 	})
+}
+
+func (l *link) compared(m *protocol.SyncDigests, vals []uint64) {
+	if err := l.allowed(m.Verify); err != nil {
+		l.bulkDone(err)
+		return
+	}
+	mine := digests(vals, m.Seed)
+	if len(mine) != len(m.Digests) {
+		l.w.fail("%s sent %d digests for %d bytes", l.peer.name, len(m.Digests), m.Len)
+	}
+	ans, _, err := l.target.Compare(m, mine)
+	if err != nil {
+		l.w.fail("%s: %v", l.peer.name, err)
+	}
+	l.bulkDone(l.writeBulk(ans, nil))
 }
 
 // syncFlush is link.syncFlush.

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"errors"
 	"slices"
 	"strings"
 
@@ -63,7 +62,7 @@ func (n *node) promote(opt replica.PromoteOptions) {
 	}
 	p.enter(func() {
 		p.operate(what, func(done func(error)) {
-			p.awaitApplied(p.w.now+p.w.sc.writeTimeout, func(err error) {
+			p.awaitSettled(p.w.now+p.w.sc.writeTimeout, func(err error) {
 				if err != nil {
 					done(err)
 					return
@@ -77,22 +76,6 @@ func (n *node) promote(opt replica.PromoteOptions) {
 			}
 		})
 	})
-}
-
-// awaitApplied is volume.awaitApplied.
-func (p *process) awaitApplied(limit int64, then func(error)) {
-	for i, l := range p.applying {
-		if l == nil || p.links[i] == l || l.quiet() {
-			continue
-		}
-		if p.w.now > limit {
-			then(errors.New("the disk is stuck"))
-			return
-		}
-		p.after(milli, func() { p.awaitApplied(limit, then) })
-		return
-	}
-	then(nil)
 }
 
 func (w *World) named(name string) *node { return w.nodes[slices.Index(names, name)] }

@@ -24,6 +24,7 @@ type link struct {
 	wantAck  bool
 	leaving  bool
 	flushSeq uint64
+	storing  int // its operations in the store
 
 	dead     bool // aborted
 	sending  bool // the sender is awake or writing
@@ -272,42 +273,19 @@ func (l *link) decode(d *protocol.Decoder, pk packet) protocol.Message {
 	return msg
 }
 
-// quiet reports whether nothing of this link is being applied any more.
-func (l *link) quiet() bool {
-	return l.rx.ended && !l.rx.busy && l.bulk.ended && !l.bulk.busy
-}
-
 // turn is link.turn.
 func (l *link) turn() bool {
 	if l.turned || l.dead {
 		return true
 	}
-	if l.late() {
+	if l.p.late() != nil {
+		l.w.count("waited for what is late")
 		l.p.after(milli, l.pumpRx)
 		return false
 	}
 	l.p.applying[l.id] = l
 	l.turned = true
 	return true
-}
-
-// late is link.late.
-func (l *link) late() bool {
-	for i, x := range l.p.applying {
-		if x != nil && x != l && (replica.PeerID(i) == l.id || l.p.links[i] != x) && !x.quiet() {
-			return true
-		}
-	}
-	return false
-}
-
-// alone is link.alone.
-func (l *link) alone(then func()) {
-	if l.late() && !l.dead {
-		l.p.after(milli, func() { l.alone(then) })
-		return
-	}
-	then()
 }
 
 // pumpRx is link.receiveAll.
@@ -349,19 +327,12 @@ func (l *link) pumpRx() {
 			}
 			l.p.run()
 		default:
+			if l.current() {
+				l.p.m.Receive(l.p.now(), l.id, msg)
+			}
+			l.p.run()
 			l.rx.busy = true
-			take := func() {
-				if l.current() {
-					l.p.m.Receive(l.p.now(), l.id, msg)
-				}
-				l.p.run()
-				l.holdOn(l.rxDone)
-			}
-			if _, begins := m.(*protocol.SyncStart); begins && l.late() {
-				l.alone(take)
-				break
-			}
-			take()
+			l.holdOn(l.rxDone)
 		}
 	}
 }
@@ -471,14 +442,24 @@ func (l *link) applyNow(d *protocol.Data, vals []uint64) {
 		}
 		l.rxDone(nil) // a failed store is the machine's business
 	}
-	switch d.Op {
-	case protocol.DataWrite:
-		p.n.disk.write(p, d.Off, d.Len, vals, false, done)
-	case protocol.DataZero, protocol.DataTrim:
-		p.n.disk.write(p, d.Off, d.Len, nil, false, done)
-	default:
-		done(nil)
-	}
+	l.enter(func(err error) {
+		if err != nil {
+			l.rxDone(err)
+			return
+		}
+		left := func(err error) {
+			l.leave()
+			done(err)
+		}
+		switch d.Op {
+		case protocol.DataWrite:
+			p.n.disk.write(p, d.Off, d.Len, vals, false, left)
+		case protocol.DataZero, protocol.DataTrim:
+			p.n.disk.write(p, d.Off, d.Len, nil, false, left)
+		default:
+			left(nil)
+		}
+	})
 }
 
 func (l *link) kickFlush() {

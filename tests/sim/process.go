@@ -352,6 +352,8 @@ func (p *process) execute(es []replica.Effect) {
 			p.askTarget(e.Peer, e.Token)
 		case replica.DoArchive:
 			p.archive(e.Peer, e.Discard)
+		case replica.DoSettle:
+			p.settle()
 		default:
 		}
 		if p.dead {
