@@ -148,5 +148,7 @@ func (m *Machine) discarded(p *peer, why string) {
 		d = p.discards
 	}
 	m.lost = 0
-	m.emit(Effect{Kind: DoArchiveEnd, Discard: d})
+	m.persist()
+	// Before that a crash has the sync resumed, with this archive.
+	m.whenDurable(func() { m.emit(Effect{Kind: DoArchiveEnd, Discard: d}) })
 }

@@ -70,21 +70,70 @@ func (v *Volume) beside(fn func()) {
 	}()
 }
 
+// archiveJob is a beginning or an end of what is archived.
+type archiveJob struct {
+	peer    replica.PeerID
+	discard *replica.Discard
+	begins  bool
+}
+
+// archiveLater has a goroutine do the jobs one by one, in the machine's order: the
+// end of one side must not be taken for that of the next. REQUIRES v.mu.
+func (v *Volume) archiveLater(j archiveJob) {
+	if v.closed {
+		return
+	}
+	v.archiveJobs = append(v.archiveJobs, j)
+	if len(v.archiveJobs) == 1 {
+		v.fast.Add(1)
+		go v.archiveAll()
+	}
+}
+
+func (v *Volume) archiveAll() {
+	defer v.fast.Done()
+	v.mu.Lock()
+	for len(v.archiveJobs) > 0 {
+		j := v.archiveJobs[0]
+		v.mu.Unlock()
+		if j.begins {
+			v.beginArchive(j.peer, j.discard)
+		} else {
+			v.endArchive(j.discard)
+		}
+		v.mu.Lock()
+		v.archiveJobs = v.archiveJobs[1:]
+	}
+	v.mu.Unlock()
+}
+
 // beginArchive prepares to keep what a sync takes from this side, and answers the
 // machine.
 func (v *Volume) beginArchive(id replica.PeerID, d *replica.Discard) {
 	err := v.prepareArchive(d)
 	v.mu.Lock()
+	if errors.Is(err, errStoreFlush) {
+		v.m.PeerApplied(v.now(), id, 0, err)
+	}
 	given := v.m.Archived(v.now(), id, d, err)
+	v.archiving = d
 	v.unlockAndRun()
 	if err == nil && !given {
-		v.endArchive(d.Lost)
+		if err := v.opt.Archives.Seal("the sync did not begin"); err != nil {
+			v.log.Error("the archive of what was not given up after all", "lost", d.Lost, "err", err)
+		}
 	}
 }
+
+var errStoreFlush = errors.New("flushing the store before what it holds is archived")
 
 func (v *Volume) prepareArchive(d *replica.Discard) error {
 	if v.opt.Archives == nil || v.opt.ArchiveMode == ArchiveOff || !d.Diverged && !d.Resumed && v.opt.ArchiveMode != ArchiveAlways {
 		return replica.ErrNotKept
+	}
+	// What is kept later must be what a power cut leaves now.
+	if err := v.store().Flush(); err != nil {
+		return fmt.Errorf("%w: %w", errStoreFlush, err)
 	}
 	err := v.opt.Archives.Begin(archive.Start{Winner: d.Peer, Rule: string(d.Rule), ID: d.Volume, Lost: d.Lost, Kept: d.Kept, Parent: d.Parent,
 		History: d.History, Disk: d.Disk, Full: d.Full, Resumed: d.Resumed, Blocks: d.Blocks})
@@ -99,9 +148,16 @@ func (v *Volume) prepareArchive(d *replica.Discard) error {
 	return err
 }
 
-func (v *Volume) endArchive(lost protocol.Generation) {
-	if err := v.opt.Archives.Complete(lost); err != nil {
-		v.log.Error("the archive of what was given up", "lost", lost, "err", err)
+// endArchive ends what d began, unless another has begun since.
+func (v *Volume) endArchive(d *replica.Discard) {
+	v.mu.Lock()
+	late := d.Peer != "" && d != v.archiving
+	v.mu.Unlock()
+	if late {
+		return
+	}
+	if err := v.opt.Archives.Complete(d.Lost); err != nil {
+		v.log.Error("the archive of what was given up", "lost", d.Lost, "err", err)
 	}
 }
 

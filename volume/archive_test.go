@@ -23,7 +23,7 @@ func archived(t *testing.T, limit int64, rate int64) *cluster {
 	dir := t.TempDir()
 	c.options = func(name string, o *Options) {
 		o.SyncRate = rate
-		d, err := archive.OpenDir(archive.Options{Shelf: archive.Directory(filepath.Join(dir, name, "crm")), Volume: "crm", Node: name, Size: c.size,
+		d, err := archive.OpenDir(archive.Options{Shelf: archive.Directory(filepath.Join(dir, name)), Volume: "crm", Node: name, Size: c.size,
 			Limit: limit, Now: time.Now, Rand: randomID}, c.nodes[name].store)
 		if err != nil {
 			t.Fatal(err)

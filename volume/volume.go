@@ -37,6 +37,9 @@ type Volume struct {
 	events []Event
 	closed bool
 
+	archiveJobs []archiveJob     // the first is being done
+	archiving   *replica.Discard // the last that began
+
 	slots    []int // meta slot of each peer, by PeerID
 	former   []goneSlot
 	inFile   int // peers that the metadata file has room for; the committer's
@@ -272,8 +275,9 @@ func (v *Volume) take() *effects {
 			kick(v.journal)
 		case replica.DoEvent:
 			v.note(e.Event)
-		case replica.DoLocal, replica.DoComplete, replica.DoConnect, replica.DoSync, replica.DoReply,
-			replica.DoArchive, replica.DoArchiveEnd, replica.DoAskTarget, replica.DoSettle:
+		case replica.DoArchive, replica.DoArchiveEnd:
+			v.archiveLater(archiveJob{e.Peer, e.Discard, e.Kind == replica.DoArchive})
+		case replica.DoLocal, replica.DoComplete, replica.DoConnect, replica.DoSync, replica.DoReply, replica.DoAskTarget, replica.DoSettle:
 			if b == nil {
 				b = effectsPool.Get().(*effects)
 			}
@@ -307,14 +311,8 @@ func (v *Volume) run(b *effects, here bool) {
 			v.startSync(e.Peer)
 		case replica.DoReply:
 			e.Reply(e.Err)
-		case replica.DoArchive:
-			id, d := e.Peer, e.Discard
-			v.beside(func() { v.beginArchive(id, d) })
 		case replica.DoAskTarget:
 			v.askTarget(e.Peer, e.Token, e.Discard)
-		case replica.DoArchiveEnd:
-			lost := e.Discard.Lost
-			v.beside(func() { v.endArchive(lost) })
 		case replica.DoSettle:
 			v.mu.Lock()
 			v.settling = true

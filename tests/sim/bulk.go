@@ -235,6 +235,13 @@ func (l *link) syncApply(r resync.Run, vals []uint64) {
 			l.bulkDone(err)
 			return
 		}
+		if err := l.keep(r.Off, r.Len, vals == nil); err != nil {
+			l.leave()
+			if !l.p.dead {
+				l.bulkDone(err)
+			}
+			return
+		}
 		l.p.n.disk.write(l.p, r.Off, r.Len, vals, false, func(err error) {
 			l.leave()
 			if err != nil {

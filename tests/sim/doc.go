@@ -45,6 +45,9 @@
 //	C7  under every protocol a replica that holds a write holds what was
 //	    acknowledged before it was submitted; after a power cut, what was flushed
 //	    before it (prefix.go)
+//	C8  of a side that was given up every block is as the simulator saw it when the
+//	    sync began, in the archive or in place, also after any cut, until the archive
+//	    is sealed (archive.go)
 //
 // Everything runs in the goroutine that calls Run.
 package sim

@@ -451,6 +451,15 @@ func (l *link) applyNow(d *protocol.Data, vals []uint64) {
 			l.leave()
 			done(err)
 		}
+		if d.Op != protocol.DataFlush {
+			if err := l.keep(d.Off, d.Len, d.Op != protocol.DataWrite); err != nil {
+				l.leave()
+				if !p.dead {
+					l.rxDone(err)
+				}
+				return
+			}
+		}
 		switch d.Op {
 		case protocol.DataWrite:
 			p.n.disk.write(p, d.Off, d.Len, vals, false, left)

@@ -8,6 +8,7 @@ import (
 	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/replica"
+	"github.com/qrbd/qrbd/volume/archive"
 	"github.com/qrbd/qrbd/volume/meta"
 )
 
@@ -17,6 +18,8 @@ type node struct {
 	name  string
 	index int
 	disk  *disk
+	shelf *shelf
+	lost  *lostSide // nil: nothing is to be found in an archive
 	meta  *metaStore
 	clock int64 // offset
 	skew  int64 // how much faster the clock runs, in thousandths
@@ -44,12 +47,16 @@ type process struct {
 	all      []*link // that have not ended
 	ops      map[*clientOp]bool
 	seen     observed
-	started  int64
-	forcing  int           // promotions by force under way
-	dirty    []*bitmap.Set // toward each peer, the machine's own
-	again    func()        // client
-	view     replica.View  // scratch of look
-	pulled   map[*replica.Request][]uint64
+	archives *archive.Dir
+
+	archiveJobs []func(done func()) // the first is being done
+	archiving   *replica.Discard    // the last that began
+	started     int64
+	forcing     int           // promotions by force under way
+	dirty       []*bitmap.Set // toward each peer, the machine's own
+	again       func()        // client
+	view        replica.View  // scratch of look
+	pulled      map[*replica.Request][]uint64
 }
 
 var names = []string{"alpha", "beta", "gamma"}
@@ -68,6 +75,7 @@ func (w *World) newNode(i int) *node {
 // create makes store and metadata anew.
 func (n *node) create() {
 	n.disk = newDisk(n.w, n.w.sc.size)
+	n.shelf, n.lost = newShelf(n.w), nil
 	start, size, err := meta.Format(&meta.Super{Size: n.w.sc.size, Node: n.name, Name: "crm", Disk: protocol.Inconsistent, Clean: true}, n.w.id())
 	if err != nil {
 		panic(err)
@@ -97,6 +105,7 @@ func (n *node) start() {
 		if w.p(0.5) {
 			n.meta.powerCut()
 			n.disk.powerCut()
+			n.shelf.powerCut()
 			w.o.powerCut(n)
 		} else {
 			n.meta.killed()
@@ -111,6 +120,9 @@ func (n *node) start() {
 	st := p.stored(state)
 	for _, q := range st.Peers {
 		p.dirty = append(p.dirty, q.Dirty)
+	}
+	if !p.openArchives(st.Lost) {
+		return
 	}
 	p.m = replica.New(p.config(), st, p.activity(state), p.now())
 	p.m.Effects()
@@ -128,6 +140,7 @@ func (n *node) start() {
 			w.count("crash in start")
 			n.meta.powerCut()
 			n.disk.powerCut()
+			n.shelf.powerCut()
 			w.o.powerCut(n)
 			w.at(100*milli, n.start)
 			return
@@ -354,6 +367,8 @@ func (p *process) execute(es []replica.Effect) {
 			p.archive(e.Peer, e.Discard)
 		case replica.DoSettle:
 			p.settle()
+		case replica.DoArchiveEnd:
+			p.endArchive(e.Discard)
 		default:
 		}
 		if p.dead {
@@ -430,6 +445,9 @@ func (p *process) local(r *replica.Request) {
 		return
 	}
 	o := r.Tag.(*clientOp)
+	if r.Op != replica.Read && !p.keepLocal(r) {
+		return
+	}
 	switch r.Op {
 	case replica.Read:
 		if p.w.p(0.5) && !d.failed && !d.isBad(r.Off, r.Len) { // in memory
@@ -529,6 +547,7 @@ func (n *node) kill(power bool) {
 	w.o.died(p)
 	if power {
 		n.disk.powerCut()
+		n.shelf.powerCut()
 		n.meta.powerCut()
 		w.o.powerCut(n)
 		return

@@ -42,6 +42,9 @@ type scenario struct {
 	flushBytes, queueBytes                    int64
 	ringMax, recentMax                        int // 0: as outside
 	sync                                      resync.Options
+
+	archiveLimit  int64
+	archiveAlways bool // also what nobody can rely on
 }
 
 // mode returns the protocol between two nodes.
@@ -114,6 +117,8 @@ func (w *World) choose() {
 		sc.sync.RateBytes = pick(200<<10, 2<<20, 20<<20)
 	}
 	sc.sync.FloorBytes = pick(1<<20, 8<<20)
+	sc.archiveLimit = pick(0, 16<<10, 1<<20, 1<<40)
+	sc.archiveAlways = w.p(0.3)
 }
 
 // windows chooses where clients write: in every extent, over a border, at the end.

@@ -130,8 +130,11 @@ func (w *World) quiet() string {
 	return ""
 }
 
-// equal is C2.
+// equal is C2, and C8 at the end.
 func (w *World) equal() {
+	for _, n := range w.nodes {
+		n.proc.checkLost()
+	}
 	for _, n := range w.nodes {
 		w.o.prefix(n)
 	}
@@ -265,6 +268,11 @@ func (n *node) view(q *node) replica.PeerView {
 // differ only where a bit says so.
 func (w *World) compare() {
 	w.at(w.between(100*milli, 700*milli), w.compare)
+	for _, n := range w.nodes {
+		if n.proc != nil {
+			n.proc.checkLost()
+		}
+	}
 	w.o.glance(1)
 	for _, n := range w.nodes {
 		w.o.prefix(n)
