@@ -25,6 +25,9 @@ func (w *World) rot() {
 	p := w.primary()
 	r := &rotten{w: w, p: p, q: p.peers[w.n(len(p.peers))], blocks: map[int64]bool{}, found: map[int64]bool{}}
 	w.count("rot")
+	for _, n := range w.nodes {
+		n.lost = nil // what goes bad in place is not the archive's
+	}
 	w.rotten = map[int64]bool{}
 	for range w.n(4) {
 		r.spoil(int64(w.n(int(bitmap.Blocks(w.sc.size)))))
