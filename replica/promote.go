@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"fmt"
+
 	"github.com/qrbd/qrbd/protocol"
 )
 
@@ -260,6 +262,8 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 		ans.Code, ans.Text = protocol.CodeBusy, m.cfg.Self+" is being promoted itself"
 	case m.primary() != "" && m.primary() != p.name:
 		ans.Code, ans.Text = protocol.CodeTwoPrimaries, m.cfg.Name+" is primary on "+m.primary()+", which "+m.cfg.Self+" is connected to"
+	case p.repl == protocol.Established && p.lastWhy != RuleDefer && p.dirty.Count() != 0 && p.dirty.Count() > p.verified && !a.Force:
+		ans.Code, ans.Text = protocol.CodeBusy, fmt.Sprintf("%d blocks of %s are out of sync with %s: they are compared now, try again in a moment", p.dirty.Count(), m.cfg.Self, p.name)
 	default:
 		ans.Yes = true
 		m.granted = grant{p.id, m.now + m.cfg.AskTime}

@@ -36,6 +36,13 @@ func (m *Machine) Switchover(now Time, id PeerID, done func(error)) {
 			p.name, p.repl, p.disk, m.cfg.Name))
 		return
 	}
+	for _, q := range m.peers {
+		if q.live && q.dirty.Count() > q.verified {
+			m.reply(done, refusal(protocol.CodeBusy, "%s lacks %d blocks of %s, which the other nodes do not know: it is brought up to date now, wait for it (qrbd wait %s --for up-to-date)",
+				q.name, q.dirty.Count(), m.cfg.Self, m.cfg.Name))
+			return
+		}
+	}
 	if m.filling {
 		m.reply(done, refusal(protocol.CodeBusy, "the new disk of %s is being filled: wait for it (qrbd wait %s --for up-to-date), or demote %s", m.cfg.Self, m.cfg.Name, m.cfg.Self))
 		return

@@ -82,6 +82,9 @@ const (
 	wordsMax = 4096
 	// ackEvery: so many applied bytes are acknowledged even while more come in.
 	ackEvery = 256 << 10
+	// ackTime: and what was applied so long ago, ns, is. Small writes on a slow disk
+	// take longer than WriteTimeout to make ackEvery.
+	ackTime = int64(100e6)
 	// bulkTimeout bounds one write to the bulk stream, and the answer to what was
 	// sent on it: zeroing 1 GiB on a slow disk takes a while.
 	bulkTimeout = time.Minute

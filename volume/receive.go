@@ -47,8 +47,9 @@ func (l *link) receiveAll() error {
 	v := l.v
 	fr := newFrameReader(l.conn.Write, v.opt.Pool, l.dead)
 	owed := 0 // bytes to acknowledge, headers included
+	var owedAt replica.Time
 	for {
-		if owed > ackEvery || owed > 0 && !fr.more() {
+		if owed > ackEvery || owed > 0 && (!fr.more() || v.now()-owedAt > ackTime) {
 			owed = 0
 			if err := l.acknowledge(); err != nil {
 				return err
@@ -62,6 +63,9 @@ func (l *link) receiveAll() error {
 		case *protocol.Data:
 			if err = l.keepAhead(fr, m); err == nil {
 				err = l.apply(m, buf, !fr.more())
+			}
+			if owed == 0 {
+				owedAt = v.now()
 			}
 			owed += protocol.HeaderLen + len(payload(buf))
 		case *protocol.Ack:

@@ -31,7 +31,8 @@ type link struct {
 	turned   bool // nothing of an earlier link is being applied any more
 	rx       lane
 	bulk     lane
-	owed     bool
+	owed     int // bytes
+	owedAt   int64
 	hold     func() // the receiver waits for this stream to be released
 	flushing bool
 	reflush  bool
@@ -299,8 +300,8 @@ func (l *link) pumpRx() {
 			l.lost(errClosed)
 			return
 		}
-		if l.owed && len(l.rx.q) == 0 {
-			l.owed = false
+		if l.owed > 256<<10 || l.owed > 0 && (len(l.rx.q) == 0 || l.w.now-l.owedAt > 100*milli) {
+			l.owed = 0
 			if err := l.acknowledge(); err != nil {
 				l.rxEnd(err)
 				return
@@ -318,7 +319,10 @@ func (l *link) pumpRx() {
 		msg := l.decode(&l.rx.dec, pk)
 		switch m := msg.(type) {
 		case *protocol.Data:
-			l.owed = true
+			if l.owed == 0 {
+				l.owedAt = l.w.now
+			}
+			l.owed += protocol.HeaderLen + len(pk.vals)*sectorSize
 			l.rx.busy = true
 			l.apply(m, pk.vals)
 		case *protocol.Ack:

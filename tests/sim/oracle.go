@@ -66,6 +66,10 @@ type branch struct {
 	room    []int32 // what a sector's history may have before it is pruned
 
 	low, lowAt int // no floor is below low; as of index lowAt
+
+	children []*branch
+	carried  []*clientOp  // under way in the parent when it forked, and there
+	also     map[int]bool // those that were acknowledged later
 }
 
 // standing is what is known of one replica.
@@ -374,6 +378,11 @@ func (o *oracle) acked(p *process, c *clientOp) {
 	})
 	before := b.last()
 	b.acks = append(b.acks, o.idx)
+	for _, x := range b.children {
+		if slices.Contains(x.carried, c) {
+			x.also[o.idx] = true
+		}
+	}
 	v := p.look()
 	if m, ok := o.gens[v.Current]; ok && m.br != b && b.limit(m.br) < m.pos {
 		o.w.fail("C4: %s acknowledges in generation %s, in which %s acknowledged up to %d, which %s does not have",
@@ -492,13 +501,40 @@ func (b *branch) limit(t *branch) int {
 	return -1
 }
 
+// carry notes which writes that are under way in the parent a disk holds.
+func (b *branch) carry(d *disk) {
+	b.also = map[int]bool{}
+	b.parent.children = append(b.parent.children, b)
+	for _, list := range b.parent.maybe {
+		for _, m := range list {
+			if m.op != nil && !slices.Contains(b.carried, m.op) && d.has(m.op) {
+				b.carried = append(b.carried, m.op)
+			}
+		}
+	}
+}
+
+// carries reports whether b descends from a branch that forked from t while a write
+// was under way, and holds it, which t acknowledged later.
+func (b *branch) carries(t *branch, idx int) bool {
+	for x := b; x != nil; x = x.parent {
+		if x.parent == t && x.also[idx] {
+			return true
+		}
+	}
+	return false
+}
+
 // unique returns the first index that a has acknowledged and b does not have, or 0.
 func unique(a, b mark) int {
 	lim, first := a.pos, 0
 	for x := a.br; x != nil; x = x.parent {
 		has := min(b.br.limit(x), b.pos)
-		if i := sort.SearchInts(x.acks, has+1); i < len(x.acks) && x.acks[i] <= lim {
-			first = x.acks[i]
+		for i := sort.SearchInts(x.acks, has+1); i < len(x.acks) && x.acks[i] <= lim; i++ {
+			if !b.br.carries(x, x.acks[i]) {
+				first = x.acks[i]
+				break
+			}
 		}
 		lim = min(lim, x.fork)
 	}
@@ -707,6 +743,7 @@ func (o *oracle) promoted(p *process) {
 		}
 	}
 	b := o.newBranch(st.br, st.pos, p.n.name)
+	b.carry(d)
 	o.idx++
 	for h, s := range o.hot {
 		if l, v := b.hist[h], d.at(int64(s)); l[len(l)-1].val != v {
