@@ -141,8 +141,12 @@ func (m *Machine) sendStable() {
 			if q == p {
 				continue
 			}
-			s.Peers = append(s.Peers, protocol.PeerStable{Name: q.name, Durable: q.acked.Durable, InSync: q.live,
-				Settled: q.live && q.repl == protocol.Established && q.slot == 0 && q.dirty.Count() == 0})
+			e := protocol.PeerStable{Name: q.name, Durable: q.acked.Durable, InSync: q.live,
+				Settled: q.live && q.repl == protocol.Established && q.slot == 0 && q.dirty.Count() == 0}
+			if e.Settled && q.ring.len() == 0 {
+				e.Durable = m.seq // also what it got by a sync, or before this connection
+			}
+			s.Peers = append(s.Peers, e)
 		}
 		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: s})
 	}
