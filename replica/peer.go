@@ -98,6 +98,7 @@ type peer struct {
 	total       int64 // blocks at its start
 	endPending  bool  // the end waits for a generation being minted
 	lastWhy     Rule
+	gave        bool // a sync from here has changed the peer's replica since the two were found equal
 
 	lastStats   resync.Stats // of the last sync or verify
 	verify      VerifyResult // the one under way, or the last

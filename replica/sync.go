@@ -122,7 +122,7 @@ func (m *Machine) onSyncReady(p *peer) {
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s is ready for a sync that was not started", p.name))
 		return
 	}
-	p.step = syncRunning
+	p.step, p.gave = syncRunning, true
 	p.deadline = never
 	kind := resync.Copy
 	if p.digest {
@@ -393,13 +393,14 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 		// the sync has overwritten is among them.
 		q.slot = e.Bitmap
 		// What equals the source equals this replica. Without this, two replicas
-		// would for ever pass on to the third what their last sync has marked.
-		if e.Dirty == 0 && e.Bitmap == 0 && p.role == protocol.Secondary && m.primary() == "" {
+		// would for ever pass on to the third what their last sync has marked. But
+		// the source may speak of a connection whose end it has not heard of yet:
+		// it does not know what this replica has put there since.
+		if e.Dirty == 0 && e.Bitmap == 0 && !q.gave && p.role == protocol.Secondary && m.primary() == "" {
 			q.dirty.Clear(0, q.dirty.Blocks())
 		}
 	}
 	m.crashed = false
-	m.forgetWords() // they were said of what has been overwritten
 	m.idSerial++
 	m.wantBitmaps = true
 	m.setDisk(protocol.UpToDate, "in sync with "+p.name)
