@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -36,14 +38,14 @@ func (t *table) row(m *Mutant, p prey, took time.Duration, err error) {
 	}
 }
 
-// control says how the code as it is fared.
-func (t *table) control(p prey, took time.Duration) {
-	what := "passes"
-	if p.Failed != "" {
-		what = fmt.Sprintf("FAILS with seed %d: %s", p.Seed, short(p.Failed))
-		t.unsound = what
+// control says how the code as it is fared with the seeds that caught a mutant.
+func (t *table) control(seeds map[uint64]string) {
+	for _, seed := range slices.Sorted(maps.Keys(seeds)) {
+		if why := seeds[seed]; why != "" {
+			t.unsound = fmt.Sprintf("FAILS with seed %d: %s", seed, short(why))
+			fmt.Fprintf(t.out, "the code as it is %s\n", t.unsound)
+		}
 	}
-	fmt.Fprintf(t.out, rowFormat, "(the code as it is)", "", p.Ran, took.Seconds(), what)
 }
 
 // verdict sums up; an error says what is wrong.
@@ -53,7 +55,7 @@ func (t *table) verdict(n int) error {
 	case len(t.missed) > 0:
 		return fmt.Errorf("not caught: %s", strings.Join(t.missed, ", "))
 	case t.unsound != "":
-		return fmt.Errorf("the code as it is %s: what was caught may not be the mutant's doing", t.unsound)
+		return fmt.Errorf("the code as it is %s", t.unsound)
 	}
 	return nil
 }
