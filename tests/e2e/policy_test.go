@@ -78,8 +78,8 @@ func explained(t *testing.T, n *cluster.Node) volume.ExplainPeer {
 	return e.Peers[0]
 }
 
-// diverged is apart with policies: alpha changed 1 MiB at 2 MiB, beta n bytes at 4 MiB.
-func diverged(t *testing.T, configure func(c *cluster.Config), n int) (c *cluster.Cluster, alpha, beta *cluster.Node) {
+// divergedBy is apart with policies: alpha changed 1 MiB at 2 MiB, beta n bytes at 4 MiB.
+func divergedBy(t *testing.T, configure func(c *cluster.Config), n int) (c *cluster.Cluster, alpha, beta *cluster.Node) {
 	t.Helper()
 	c = cluster.New(t, cluster.Options{Links: true, Configure: configure})
 	alpha, beta = c.Up(), c.Nodes[1]
@@ -99,7 +99,7 @@ func TestSplitBrainExplained(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	began := time.Now()
-	c, _, beta := diverged(t, policies(dir, "", "", ""), mib)
+	c, _, beta := divergedBy(t, policies(dir, "", "", ""), mib)
 	c.Heal("alpha", "beta")
 	for _, n := range c.Nodes {
 		other := map[string]string{"alpha": "beta", "beta": "alpha"}[n.Name]
@@ -159,7 +159,7 @@ func TestSplitBrainExplained(t *testing.T) {
 func TestPolicyLeastChanges(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	c, alpha, beta := diverged(t, policies(dir, "discard-least-changes", "consensus", "call-pri-lost-after-sb"), 64<<10)
+	c, alpha, beta := divergedBy(t, policies(dir, "discard-least-changes", "consensus", "call-pri-lost-after-sb"), 64<<10)
 	forget(t, dir)
 	c.Heal("alpha", "beta")
 	for _, n := range c.Nodes {
@@ -189,7 +189,7 @@ func TestPolicyLeastChanges(t *testing.T) {
 func TestPolicyConsensusKeepsPrimary(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	c, alpha, beta := diverged(t, policies(dir, "discard-least-changes", "consensus", ""), 64<<10)
+	c, alpha, beta := divergedBy(t, policies(dir, "discard-least-changes", "consensus", ""), 64<<10)
 	alpha.Must("demote", "crm")
 	c.Heal("alpha", "beta")
 	for _, n := range c.Nodes {
@@ -206,7 +206,7 @@ func TestPolicyConsensusKeepsPrimary(t *testing.T) {
 func TestPoliciesThatDiffer(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	c, alpha, beta := diverged(t, func(c *cluster.Config) {
+	c, alpha, beta := divergedBy(t, func(c *cluster.Config) {
 		if c.Name == "alpha" {
 			policies(dir, "discard-least-changes", "", "")(c)
 		} else {
