@@ -26,9 +26,9 @@ func slowly(c *cluster.Config) {
 	c.Volumes[0].Extra = "sync_rate = \"4MiB\"\n"
 }
 
-// diverged returns two nodes after a split brain, both secondary but for alpha, and
+// splitSides returns two nodes after a split brain, both secondary but for alpha, and
 // what beta's store holds.
-func diverged(t *testing.T, configure func(*cluster.Config)) (c *cluster.Cluster, alpha, beta *cluster.Node, lost []byte) {
+func splitSides(t *testing.T, configure func(*cluster.Config)) (c *cluster.Cluster, alpha, beta *cluster.Node, lost []byte) {
 	t.Helper()
 	c = cluster.New(t, cluster.Options{Links: true, Configure: configure})
 	alpha = c.Up()
@@ -124,7 +124,7 @@ func same(t *testing.T, what string, got, want []byte) {
 // to; and it can be put back, after which the other side loses.
 func TestLostSideIsKept(t *testing.T) {
 	t.Parallel()
-	c, alpha, beta, lost := diverged(t, slowly)
+	c, alpha, beta, lost := splitSides(t, slowly)
 	discard(beta, alpha)
 	syncing := func(v cluster.Volume) bool { return v.Peers[0].Replication == "sync-target" }
 	beta.Wait("crm", "being overwritten", 20*time.Second, syncing)
@@ -184,7 +184,7 @@ func TestLostSideIsKept(t *testing.T) {
 func TestArchiveDoesNotFit(t *testing.T) {
 	t.Parallel()
 	var dir string
-	c, alpha, beta, lost := diverged(t, func(c *cluster.Config) {
+	c, alpha, beta, lost := splitSides(t, func(c *cluster.Config) {
 		quick(c)
 		if c.Name != "beta" {
 			return
