@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/qrbd/qrbd/protocol"
@@ -246,7 +247,10 @@ func (m *Machine) remember(g protocol.Generation) {
 		}
 	}
 	m.history = append([]protocol.Generation{g}, m.history...)
-	if len(m.history) > protocol.HistoryMax {
-		m.history = m.history[:protocol.HistoryMax]
+	// The oldest goes that no peer has stayed behind at.
+	for i := len(m.history) - 1; len(m.history) > protocol.HistoryMax; i-- {
+		if !slices.ContainsFunc(m.peers, func(p *peer) bool { return p.slot == m.history[i] }) {
+			m.history = slices.Delete(m.history, i, i+1)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
@@ -390,8 +391,11 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 		}
 		// Who parted from the source parted from this replica. The bits toward it
 		// are this replica's own: they count from what was here before, and what
-		// the sync has overwritten is among them.
-		q.slot = e.Bitmap
+		// the sync has overwritten is among them. The base of a sync that the
+		// source has under way is another matter: this replica has not begun it.
+		if slices.Contains(m.history, e.Bitmap) {
+			q.slot = e.Bitmap
+		}
 		// What equals the source equals this replica. Without this, two replicas
 		// would for ever pass on to the third what their last sync has marked. But
 		// the source may speak of a connection whose end it has not heard of yet:
