@@ -113,6 +113,9 @@ func (w *World) choose() {
 	}
 	sc.queueBytes = pick(16<<10, 256<<10, 32<<20)
 	sc.sync = resync.Options{WindowBytes: pick(8<<10, 1<<20, 8<<20), FlushBytes: pick(8<<10, 64<<10, 64<<20)}
+	if sc.size > 1<<20 { // a verify of all must end
+		sc.sync.WindowBytes = max(sc.sync.WindowBytes, 1<<20)
+	}
 	if w.p(0.3) {
 		sc.sync.RateBytes = pick(200<<10, 2<<20, 20<<20)
 	}
