@@ -39,6 +39,23 @@ func (f *foreground) take(now Time) float64 {
 	return min(1, float64(spent)/float64(took))
 }
 
+// paceSoon is after how long the pace may fall between two ticks.
+const paceSoon = Time(20e6)
+
+// PaceNow is called before a plan is asked for its next step: when clients begin to
+// work, it does not wait for the next tick.
+func (m *Machine) PaceNow(now Time) {
+	f := &m.foreground
+	spent := f.spent
+	if f.requests > 0 {
+		spent += max(0, now-f.since)
+	}
+	if took := now - f.taken; took >= paceSoon && 2*spent >= took {
+		m.now = now
+		m.tickPlans()
+	}
+}
+
 // tickPlans tells every plan how busy clients are.
 func (m *Machine) tickPlans() {
 	busy := m.foreground.take(m.now)

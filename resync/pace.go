@@ -92,7 +92,7 @@ func (c *pace) floor() float64 {
 // of the time.
 func (c *pace) tick(now int64, busy float64) {
 	took := float64(now-c.tickAt) / 1e9
-	if took < 0.02 {
+	if took < 0.015 {
 		return
 	}
 	got := float64(c.answered) / took

@@ -91,6 +91,7 @@ type Plan struct {
 	runs     []*runState
 	want     Run // Len 0: none; kept free of new writes until it can be handed out
 	inFlight int64
+	look     int64 // length of the next run: grows while zeroes are found
 	pieces   []Run // that differed by digest, to be sent
 	acked    []Run // acknowledged, not yet covered by a flush
 	ackedB   int64
@@ -126,7 +127,7 @@ func New(kind Kind, set *bitmap.Set, size int64, opt Options, now int64) *Plan {
 	if opt.FlushBytes == 0 {
 		opt.FlushBytes = 64 << 20
 	}
-	p := &Plan{kind: kind, set: set, size: size, opt: opt, started: now, pace: newPace(&opt, now)}
+	p := &Plan{kind: kind, set: set, size: size, opt: opt, started: now, look: DataMax, pace: newPace(&opt, now)}
 	if kind == Verify {
 		p.end = bitmap.Blocks(size)
 		p.stats.Total = size
@@ -255,7 +256,10 @@ func (p *Plan) reserve(from, n int64) {
 
 // ahead returns the next blocks to do.
 func (p *Plan) ahead() (from, n int64) {
-	const limit = RunMax / bitmap.BlockSize
+	limit := p.look / bitmap.BlockSize
+	if p.look <= DataMax {
+		limit = p.pace.run() / bitmap.BlockSize
+	}
 	if p.kind == Verify {
 		return p.cursor, min(p.end-p.cursor, limit)
 	}

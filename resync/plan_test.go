@@ -184,6 +184,7 @@ func TestEarlyAnswer(t *testing.T) {
 		set := bitmap.NewSet(testBlocks)
 		set.SetAll()
 		p := New(kind, set, testBlocks*bitmap.BlockSize, Options{}, 0)
+		p.look = RunMax
 		run, _, _ := p.Next(0, always)
 		if run.Len <= DataMax {
 			t.Fatalf("a run of %d bytes is no test", run.Len)

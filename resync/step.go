@@ -41,6 +41,11 @@ type Step struct {
 	Run   Run
 	Flush uint64
 	Wait  time.Duration
+	// Probe: StepRun: ask the store for its first extent at Run, for Offer: the run
+	// before was all zeroes, and more may follow. Without, Offer takes the whole run
+	// as data. Asking costs: a file system looks for the end of the data, wherever
+	// that is, while the run's range is held.
+	Probe bool
 	// Share: the bulk stream is to get its share of the link beside the write
 	// stream, not what that leaves: the plan is held below its floor.
 	Share bool
@@ -73,7 +78,7 @@ func (p *Plan) step(now int64, free func(off, n int64) bool) Step {
 	case done:
 		return Step{Kind: StepDone}
 	case r.Len > 0:
-		return Step{Kind: StepRun, Run: r}
+		return Step{Kind: StepRun, Run: r, Probe: p.look > DataMax}
 	}
 	return Step{Kind: StepWait, Wait: wait}
 }
@@ -94,6 +99,9 @@ func (p *Plan) Offer(r Run, length int64, zero bool) (Run, Send) {
 	n, send := r.Len, SendDigests
 	if p.kind == Copy {
 		send = SendData
+	}
+	if p.look > DataMax && !(zero && length >= r.Len) {
+		p.look = DataMax
 	}
 	if zero && p.kind != Verify {
 		if whole := length / bitmap.BlockSize * bitmap.BlockSize; length >= r.Len {
@@ -116,7 +124,18 @@ func (p *Plan) Offer(r Run, length int64, zero bool) (Run, Send) {
 		p.pace.spend(n)
 	}
 	r.Len = n
+	if send == SendZero && n == p.look {
+		p.Zeroes()
+	}
 	return r, send
+}
+
+// Zeroes says that the run that was read for SendData or SendDigests was all zeroes:
+// the next runs look further ahead, and are sent as zeroes without being read.
+func (p *Plan) Zeroes() {
+	if p.kind != Verify {
+		p.look = min(max(p.look, DataMax)*2, RunMax)
+	}
 }
 
 // Take takes an answer of the target. known is false for one to what was not sent.

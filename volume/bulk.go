@@ -70,6 +70,7 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) (ended bool, err error) 
 			return true, nil
 		}
 	}
+	v.m.PaceNow(v.now())
 	st := plan.Step(v.now(), v.m.Free(l.id))
 	if st.Kind == resync.StepDone {
 		v.m.PlanDone(v.now(), l.id)
@@ -80,7 +81,7 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) (ended bool, err error) 
 	l.share(st.Share)
 	switch st.Kind {
 	case resync.StepRun:
-		return false, l.sendRun(plan, st.Run, seed)
+		return false, l.sendRun(plan, st.Run, st.Probe, seed)
 	case resync.StepData:
 		return false, l.sendData(plan, st.Run)
 	case resync.StepFlush:
@@ -113,14 +114,18 @@ func (l *link) share(on bool) {
 
 // sendRun narrows a run to what the store has there and sends it, as zeroes, as
 // digests or as data.
-func (l *link) sendRun(plan *resync.Plan, r resync.Run, seed uint64) error {
+func (l *link) sendRun(plan *resync.Plan, r resync.Run, probe bool, seed uint64) error {
 	v := l.v
-	exts, err := v.store().Extents(r.Off, r.Len, 1)
-	if err != nil {
-		return err
+	length, zero := r.Len, false
+	if probe {
+		exts, err := v.store().Extents(r.Off, r.Len, 1)
+		if err != nil {
+			return err
+		}
+		length, zero = exts[0].Len, exts[0].Zero
 	}
 	v.mu.Lock()
-	r, send := plan.Offer(r, exts[0].Len, exts[0].Zero)
+	r, send := plan.Offer(r, length, zero)
 	v.m.PlanProgressed(v.now(), l.id)
 	v.unlockAndRun()
 	switch send {
@@ -144,6 +149,9 @@ func (l *link) sendData(plan *resync.Plan, r resync.Run) error {
 		return err
 	}
 	if allZero(buf.Bytes()) {
+		v.mu.Lock()
+		plan.Zeroes()
+		v.mu.Unlock()
 		return l.writeBulk(&protocol.SyncZero{ID: r.ID, Off: r.Off, Len: r.Len}, nil)
 	}
 	v.mu.Lock()
@@ -161,6 +169,11 @@ func (l *link) sendDigests(plan *resync.Plan, r resync.Run, seed uint64) error {
 	defer buf.Release()
 	if err := v.store().ReadAt(buf.Bytes(), r.Off); err != nil {
 		return err
+	}
+	if allZero(buf.Bytes()) {
+		v.mu.Lock()
+		plan.Zeroes()
+		v.mu.Unlock()
 	}
 	msg := &protocol.SyncDigests{ID: r.ID, Off: r.Off, Len: r.Len, Seed: seed, Verify: plan.Kind() == resync.Verify}
 	msg.Digests = appendDigests(msg.Digests, buf.Bytes(), seed)

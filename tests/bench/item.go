@@ -71,6 +71,9 @@ var items = []item{
 // footprintItem is no fio work of the table but a test of its own: memory and start of agents with a 1 TiB volume.
 const footprintItem = "footprint"
 
+// resyncItem is another: the pace of a resync, and what it does to clients.
+const resyncItem = "resync"
+
 // itemByName returns the item, or false if there is none of that name.
 func itemByName(name string) (item, bool) {
 	i := slices.IndexFunc(items, func(it item) bool { return it.name == name })
@@ -91,6 +94,7 @@ func chooseItems(list string) (chosen []item, footprint bool, err error) {
 		if matches(want, footprintItem) {
 			found, footprint = true, true
 		}
+		found = found || matches(want, resyncItem) // chosen by hasResync
 		for _, it := range items {
 			if matches(want, it.name) {
 				found = true
@@ -104,6 +108,17 @@ func chooseItems(list string) (chosen []item, footprint bool, err error) {
 		}
 	}
 	return chosen, footprint, nil
+}
+
+// hasResync reports whether the resync test is among the items of a list; it is in
+// every list that names none.
+func hasResync(list string) bool {
+	for want := range strings.SplitSeq(list, ",") {
+		if list == "" || matches(want, resyncItem) {
+			return true
+		}
+	}
+	return false
 }
 
 // matches compares a name with a pattern, which may end in *.
@@ -120,5 +135,5 @@ func itemNames() []string {
 	for _, it := range items {
 		names = append(names, it.name)
 	}
-	return append(names, footprintItem)
+	return append(names, footprintItem, resyncItem)
 }

@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return err
 		}
 		res, measureErr = measureAll(ctx, opts, stderr)
-		if len(res.Samples) == 0 && res.Footprint == nil {
+		if len(res.Samples) == 0 && res.Footprint == nil && res.Resync == nil {
 			return measureErr
 		}
 		if err = res.save(opts.out); err == nil {
@@ -64,6 +64,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 func report(w io.Writer, res, before *result, strict bool) error {
 	if err := writeReport(w, res); err != nil {
 		return err
+	}
+	if res.Resync != nil {
+		if err := res.Resync.write(w); err != nil {
+			return err
+		}
 	}
 	if before != nil {
 		if err := writeComparison(w, before, res); err != nil {
@@ -100,6 +105,12 @@ func measureAll(ctx context.Context, opts options, progress io.Writer) (_ *resul
 		fmt.Fprintln(progress, "footprint of a 1 TiB volume")
 		if res.Footprint, err = measureFootprint(ctx, site{dir: filepath.Join(dir, footprintItem), qrbd: opts.qrbd}); err != nil {
 			return res, fmt.Errorf("footprint: %w", err)
+		}
+	}
+	if opts.resync {
+		fmt.Fprintln(progress, "resync of a 4 GiB volume")
+		if res.Resync, err = measureResync(ctx, site{dir: filepath.Join(dir, resyncItem), sizeBytes: resyncVolume, qrbd: opts.qrbd}); err != nil {
+			return res, fmt.Errorf("resync: %w", err)
 		}
 	}
 	return res, nil

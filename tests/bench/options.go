@@ -26,6 +26,7 @@ type options struct {
 	columns    []columnKind
 	items      []item
 	footprint  bool
+	resync     bool
 	quick      bool
 	strict     bool   // a requirement that is not met is an error
 	dir        string // tmpfs for backing files
@@ -73,6 +74,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	if *itemList == "" && (o.quick || !o.has("qrbd")) {
 		o.footprint = false
 	}
+	o.resync = hasResync(*itemList) && (*itemList != "" || !o.quick && o.has("qrbd"))
 	if o.out == "" {
 		o.out = filepath.Join("bin", "bench", time.Now().Format("20060102-150405")+".json")
 	}
@@ -127,7 +129,7 @@ func (o options) checkPrograms() error {
 	if len(o.items) > 0 && o.has("qemu") {
 		need("qemu-storage-daemon", "apt install qemu-system-common, or choose with -column")
 	}
-	if o.has("qrbd") || o.footprint {
+	if o.has("qrbd") || o.footprint || o.resync {
 		need(o.qrbd, "run `make build`, or leave it out with -column nbdkit,qemu")
 	}
 	if o.perf != "" {

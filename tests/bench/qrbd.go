@@ -127,18 +127,23 @@ func (n *node) start(ctx context.Context) (time.Duration, error) {
 	}
 }
 
+// peerState is what a volumeStatus says of a peer.
+type peerState struct {
+	Connection  string `json:"connection"`
+	Replication string `json:"replication"`
+	Disk        string `json:"disk"`
+	Protocol    string `json:"protocol"`
+	OutOfSync   int64  `json:"out_of_sync"`
+	SyncTotal   int64  `json:"sync_total"`
+	SyncDone    int64  `json:"sync_done"`
+}
+
 // volumeStatus is the part of `qrbd status --json` that says whether the pair replicates.
 type volumeStatus struct {
-	Name  string `json:"name"`
-	Role  string `json:"role"`
-	Disk  string `json:"disk"`
-	Peers []struct {
-		Connection  string `json:"connection"`
-		Replication string `json:"replication"`
-		Disk        string `json:"disk"`
-		Protocol    string `json:"protocol"`
-		OutOfSync   int64  `json:"out_of_sync"`
-	} `json:"peers"`
+	Name  string      `json:"name"`
+	Role  string      `json:"role"`
+	Disk  string      `json:"disk"`
+	Peers []peerState `json:"peers"`
 }
 
 // status asks the node for the volume.

@@ -262,13 +262,7 @@ func TestMissingProgramIsNamed(t *testing.T) {
 func TestReplicating(t *testing.T) {
 	good := func() volumeStatus {
 		v := volumeStatus{Name: volumeName, Role: "primary", Disk: "up-to-date"}
-		v.Peers = append(v.Peers, struct {
-			Connection  string `json:"connection"`
-			Replication string `json:"replication"`
-			Disk        string `json:"disk"`
-			Protocol    string `json:"protocol"`
-			OutOfSync   int64  `json:"out_of_sync"`
-		}{"connected", "established", "up-to-date", "C", 0})
+		v.Peers = append(v.Peers, peerState{Connection: "connected", Replication: "established", Disk: "up-to-date", Protocol: "C"})
 		return v
 	}
 	if err := good().replicating(); err != nil {

@@ -43,6 +43,9 @@ func requirements(r *result) []verdict {
 	if r.Footprint != nil {
 		verdicts = append(verdicts, r.Footprint.verdicts()...)
 	}
+	if r.Resync != nil {
+		verdicts = append(verdicts, r.Resync.verdicts()...)
+	}
 	return verdicts
 }
 

@@ -45,6 +45,7 @@ type result struct {
 	QuietPct  float64           `json:"quiet_pct"` // a sample is quiet if foreign and stolen CPU together stay at or below
 	Samples   []sample          `json:"samples"`
 	Footprint *footprint        `json:"footprint,omitempty"`
+	Resync    *resyncFigures    `json:"resync,omitempty"`
 }
 
 // columns returns the columns that have samples, in the table's order.

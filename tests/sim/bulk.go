@@ -38,6 +38,7 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) {
 		p.after(milli, func() { next(nil) })
 		return
 	}
+	p.m.PaceNow(p.now())
 	st := plan.Step(p.now(), p.m.Free(l.id))
 	switch st.Kind {
 	case resync.StepDone:
@@ -46,7 +47,7 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) {
 		p.run()
 		return
 	case resync.StepRun:
-		l.sendRun(plan, st.Run, seed, next)
+		l.sendRun(plan, st.Run, st.Probe, seed, next)
 		return
 	case resync.StepData:
 		l.sendData(plan, st.Run, next)
@@ -95,9 +96,12 @@ func (l *link) kickPlan() {
 }
 
 // sendRun is link.sendRun.
-func (l *link) sendRun(plan *resync.Plan, r resync.Run, seed uint64, next func(error)) {
+func (l *link) sendRun(plan *resync.Plan, r resync.Run, probe bool, seed uint64, next func(error)) {
 	p := l.p
-	length, isZero := p.n.disk.zeroRun(r.Off, r.Len)
+	length, isZero := r.Len, false
+	if probe {
+		length, isZero = p.n.disk.zeroRun(r.Off, r.Len)
+	}
 	p.after(p.soon(), func() {
 		r, send := plan.Offer(r, length, isZero)
 		p.m.PlanProgressed(p.now(), l.id)
@@ -126,6 +130,7 @@ func (l *link) sendData(plan *resync.Plan, r resync.Run, next func(error)) {
 				return
 			}
 		}
+		plan.Zeroes()
 		next(l.writeBulk(&protocol.SyncZero{ID: r.ID, Off: r.Off, Len: r.Len}, nil))
 	})
 }

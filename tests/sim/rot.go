@@ -49,6 +49,12 @@ func (w *World) rot() {
 	}
 	r.mend()
 	w.rotten = nil
+	w.await("the repair", func() bool {
+		v := p.view(r.q)
+		return r.q.proc != nil && v.Live && v.Repl == protocol.Established && v.DirtyBytes == 0
+	})
+	// What a third node has marked is settled by writes that come after.
+	w.runUntil(w.now + 2*second)
 	w.quieten()
 	w.equal()
 }

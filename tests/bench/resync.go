@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+	"time"
+)
+
+const (
+	resyncVolume = 4 << 30 // bytes
+	// resyncLoad is how long clients are measured, alone and beside a resync.
+	resyncLoad = 5 * time.Second
+
+	// resyncFill is the part of what the bare transport does that a resync of an idle
+	// pair has to reach, resyncRise what the clients' p99 may rise by beside one.
+	resyncFill = 0.9
+	resyncRise = 1.25
+)
+
+// resyncFigures says what a resync does, and what it does to clients.
+type resyncFigures struct {
+	VolumeBytes int64           `json:"volume_bytes"`
+	BareMBs     float64         `json:"bare_mb_per_s"` // one bulk stream between two nodes in one process
+	IdleMBs     float64         `json:"idle_mb_per_s"` // a full copy to a new replica
+	Beside      []besideFigures `json:"beside"`
+}
+
+// besideFigures are clients' random 4 KiB writes without and with a resync.
+type besideFigures struct {
+	Depth     int     `json:"depth"`
+	AloneP99  float64 `json:"alone_p99_us"`
+	BesideP99 float64 `json:"beside_p99_us"`
+	AloneOps  float64 `json:"alone_ops_per_s"`
+	BesideOps float64 `json:"beside_ops_per_s"`
+	ResyncMBs float64 `json:"resync_mb_per_s"` // meanwhile
+}
+
+// measureResync times a full copy of a pair's volume, and clients beside another.
+func measureResync(ctx context.Context, s site) (*resyncFigures, error) {
+	if err := os.Mkdir(s.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("resync: %w", err)
+	}
+	f := &resyncFigures{VolumeBytes: s.sizeBytes}
+	p, err := newPair(ctx, s)
+	defer func() { p.close() }()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range []*node{p.beta, p.alpha} {
+		if _, err := n.start(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.bringUp(ctx); err != nil {
+		return nil, err
+	}
+	uri := unixURI(volumeName, p.alpha.socket())
+	if _, err := runFio(ctx, uri, "--rw=write", "--bs=1m", "--iodepth=8", "--refill_buffers", fmt.Sprintf("--size=%d", s.sizeBytes)); err != nil {
+		return nil, fmt.Errorf("filling: %w", err)
+	}
+	if f.BareMBs, err = measureBare(ctx, s.path("bare"), min(s.sizeBytes, 1<<30)); err != nil {
+		return nil, err
+	}
+	f.BareMBs /= 1e6
+	for _, depth := range []int{1, 8} {
+		run, err := p.clients(ctx, depth)
+		if err != nil {
+			return nil, err
+		}
+		f.Beside = append(f.Beside, besideFigures{Depth: depth, AloneP99: run.p99us, AloneOps: run.opsPerSec})
+	}
+	for i := range f.Beside {
+		if err := f.beside(ctx, p, &f.Beside[i]); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.renew(ctx); err != nil {
+		return nil, err
+	}
+	f.IdleMBs, err = p.copied(ctx)
+	return f, err
+}
+
+// clients runs the clients' load.
+func (p pair) clients(ctx context.Context, depth int) (fioRun, error) {
+	args := append([]string{"--rw=randwrite", "--bs=4k", fmt.Sprintf("--iodepth=%d", depth)}, forDuration(resyncLoad, p.alpha.sizeBytes)...)
+	return runFio(ctx, unixURI(volumeName, p.alpha.socket()), args...)
+}
+
+// renew gives beta a brand-new replica, so that alpha copies all of it.
+func (p *pair) renew(ctx context.Context) error {
+	p.beta.agent.stop(syscall.SIGTERM)
+	if _, err := p.beta.command(ctx, "create", volumeName, "--force"); err != nil {
+		return err
+	}
+	_, err := p.beta.start(ctx)
+	return err
+}
+
+// synced returns how much of a sync from alpha is done, and whether it runs.
+func (p pair) synced(ctx context.Context) (done int64, runs bool, err error) {
+	v, err := p.alpha.status(ctx)
+	if err != nil || len(v.Peers) != 1 {
+		return 0, false, err
+	}
+	q := v.Peers[0]
+	return q.SyncDone, q.Replication == "sync-source" && q.SyncTotal > 0, nil
+}
+
+// awaitSync returns when the sync has begun, and how much was done then.
+func (p pair) awaitSync(ctx context.Context) (int64, time.Time, error) {
+	for deadline := time.Now().Add(syncTimeout); ; time.Sleep(pollInterval) {
+		done, runs, err := p.synced(ctx)
+		if runs {
+			return done, time.Now(), err
+		}
+		if time.Now().After(deadline) {
+			return 0, time.Time{}, fmt.Errorf("no sync begins: %w", errNotReplicating)
+		}
+	}
+}
+
+// beside measures the clients while a resync runs.
+func (f *resyncFigures) beside(ctx context.Context, p pair, b *besideFigures) error {
+	if err := p.renew(ctx); err != nil {
+		return err
+	}
+	before, begin, err := p.awaitSync(ctx)
+	if err != nil {
+		return err
+	}
+	run, err := p.clients(ctx, b.Depth)
+	if err != nil {
+		return err
+	}
+	after, runs, err := p.synced(ctx)
+	if err == nil && !runs {
+		err = fmt.Errorf("the resync ended before the clients did: %w", errNotReplicating)
+	}
+	b.BesideP99, b.BesideOps = run.p99us, run.opsPerSec
+	b.ResyncMBs = float64(after-before) / time.Since(begin).Seconds() / 1e6
+	return err
+}
+
+// copied waits for the end of the sync and returns its pace, MB/s.
+func (p pair) copied(ctx context.Context) (float64, error) {
+	before, begin, err := p.awaitSync(ctx)
+	if err != nil {
+		return 0, err
+	}
+	last, lastAt := before, begin
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(pollInterval) {
+		done, runs, err := p.synced(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if !runs {
+			return float64(last-before) / lastAt.Sub(begin).Seconds() / 1e6, p.settle(ctx)
+		}
+		last, lastAt = done, time.Now()
+	}
+	return 0, fmt.Errorf("the resync does not end: %w", errNotReplicating)
+}
+
+// verdicts judges the figures. They are of one run each: near the limit they say
+// little.
+func (f *resyncFigures) verdicts() []verdict {
+	fill := f.IdleMBs / f.BareMBs
+	list := []verdict{{
+		what: "resync fills an idle link to nine tenths", met: fill >= resyncFill,
+		measured: fmt.Sprintf("%.0f MB/s, the bare transport %.0f, ratio %.2f (at least %.2f)", f.IdleMBs, f.BareMBs, fill, resyncFill),
+	}}
+	for _, b := range f.Beside {
+		rise := b.BesideP99 / b.AloneP99
+		list = append(list, verdict{
+			what: fmt.Sprintf("clients beside a resync, depth %d: p99 rises by a quarter at most", b.Depth), met: rise <= resyncRise,
+			measured: fmt.Sprintf("%.0f us alone, %.0f beside, ratio %.2f (at most %.2f)", b.AloneP99, b.BesideP99, rise, resyncRise),
+		})
+	}
+	return list
+}
+
+// write prints the figures.
+func (f *resyncFigures) write(w io.Writer) error {
+	_, err := fmt.Fprintf(w, "\nResync of %d MiB, copied in full\n  idle               %8.0f MB/s, %.2f of the bare transport's %.0f MB/s\n",
+		f.VolumeBytes>>20, f.IdleMBs, f.IdleMBs/f.BareMBs, f.BareMBs)
+	for _, b := range f.Beside {
+		if err == nil {
+			_, err = fmt.Fprintf(w, "  4 KiB writes, d%-3d p99 %6.0f us alone, %6.0f us beside it (x%.2f); %6.0f and %6.0f/s; it gets %.1f MB/s\n",
+				b.Depth, b.AloneP99, b.BesideP99, b.BesideP99/b.AloneP99, b.AloneOps, b.BesideOps, b.ResyncMBs)
+		}
+	}
+	return err
+}
