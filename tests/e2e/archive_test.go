@@ -23,7 +23,7 @@ import (
 // slowly is quick with a resync that takes seconds.
 func slowly(c *cluster.Config) {
 	quick(c)
-	c.Volumes[0].Extra = "sync_rate = \"4MiB\"\n"
+	c.Volumes[0].Extra = "resync_rate_max = \"4MiB\"\n"
 }
 
 // splitSides returns two nodes after a split brain, both secondary but for alpha, and
