@@ -270,7 +270,10 @@ func (a *Agent) event(s *slot, e volume.Event) {
 	a.events.Add(e)
 	a.fireHooks(s, e)
 	if e.Peer == "" && e.Field == "role" && e.New != "primary" {
-		a.expel(s)
+		a.expel(s, "it is no longer primary")
+	}
+	if e.Field == "clients" { // a connection whose request is stuck in the disk is not served any more
+		a.expel(s, "requests are stuck in its disk")
 	}
 	if a.opt.OnEvent != nil {
 		a.opt.OnEvent(e)

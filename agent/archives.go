@@ -23,7 +23,7 @@ const archiveWorkers = 4
 
 // openArchives reads a volume's archives. The directory of all volumes is made only
 // where it is the default: another may be a file system that is not mounted.
-func (a *Agent) openArchives(v *config.Volume, store blockdev.Device) (*archive.Dir, error) {
+func (a *Agent) openArchives(v *config.Volume, store archive.Base) (*archive.Dir, error) {
 	if a.cfg.Node.ArchiveDir == "" && v.Archive != config.ArchiveOff {
 		if err := os.Mkdir(a.cfg.ArchiveRoot(), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("archives: %w", err)

@@ -158,7 +158,7 @@ func count(n int, what string) string {
 
 // expel disconnects the clients of a volume that has lost the primary role other
 // than by an operation here. The door needs no closing: Open looks at the role.
-func (a *Agent) expel(s *slot) {
+func (a *Agent) expel(s *slot, why string) {
 	a.spawn(func(ctx context.Context) {
 		select {
 		case <-a.ready:
@@ -169,7 +169,7 @@ func (a *Agent) expel(s *slot) {
 		if d == nil || d.server.Clients(s.cfg.Name) == 0 {
 			return
 		}
-		a.log.Warn("the volume is no longer primary: disconnecting its clients", "volume", s.cfg.Name, "clients", d.server.Clients(s.cfg.Name))
+		a.log.Warn("disconnecting the volume's clients", "why", why, "volume", s.cfg.Name, "clients", d.server.Clients(s.cfg.Name))
 		if err := d.server.Disconnect(ctx, s.cfg.Name); err != nil && !errors.Is(err, context.Canceled) {
 			a.log.Error("disconnecting clients", "volume", s.cfg.Name, "err", err)
 		}

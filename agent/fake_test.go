@@ -97,7 +97,10 @@ func (v *fakeVolume) Connect(_ context.Context, p string, d bool) error {
 	return v.note("connect %q %v", p, d)
 }
 func (v *fakeVolume) Disconnect(_ context.Context, p string) error { return v.note("disconnect %q", p) }
-func (v *fakeVolume) Invalidate(context.Context) error             { return v.note("invalidate") }
+func (v *fakeVolume) ReplaceDisk(_ context.Context, fresh func() (volume.Disk, error)) error {
+	return v.note("replace-disk")
+}
+func (v *fakeVolume) Invalidate(context.Context) error { return v.note("invalidate") }
 func (v *fakeVolume) Verify(ctx context.Context, o volume.VerifyOptions, progress func(done, total int64)) (volume.VerifyReport, error) {
 	if v.verify != nil {
 		return v.verify(ctx, o, progress)

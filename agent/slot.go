@@ -28,6 +28,8 @@ type slot struct {
 	// operation is refused, not queued: its operator decided on an older state.
 	operation sync.Mutex
 
+	base base // of the archives: the store in use
+
 	mu sync.Mutex
 	// Guarded by mu.
 	vol    running // nil: not open

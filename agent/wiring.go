@@ -21,33 +21,16 @@ import (
 // errNotCreated: there is no metadata.
 func openVolume(a *Agent, s *slot) (running, error) {
 	v := &s.cfg
-	metaPath := a.cfg.MetaPath(v.Name)
-	if _, err := os.Stat(metaPath); errors.Is(err, fs.ErrNotExist) {
-		return nil, errNotCreated
-	}
-	storage, err := a.opt.OpenMeta(metaPath)
+	d, err := openDisk(a, v)
 	if err != nil {
-		return nil, fmt.Errorf("metadata %s: %w", metaPath, err)
+		return nil, err
 	}
-	file, state, err := meta.Open(storage)
+	s.base.set(d.Store)
+	archives, err := a.openArchives(v, &s.base)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("metadata %s: %w", metaPath, err), storage.Close())
+		return nil, errors.Join(err, d.Store.Close(), d.Meta.Close())
 	}
-	for _, d := range state.Damaged {
-		a.log.Warn("metadata page lost: its blocks count as out of sync", "volume", v.Name, "page", d)
-	}
-	if err := meta.Check(&state.Super, v.Size, v.Name, a.cfg.Node.Name); err != nil {
-		return nil, errors.Join(fmt.Errorf("metadata %s: %w", metaPath, err), file.Close())
-	}
-	store, err := a.openStore(v)
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	archives, err := a.openArchives(v, store)
-	if err != nil {
-		return nil, errors.Join(err, store.Close(), file.Close())
-	}
-	o := a.volumeOptions(s, store, file, state)
+	o := a.volumeOptions(s, d.Store, d.Meta, d.State)
 	o.Archives, o.ArchiveMode = archives, archiveMode(v.Archive)
 	// The volume owns store, file and archives from here on, whether it opens or not.
 	vol, err := volume.Open(o)
@@ -55,6 +38,34 @@ func openVolume(a *Agent, s *slot) (running, error) {
 		return nil, err
 	}
 	return vol, nil
+}
+
+// openDisk opens a volume's metadata and backing store. errNotCreated: there is no
+// metadata.
+func openDisk(a *Agent, v *config.Volume) (volume.Disk, error) {
+	metaPath := a.cfg.MetaPath(v.Name)
+	if _, err := os.Stat(metaPath); errors.Is(err, fs.ErrNotExist) {
+		return volume.Disk{}, errNotCreated
+	}
+	storage, err := a.opt.OpenMeta(metaPath)
+	if err != nil {
+		return volume.Disk{}, fmt.Errorf("metadata %s: %w", metaPath, err)
+	}
+	file, state, err := meta.Open(storage)
+	if err != nil {
+		return volume.Disk{}, errors.Join(fmt.Errorf("metadata %s: %w", metaPath, err), storage.Close())
+	}
+	for _, d := range state.Damaged {
+		a.log.Warn("metadata page lost: its blocks count as out of sync", "volume", v.Name, "page", d)
+	}
+	if err := meta.Check(&state.Super, v.Size, v.Name, a.cfg.Node.Name); err != nil {
+		return volume.Disk{}, errors.Join(fmt.Errorf("metadata %s: %w", metaPath, err), file.Close())
+	}
+	store, err := a.openStore(v)
+	if err != nil {
+		return volume.Disk{}, errors.Join(err, file.Close())
+	}
+	return volume.Disk{Store: store, Meta: file, State: state}, nil
 }
 
 // openStore opens the backing store. A device that is larger than the volume is
@@ -88,12 +99,19 @@ func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File, s
 		FlushBytes:    v.FlushBytes,
 		ActivityIdle:  v.ActivityIdle,
 		AfterSB:       v.AfterSB,
+		DiskTimeout:   v.DiskTimeout,
 		SyncWindow:    v.ResyncWindow,
 		SyncRate:      v.ResyncRateMax,
 		SyncFloor:     v.ResyncRateMin,
 	}
 	if v.Hooks.Has(hook.BeforeResyncTarget) {
 		o.MayResync = func(ctx context.Context, peer, why string) error { return a.mayResync(ctx, s, peer, why) }
+	}
+	if v.OnNoData == config.SuspendIO {
+		o.NoData = volume.NoDataSuspend
+	}
+	if v.OnReadError == config.Detach {
+		o.OnReadError = volume.ReadDetach
 	}
 	for _, p := range v.Peers {
 		o.Peers = append(o.Peers, volume.PeerConfig{Name: p.Name, Mode: p.Mode})

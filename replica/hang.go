@@ -77,6 +77,9 @@ func (m *Machine) abandonLocal() {
 			list = append(list, s.req)
 		}
 	}
+	if len(list) > 0 || len(m.reading) > 0 {
+		m.event("", "clients", "served", "stuck", fmt.Sprintf("%d requests are stuck in the disk: their clients have to connect again", len(list)+len(m.reading)))
+	}
 	for _, r := range list {
 		r.local, r.late = false, true
 		if r.Op == Pull {

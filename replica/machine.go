@@ -253,6 +253,9 @@ func (m *Machine) setRole(r protocol.Role, why string) {
 	m.persist()
 }
 
+// Usable reports whether the local disk is in use: it has not failed.
+func (m *Machine) Usable() bool { return m.usable() }
+
 // usable reports whether the local replica can serve I/O.
 func (m *Machine) usable() bool { return m.disk > protocol.Failed }
 

@@ -162,6 +162,14 @@ func (m *Machine) metaLost(why string) {
 	}
 }
 
+// MetaGone tells that the metadata of a failed disk are not there any more.
+func (m *Machine) MetaGone() {
+	if m.usable() {
+		panic("replica: the metadata of a disk in use are gone")
+	}
+	m.metaLost("its metadata are gone")
+}
+
 func (m *Machine) stored() *Stored {
 	if m.filling && m.disk == protocol.Inconsistent {
 		return m.storedNew()

@@ -110,10 +110,10 @@ type Options struct {
 	ActivityIdle time.Duration
 	// NoData: what becomes of requests while no copy of the data can be reached.
 	// Zero: they fail.
-	NoData replica.NoData
+	NoData NoData
 	// OnReadError: what a read error of the primary's own disk leads to. Zero: a
 	// peer's copy is served, and written over what could not be read.
-	OnReadError replica.OnReadError
+	OnReadError OnReadError
 	// DiskTimeout: a disk on which nothing ends for so long has failed. Zero: it is
 	// waited for without end.
 	DiskTimeout time.Duration
@@ -126,6 +126,20 @@ type Options struct {
 	// Zero: resync.RateMin.
 	SyncFloor int64
 }
+
+// The policies of package replica, for owners that do not know it.
+type (
+	NoData      = replica.NoData
+	OnReadError = replica.OnReadError
+)
+
+// Their values.
+const (
+	NoDataError   = replica.NoDataError
+	NoDataSuspend = replica.NoDataSuspend
+	ReadRepair    = replica.ReadRepair
+	ReadDetach    = replica.ReadDetach
+)
 
 // Error is a refused operation: a code that survives the wire and the control
 // API, and a text that says what to do.
@@ -280,6 +294,11 @@ type Control interface {
 	// Verify compares with a peer. When ctx ends it is stopped; the report then
 	// says how far it came, as it does when the peer is lost.
 	Verify(ctx context.Context, o VerifyOptions, progress func(done, total int64)) (VerifyReport, error)
+	// ReplaceDisk puts an empty disk in the place of the failed one of a primary,
+	// which goes on serving from its peers while it is filled from them. fresh makes
+	// it, after the failed one was closed; the volume owns what it returns. REQUIRES:
+	// primary. On any other node the volume is closed and created anew.
+	ReplaceDisk(ctx context.Context, fresh func() (Disk, error)) error
 	// AttachPeer hands over a connection; the volume owns c whatever it returns.
 	AttachPeer(peer string, c Conn) error
 	// PeerUnreachable tells why a connection attempt failed, for status.

@@ -132,7 +132,11 @@ func (v *Volume) write(b replica.MetaBatch) error {
 
 func (v *Volume) commitOnce() bool {
 	v.mu.Lock()
-	b, ok := v.m.MetaBatch()
+	var b replica.MetaBatch
+	ok := false
+	if !v.replacing {
+		b, ok = v.m.MetaBatch()
+	}
 	v.mu.Unlock()
 	if !ok {
 		return false

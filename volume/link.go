@@ -52,6 +52,7 @@ type link struct {
 	dead    chan struct{} // closed when the streams are aborted
 	writing atomic.Int64  // when the write to conn.Write under way began; 0: none
 	filling atomic.Int64  // the same for conn.Bulk
+	storeAt atomic.Int64  // when the store was given what the peer sent; 0: it has nothing
 	once    sync.Once
 	bulk    bulkState
 	shared  bool // runPlan's: the bulk stream has its share

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
@@ -28,7 +29,7 @@ func (l *link) turn() error {
 	v := l.v
 	for {
 		v.mu.Lock()
-		if v.late() == nil {
+		if v.late() == nil || !v.m.Usable() { // nothing is applied to a failed disk
 			v.applying[l.id] = l
 			v.mu.Unlock()
 			return nil
@@ -37,6 +38,7 @@ func (l *link) turn() error {
 		v.mu.Unlock()
 		select {
 		case <-done:
+		case <-time.After(time.Second): // the disk may have failed
 		case <-l.dead:
 			return io.ErrClosedPipe
 		}
@@ -168,6 +170,7 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer, last bool) error {
 		return err
 	}
 	durable := d.Op == protocol.DataFlush || d.Flags&protocol.DataFUA != 0
+	l.storeAt.Store(v.now())
 	switch d.Op {
 	case protocol.DataWrite:
 		err = v.store().WriteAt(payload(buf), d.Off, 0)
@@ -181,6 +184,7 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer, last bool) error {
 		err = v.store().Trim(d.Off, d.Len, 0)
 	case protocol.DataFlush:
 	}
+	l.storeAt.Store(0)
 	v.mu.Lock()
 	l.leave()
 	if v.links[l.id] == l || err != nil {

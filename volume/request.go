@@ -19,6 +19,9 @@ type op struct {
 	buf  *blockdev.Buffer  // held by the client until it is answered
 	data []byte            // buf's bytes of this piece
 	dev  blockdev.Flags
+
+	answered bool // and still with a store that does not answer
+	parted   bool // buf is the store's alone
 }
 
 // split counts the pieces of a request larger than a frame's payload.
@@ -213,6 +216,9 @@ func (v *Volume) localDone(r *replica.Request, err error) {
 		fatal = r.Op == replica.Flush || r.Op == replica.Read // only what is lost in a cache cannot be told
 	}
 	v.mu.Lock()
+	if r.Late() {
+		v.stuckDone(r)
+	}
 	v.m.LocalDone(v.now(), r, err, fatal)
 	v.unlockAndWork()
 }
@@ -228,8 +234,12 @@ func (v *Volume) complete(r *replica.Request, err error) {
 	o := r.Tag.(*op)
 	err = clientError(err)
 	user, of := o.user, o.of
-	*o = op{}
-	opPool.Put(o)
+	if r.Late() { // the store still has it
+		v.answerStuck(o)
+	} else {
+		*o = op{}
+		opPool.Put(o)
+	}
 	if of == nil {
 		user.Done(user, err)
 		return

@@ -121,7 +121,11 @@ func (v *Volume) keep(r *replica.Request, at int64, a *protocol.PeerReply, buf *
 		return
 	}
 	o := r.Tag.(*op)
-	to := o.data[at : at+a.Len]
+	if r.Late() && !o.parted { // the store may still write into that one
+		o.parted = true
+		o.user.Buf = blockdev.NewBuffer(len(o.buf.Bytes()))
+	}
+	to := o.user.Buf.Bytes()[at : at+a.Len]
 	if a.Zero {
 		clear(to)
 		return

@@ -40,21 +40,23 @@ type Volume struct {
 	archiveJobs []archiveJob     // the first is being done
 	archiving   *replica.Discard // the last that began
 
-	slots    []int // meta slot of each peer, by PeerID
-	former   []goneSlot
-	inFile   int // peers that the metadata file has room for; the committer's
-	begun    time.Time
-	gone     chan struct{} // closed when Close is done
-	applying []*link       // the last link to each peer that was let at the store
-	lateDone chan struct{} // closed and made anew when a lost link has left the store
-	settling bool          // the machine waits for StoreSettled
-	work     *workQueue
-	pulled   map[*replica.Request]pulled // what a refill writes next
-	journal  chan struct{}               // wakes the metadata committer; capacity 1
-	tell     chan struct{}               // wakes the event teller; capacity 1
-	stop     chan struct{}               // closed when the volume ends
-	ended    sync.WaitGroup
-	fast     sync.WaitGroup // links
+	slots     []int // meta slot of each peer, by PeerID
+	former    []goneSlot
+	inFile    int // peers that the metadata file has room for; the committer's
+	begun     time.Time
+	gone      chan struct{} // closed when Close is done
+	applying  []*link       // the last link to each peer that was let at the store
+	lateDone  chan struct{} // closed and made anew when a lost link has left the store
+	settling  bool          // the machine waits for StoreSettled
+	work      *workQueue
+	pulled    map[*replica.Request]pulled // what a refill writes next
+	stuck     int                         // requests that are answered and still with a store that does not answer
+	replacing bool                        // the disk: nothing is committed
+	journal   chan struct{}               // wakes the metadata committer; capacity 1
+	tell      chan struct{}               // wakes the event teller; capacity 1
+	stop      chan struct{}               // closed when the volume ends
+	ended     sync.WaitGroup
+	fast      sync.WaitGroup // links
 }
 
 const (
@@ -206,6 +208,7 @@ func (v *Volume) tickLoop() {
 			v.m.Tick(v.now())
 			v.unlockAndRun()
 			v.dropStalled()
+			v.checkStore()
 		case <-v.stop:
 			return
 		}

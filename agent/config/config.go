@@ -23,6 +23,7 @@ const (
 	DefaultControl     = "/run/qrbd/control.sock"
 	DefaultHeartbeat   = 500 * time.Millisecond
 	DefaultPeerTimeout = 3 * time.Second
+	DefaultDiskTimeout = time.Minute
 )
 
 // Config is a node's whole configuration, checked.
@@ -77,6 +78,12 @@ type Volume struct {
 	WriteTimeout  time.Duration
 	FlushInterval time.Duration
 	ActivityIdle  time.Duration
+
+	// OnNoData is what becomes of requests while no copy of the data can be reached,
+	// OnReadError what a read error of a primary's own disk leads to.
+	OnNoData    OnNoData
+	OnReadError OnReadError
+	DiskTimeout time.Duration // after which a disk that does not answer has failed
 
 	Archive      Archive
 	ArchiveLimit int64 // bytes

@@ -64,6 +64,9 @@ resync_rate_min = "1MiB"
 resync_window = "4MiB"
 verify_every = "24h"
 verify_window = "22:00-04:30"
+on_no_data = "suspend-io"
+on_read_error = "detach"
+disk_timeout = "30s"
 flush_bytes = "32MiB"
 write_timeout = "5s"
 flush_interval = "2s"
@@ -94,6 +97,7 @@ func TestWholeConfiguration(t *testing.T) {
 	crm := c.Volume("crm")
 	if crm == nil || crm.Size != 10<<30 || crm.ResyncRateMax != 100<<20 || crm.ResyncWindow != 4<<20 || crm.ResyncRateMin != 1<<20 || crm.VerifyEvery != 24*time.Hour ||
 		crm.VerifyWindow != (Window{From: 22 * time.Hour, To: 4*time.Hour + 30*time.Minute}) || crm.FlushBytes != 32<<20 ||
+		crm.OnNoData != SuspendIO || crm.OnReadError != Detach || crm.DiskTimeout != 30*time.Second ||
 		crm.Archive != ArchiveAlways || crm.ArchiveLimit != 64<<20 || c.ArchivePath("crm") != "/mnt/archives/crm" ||
 		crm.WriteTimeout != 5*time.Second || crm.FlushInterval != 2*time.Second || crm.ActivityIdle != time.Minute {
 		t.Fatalf("crm: %+v", crm)
@@ -104,6 +108,9 @@ func TestWholeConfiguration(t *testing.T) {
 	web := c.Volume("web")
 	if web == nil || web.Size != 1536 || web.Export.String() != "tcp:127.0.0.1:10809" {
 		t.Fatalf("web: %+v", web)
+	}
+	if web.OnNoData != IOError || web.OnReadError != Repair || web.DiskTimeout != DefaultDiskTimeout {
+		t.Errorf("disks of web: %v, %v, %v", web.OnNoData, web.OnReadError, web.DiskTimeout)
 	}
 	if web.Archive != ArchiveSplitBrain || web.ArchiveLimit != 1<<30 {
 		t.Errorf("archives of web: %v, %d", web.Archive, web.ArchiveLimit)
@@ -201,6 +208,7 @@ func TestFaults(t *testing.T) {
 		{"peers unknown", node + vol + "peers = [\"beta\"]\n", []fault{{9, "volume.peers", `no [[peer]] named "beta"`}}},
 		{"peers twice", node + vol + "peers = [\"beta\", \"beta\"]\n" + peer, []fault{{9, "volume.peers", "twice"}}},
 		{"peers kind", node + vol + "peers = \"beta\"\n" + peer, []fault{{9, "volume.peers", "a list"}}},
+		{"disks", node + vol + "on_no_data = \"wait\"\non_read_error = \"ignore\"\ndisk_timeout = 0\n", []fault{{9, "volume.on_no_data", "suspend-io"}, {10, "volume.on_read_error", "detach"}, {11, "volume.disk_timeout", "number 0"}}},
 		{"protocol", node + vol + "protocol = \"c\"\n", []fault{{9, "volume.protocol", `"A", "B" or "C"`}}},
 		{"protocols", node + vol + "peers = []\n[volume.protocols]\nbeta = \"A\"\ngamma = \"B\"\ndelta = 3\n" + peer, []fault{
 			{11, "volume.protocols.beta", "not among the volume's peers"}, {12, "volume.protocols.gamma", "no [[peer]]"}, {13, "volume.protocols.delta", "must be"}}},

@@ -92,6 +92,9 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 		WriteTimeout:  readDuration(s, "write_timeout", 0),
 		FlushInterval: readDuration(s, "flush_interval", 0),
 		ActivityIdle:  readDuration(s, "activity_idle", 0),
+		OnNoData:      read(s, "on_no_data", IOError.String(), parseNoData),
+		OnReadError:   read(s, "on_read_error", Repair.String(), parseReadError),
+		DiskTimeout:   readDuration(s, "disk_timeout", DefaultDiskTimeout),
 		Archive:       read(s, "archive", ArchiveSplitBrain.String(), parseArchive),
 		ArchiveLimit:  readSize(s, "archive_limit", DefaultArchiveLimit),
 	}

@@ -80,6 +80,11 @@ const templateRest = `#archive_dir  = "/var/lib/qrbd/archive" # where lost sides
 #flush_interval = "1s"                  # a peer is flushed at least so often,
 #flush_bytes    = "64MiB"               # or after so much
 #activity_idle  = "30s"                 # an extent not written for so long is idle
+#disk_timeout   = "60s"                 # a disk on which nothing ends for so long has failed
+#on_read_error  = "repair"              # this disk cannot read a block: it is read from a peer and
+#                                       # written anew; or detach: the disk counts as failed
+#on_no_data     = "io-error"            # no copy of the data can be reached: requests fail; or
+#                                       # suspend-io: they wait for one
 #after_sb_0pri  = "disconnect"          # split brain, nobody is primary: an operator decides, or
 #                                       # discard-younger-primary, discard-older-primary,
 #                                       # discard-zero-changes, discard-least-changes, discard-node-NAME

@@ -120,6 +120,8 @@ type Node interface {
 	Connect(ctx context.Context, name string, r ConnectRequest) error
 	Disconnect(ctx context.Context, name string, r DisconnectRequest) error
 	Invalidate(ctx context.Context, name string) error
+	// ReplaceDisk puts an empty disk in the place of one that failed.
+	ReplaceDisk(ctx context.Context, name string) error
 	Archives(name string) ([]volume.ArchiveInfo, error)
 	// ExportArchive serves an archive until ctx ends, the time is over or the agent
 	// stops; serving is called once it can be used.

@@ -85,6 +85,11 @@ func (c *Client) Disconnect(ctx context.Context, name string, r DisconnectReques
 	return c.post(ctx, name, "disconnect", r)
 }
 
+// ReplaceDisk puts an empty disk in the place of one that failed.
+func (c *Client) ReplaceDisk(ctx context.Context, name string) error {
+	return c.post(ctx, name, "replace-disk", struct{}{})
+}
+
 // Invalidate gives this side's data up for a full resync.
 func (c *Client) Invalidate(ctx context.Context, name string) error {
 	return c.post(ctx, name, "invalidate", struct{}{})

@@ -74,6 +74,9 @@ func (f *fakeNode) Connect(_ context.Context, n string, r ConnectRequest) error 
 func (f *fakeNode) Disconnect(_ context.Context, n string, r DisconnectRequest) error {
 	return f.note("disconnect %s %+v", n, r)
 }
+func (f *fakeNode) ReplaceDisk(_ context.Context, n string) error {
+	return f.note("replace-disk %s", n)
+}
 func (f *fakeNode) Invalidate(_ context.Context, n string) error { return f.note("invalidate %s", n) }
 func (f *fakeNode) Archives(n string) ([]volume.ArchiveInfo, error) {
 	until := time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
@@ -143,6 +146,7 @@ func TestOperationsReachTheNode(t *testing.T) {
 		{func() error { return c.Switchover(ctx, "crm", SwitchoverRequest{To: "beta"}) }, "switchover crm {To:beta Force:false}"},
 		{func() error { return c.Connect(ctx, "crm", ConnectRequest{Peer: "beta", DiscardMyData: true}) }, "connect crm {Peer:beta DiscardMyData:true}"},
 		{func() error { return c.Disconnect(ctx, "crm", DisconnectRequest{}) }, "disconnect crm {Peer:}"},
+		{func() error { return c.ReplaceDisk(ctx, "crm") }, "replace-disk crm"},
 		{func() error { return c.Invalidate(ctx, "crm") }, "invalidate crm"},
 		{func() error { return c.Invalidate(ctx, "a..b/c?d") }, "invalidate a..b/c?d"},
 		{func() error { _, err := c.Explain(ctx, "crm"); return err }, "explain crm"},

@@ -13,6 +13,7 @@
 //	POST /v1/volumes/{name}/connect       ConnectRequest
 //	POST /v1/volumes/{name}/disconnect    DisconnectRequest
 //	POST /v1/volumes/{name}/invalidate
+//	POST /v1/volumes/{name}/replace-disk
 //	POST /v1/volumes/{name}/verify        VerifyRequest; answers with Progress lines
 //	POST /v1/volumes/{name}/wait          WaitRequest; answers with Progress lines
 //	GET  /v1/events?since=N&follow=1      EventLine lines

@@ -88,6 +88,9 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /v1/volumes/{name}/switchover", call(s, s.node.Switchover))
 	mux.HandleFunc("POST /v1/volumes/{name}/connect", call(s, s.node.Connect))
 	mux.HandleFunc("POST /v1/volumes/{name}/disconnect", call(s, s.node.Disconnect))
+	mux.HandleFunc("POST /v1/volumes/{name}/replace-disk", call(s, func(ctx context.Context, name string, _ struct{}) error {
+		return s.node.ReplaceDisk(ctx, name)
+	}))
 	mux.HandleFunc("POST /v1/volumes/{name}/invalidate", call(s, func(ctx context.Context, name string, _ struct{}) error {
 		return s.node.Invalidate(ctx, name)
 	}))

@@ -60,6 +60,9 @@ func (f *fakeNode) Connect(_ context.Context, n string, r control.ConnectRequest
 func (f *fakeNode) Disconnect(_ context.Context, n string, r control.DisconnectRequest) error {
 	return f.note("disconnect %s %+v", n, r)
 }
+func (f *fakeNode) ReplaceDisk(_ context.Context, n string) error {
+	return f.note("replace-disk %s", n)
+}
 func (f *fakeNode) Invalidate(_ context.Context, n string) error { return f.note("invalidate %s", n) }
 func (f *fakeNode) Archives(n string) ([]volume.ArchiveInfo, error) {
 	until := time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
@@ -162,6 +165,7 @@ func TestCommandsReachTheAgent(t *testing.T) {
 		{"connect crm", "connect crm {Peer: DiscardMyData:false}"},
 		{"connect crm beta --discard-my-data", "connect crm {Peer:beta DiscardMyData:true}"},
 		{"disconnect crm beta", "disconnect crm {Peer:beta}"},
+		{"replace-disk crm", "replace-disk crm"},
 		{"invalidate crm", "invalidate crm"},
 		{"verify crm beta", "verify crm {Peer:beta Off:0 Len:0 Rate:0 Repair:false From: Resume:false Stop:false}"},
 		{"explain crm --json", "explain crm"},

@@ -105,6 +105,7 @@ func commands(t *terminal) []*cli.Command {
 			boolFlag("discard-my-data", "after a split brain: give up what was written on this side"),
 		), runConnect),
 		command(t, "disconnect", "VOLUME [PEER]", "leave a peer, or all, until told to connect", 1, 2, remote(), runDisconnect),
+		command(t, "replace-disk", "VOLUME", "put an empty disk in the place of one that failed; it is filled from a peer", 1, 1, remote(), runReplaceDisk),
 		command(t, "invalidate", "VOLUME", "give this side's data up and copy a peer's in full", 1, 1, remote(), runInvalidate),
 		command(t, "verify", "VOLUME [PEER]", "compare replicas while they are in use", 1, 2, remote(
 			boolFlag("repair", "have what differs copied: from the primary, or from --from"),
@@ -246,6 +247,11 @@ func runDisconnect(c call) error {
 	return c.operate(fmt.Sprintf("volume %s is disconnected", c.volumeName()), func(ctx context.Context, cl *control.Client, name string) error {
 		return cl.Disconnect(ctx, name, control.DisconnectRequest{Peer: c.Args().Get(1)})
 	})
+}
+
+func runReplaceDisk(c call) error {
+	return c.operate(fmt.Sprintf("the disk of volume %s is replaced; it is filled from a peer: qrbd wait %s --for up-to-date", c.volumeName(), c.volumeName()),
+		func(ctx context.Context, cl *control.Client, name string) error { return cl.ReplaceDisk(ctx, name) })
 }
 
 func runInvalidate(c call) error {

@@ -92,6 +92,7 @@ func (w *World) choose() {
 	}
 	if w.p(0.25) {
 		sc.diskFail, sc.badDisks = 1, []float64{0.1, 0.3, 0.6}[w.n(3)]
+		sc.metaFail = []float64{0, 0.002, 0.01}[w.n(3)]
 	}
 	if w.p(0.4) {
 		sc.noData = replica.NoDataSuspend
