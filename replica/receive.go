@@ -92,7 +92,7 @@ func (m *Machine) onState(p *peer, s *protocol.State) {
 	case s.Role == protocol.Primary && m.role == protocol.Primary:
 		m.standAlone(p, refusal(protocol.CodeTwoPrimaries, "%s", Decision{Strategy: protocol.RefusedStrategy, Rule: RuleTwoPrimaries}.Text(m.cfg.Self, p.name, m.cfg.Name)))
 		return
-	case s.Disk <= protocol.Failed && p.live && s.Role != protocol.Primary:
+	case s.Disk <= protocol.Failed && p.live && s.Role != protocol.Primary && (m.role == protocol.Primary || !wasPrimary):
 		// It cannot hold what it is sent; the connection stays for its word.
 		m.endSync(p)
 		m.setRepl(p, protocol.ReplOff, "the disk of "+p.name+" is "+s.Disk.String())

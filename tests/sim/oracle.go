@@ -105,6 +105,7 @@ type observed struct {
 	live     []bool
 	repl     []protocol.Repl
 	syncFrom int
+	former   *branch // of the last reign
 	lacks    int64
 	fillIdx  int // acknowledgements when a replaced disk lacked nothing any more
 }
@@ -583,7 +584,7 @@ func (p *process) observe() {
 	st := o.st[p.n.index]
 	if seen.branch != nil && v.Role == protocol.Secondary {
 		p.w.log("oracle: %s is no longer primary", p.n.name)
-		seen.branch = nil
+		seen.branch, seen.former = nil, seen.branch
 	}
 	if v.LacksBytes != seen.lacks {
 		if seen.lacks = v.LacksBytes; seen.lacks == 0 {
@@ -716,6 +717,12 @@ func (o *oracle) joined(p *process, from *node) {
 
 // promoted: C1 and C6. The new reign begins with what the replica holds.
 func (o *oracle) promoted(p *process) {
+	if v := p.look(); v.Bare && p.seen.former != nil {
+		// A switchover was refused: the role is back, and the data are where they were.
+		p.seen.branch = p.seen.former
+		o.w.count("role back without a disk")
+		return
+	}
 	st := o.st[p.n.index]
 	forced := p.forcing > 0
 	d := p.n.disk
