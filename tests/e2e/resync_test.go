@@ -126,13 +126,13 @@ func TestResyncResumes(t *testing.T) {
 	}{
 		{"target killed", false,
 			func(c *cluster.Cluster) { c.Node("beta").Kill() },
-			func(c *cluster.Cluster) { c.Node("beta").Start() }, 0, 16 * mib},
+			func(c *cluster.Cluster) { c.Node("beta").Start() }, 0, 40 * mib}, // done counts what no flush has confirmed: a second's worth, 32 MiB
 		{"source killed", false,
 			func(c *cluster.Cluster) { c.Node("alpha").Kill() },
 			func(c *cluster.Cluster) { c.Node("alpha").Start() }, 5500 * time.Millisecond, 192 * mib},
 		{"link cut", true,
 			func(c *cluster.Cluster) { c.CutBoth("alpha", "beta") },
-			func(c *cluster.Cluster) { c.Heal("alpha", "beta") }, 0, 16 * mib},
+			func(c *cluster.Cluster) { c.Heal("alpha", "beta") }, 0, 40 * mib},
 	} {
 		t.Run(how.name, func(t *testing.T) {
 			t.Parallel()
