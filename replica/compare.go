@@ -241,8 +241,10 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 		return sync(begun(me, mySlot), RuleEqualSource)
 	case bits != 0 && repairs(me, peer) != repairs(peer, me):
 		return sync(repairs(peer, me), RuleRepair)
-	case (me.Disk == protocol.Outdated) != (peer.Disk == protocol.Outdated):
-		// It was told that the other is newer, and not overwritten yet.
+	case (me.Disk == protocol.Outdated) != (peer.Disk == protocol.Outdated) &&
+		(myCrash || peerCrash || me.has(protocol.HelloMayLack) == peer.has(protocol.HelloMayLack)):
+		// It was told that another is newer, and not overwritten yet. That the other
+		// of these two is the newer one, it was not told: see leftBehind.
 		return sync(peer.Disk == protocol.Outdated, RuleEqualDisk)
 	case async && myCrash != peerCrash:
 		return sync(myCrash, RuleEqualAsync)

@@ -404,7 +404,11 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 			q.dirty.Clear(0, q.dirty.Blocks())
 		}
 	}
-	m.crashed = false
+	// What a crashed primary has is here now, and counts for as much.
+	m.crashed = p.role != protocol.Primary && p.heard.Flags&protocol.HelloCrashedPrimary != 0
+	for _, q := range m.peers {
+		q.knowsCrash = q == p
+	}
 	m.idSerial++
 	m.wantBitmaps = true
 	m.setDisk(protocol.UpToDate, "in sync with "+p.name)
