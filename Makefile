@@ -34,7 +34,7 @@ test: build ## the whole suite: unit packages with the race detector, then proce
 	@rc=0; \
 	$(GO) test -race -timeout 8m $(UNIT) || rc=1; \
 	$(GO) test -timeout 11m -skip '^TestCrashPoints$$' $(WHOLE) || rc=1; \
-	$(GO) test -timeout 5m -v -run '^TestCrashPoints$$' ./tests/sim || rc=1; \
+	$(GO) test -timeout 11m -v -run '^TestCrashPoints$$' ./tests/sim || rc=1; \
 	exit $$rc
 
 check: ## gofmt, vet, staticcheck, import rules, short unit tests

@@ -192,11 +192,12 @@ type CrashRun struct {
 	Point  int // index; -1: none, to learn which there are
 	Kind   crashKind
 	Sequel sequel
+	Slow   bool // stores take longer than the network: what is said arrives before what it says is stable
 }
 
 // String describes the run.
 func (r CrashRun) String() string {
-	return fmt.Sprintf("%v, point %d, %s, %s", r.Steps, r.Point, r.Kind.name, sequelNames[r.Sequel])
+	return fmt.Sprintf("%v, slow stores %v, point %d, %s, %s", r.Steps, r.Slow, r.Point, r.Kind.name, sequelNames[r.Sequel])
 }
 
 // Run makes the run. It returns the points that were passed, what a checker found,
@@ -224,6 +225,11 @@ func (r CrashRun) Run(trace bool) (points []pointInfo, failed, tail string) {
 	w.until(10*second, "a primary", func() bool { return w.nodes[0].proc.seen.branch != nil && len(w.replies) == 0 })
 	w.runUntil(w.now + 10*milli)
 	w.at(0, w.compare)
+	if r.Slow {
+		for _, n := range w.nodes {
+			n.disk.slow = milli
+		}
+	}
 	c.over = false
 	for i, s := range r.Steps {
 		c.step = i

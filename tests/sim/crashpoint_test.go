@@ -9,7 +9,8 @@ import (
 
 // TestCrashPoints crashes at every point of every sequence of up to three steps (-short:
 // two). The points of a sequence's beginning are those of the shorter one, in which
-// the same happens up to there: each point is tried once.
+// the same happens up to there: each point is tried once. All of it happens twice, with
+// stores that are faster than the network, and slower.
 func TestCrashPoints(t *testing.T) {
 	began := time.Now()
 	length := 3
@@ -34,16 +35,18 @@ func TestCrashPoints(t *testing.T) {
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			for s := range work {
-				p, q, r, failures := crashSequence(s)
-				mu.Lock()
-				found, tried, runs = found+p, tried+q, runs+r
-				for _, f := range failures {
-					if bad++; bad <= 3 {
-						_, failed, events := f.Run(true)
-						t.Errorf("%v: %s\n%s", f, failed, tail(events, *lines))
+				for _, slow := range []bool{false, true} {
+					p, q, r, failures := crashSequence(s, slow)
+					mu.Lock()
+					found, tried, runs = found+p, tried+q, runs+r
+					for _, f := range failures {
+						if bad++; bad <= 3 {
+							_, failed, events := f.Run(true)
+							t.Errorf("%v: %s\n%s", f, failed, tail(events, *lines))
+						}
 					}
+					mu.Unlock()
 				}
-				mu.Unlock()
 			}
 		})
 	}
@@ -68,10 +71,10 @@ func TestCrashPoints(t *testing.T) {
 }
 
 // crashSequence tries every point of a sequence's last step in every way.
-func crashSequence(s []step) (found, tried, runs int, failures []CrashRun) {
-	points, failed, _ := CrashRun{Steps: s, Point: -1}.Run(false)
+func crashSequence(s []step, slow bool) (found, tried, runs int, failures []CrashRun) {
+	points, failed, _ := CrashRun{Steps: s, Slow: slow, Point: -1}.Run(false)
 	if runs++; failed != "" {
-		return 0, 0, runs, []CrashRun{{Steps: s, Point: -1}}
+		return 0, 0, runs, []CrashRun{{Steps: s, Slow: slow, Point: -1}}
 	}
 	for i := range points {
 		if points[i].step != len(s)-1 {
@@ -81,7 +84,7 @@ func crashSequence(s []step) (found, tried, runs int, failures []CrashRun) {
 		ok := true
 		for _, kind := range points[i].tries() {
 			for q := range sequels {
-				r := CrashRun{Steps: s, Point: i, Kind: kind, Sequel: q}
+				r := CrashRun{Steps: s, Slow: slow, Point: i, Kind: kind, Sequel: q}
 				reached, failed, _ := r.Run(false)
 				if runs++; failed != "" {
 					failures = append(failures, r)
