@@ -651,8 +651,13 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 		if i := unique(st.mark(), me.mark()); i != 0 && !st.gaveUp {
 			o.w.fail("C4: %s takes %s for equal, which acknowledged %d that %s does not have", p.n.name, n.name, i, p.n.name)
 		}
+		j := st.joint
 		st.br, st.pos, st.vol, st.dur, st.lost, st.joint = me.br, o.idx, vol, o.idx, false, join{}
 		clear(st.fua)
+		if l := p.linkTo(n); j.br == me.br && l != nil && l.e.c == j.c {
+			// It was written to before the end of its sync was known here.
+			st.pos, st.vol, st.dur, st.fua = j.pos, j.vol, j.dur, j.fua
+		}
 		o.w.log("oracle: %s is with %s on branch %d at %d", n.name, p.n.name, st.br.id, st.pos)
 		return
 	}
