@@ -609,6 +609,7 @@ func (p *process) observe() {
 		}
 		seen.repl[i] = q.Repl
 	}
+	before := seen.disk
 	if v.Disk != seen.disk {
 		seen.disk = v.Disk
 		switch {
@@ -625,6 +626,9 @@ func (p *process) observe() {
 		}
 	}
 	if v.Role == protocol.Primary && seen.branch == nil {
+		if before == protocol.Outdated && p.forcing == 0 {
+			p.w.fail("C6: %s is promoted, and it is outdated", p.n.name)
+		}
 		o.promoted(p)
 		for i := range v.Peers {
 			// Nothing is written before the role is durable; then those that are behind are
