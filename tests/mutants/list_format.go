@@ -18,11 +18,6 @@ var ofFormats = []Mutant{
 		Edits: []Edit{{"volume/meta/page.go", "		return a.seq > b.seq\n", "		return a.seq < b.seq\n"}},
 	},
 	{
-		Name:  "fua-lost-on-the-wire",
-		Why:   "the peer is not told that a write is to be durable",
-		Edits: []Edit{{"protocol/encoding_write.go", "	b = append(b, byte(m.Op), m.Flags)\n", "	b = append(b, byte(m.Op), m.Flags&^DataFUA)\n"}},
-	},
-	{
 		Name:  "applied-said-durable",
 		Why:   "an acknowledgement says of what is applied that it is durable",
 		Edits: []Edit{{"protocol/encoding_write.go", "	b = putU64(b, m.Applied)\n	return putU64(b, m.Durable)\n", "	b = putU64(b, m.Applied)\n	return putU64(b, m.Applied)\n"}},
