@@ -38,6 +38,9 @@ func (w *World) settle() {
 		w.runUntil(w.now + w.between(500*milli, 1500*milli))
 		why := w.unsettled()
 		if why == "" {
+			why = w.changing()
+		}
+		if why == "" {
 			break
 		}
 		if w.now > limit {
@@ -99,6 +102,22 @@ func (w *World) unsettled() string {
 	}
 	if primaries != 1 {
 		return fmt.Sprintf("%d primaries", primaries)
+	}
+	return ""
+}
+
+// changing says which change of a role has not ended: what all is like now is not what
+// it will be in a moment.
+func (w *World) changing() string {
+	for _, n := range w.nodes {
+		for r := range w.replies {
+			switch kind, _, _ := strings.Cut(r.what, " "); kind {
+			case "demote", "promote", "switchover":
+				if r.p == n.proc {
+					return "a change of the role of " + n.name + " is under way"
+				}
+			}
+		}
 	}
 	return ""
 }

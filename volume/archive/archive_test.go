@@ -325,6 +325,45 @@ func TestFailureIsSticky(t *testing.T) {
 	}
 }
 
+// What is given up is overwritten to the last block, and the archive cannot say so:
+// it holds nobody up from then on, does not count as exact, and is sealed as soon as
+// the disk takes that.
+func TestCompleteFails(t *testing.T) {
+	for _, limit := range []int64{0, 1 << 20} {
+		t.Run(fmt.Sprintf("limit %d", limit), func(t *testing.T) {
+			st, sh := newStore(t), newShelf()
+			rnd := rand.New(rand.NewPCG(1, 1))
+			st.fill(t, rnd, 0, testSize)
+			d := begun(t, sh, st)
+			d.opt.Limit = limit
+			overwrite(t, d, st, rnd)
+			for _, f := range sh.files {
+				f.failSync = errTest
+			}
+			if err := d.Complete(11); !errors.Is(err, ErrFailed) || d.Lost() != 0 {
+				t.Fatalf("completing: %v, generation %v is still collected", err, d.Lost())
+			}
+			for range 2 {
+				if err := d.Keep(ext(0, blockSize)); err != nil {
+					t.Fatalf("the end of a sync that could not be noted stops the next one: %v", err)
+				}
+			}
+			if list, err := d.List(); err != nil || len(list) != 1 || list[0].Exact() {
+				t.Fatalf("an archive that has failed: %+v, %v", list, err)
+			}
+			for _, f := range sh.files {
+				f.failSync = nil
+			}
+			if err := d.Keep(ext(0, blockSize)); err != nil || d.Live() {
+				t.Fatalf("it is not sealed: %v", err)
+			}
+			if list, err := d.List(); err != nil || len(list) != 1 || list[0].Phase != Sealed {
+				t.Fatalf("sealed: %+v, %v", list, err)
+			}
+		})
+	}
+}
+
 func TestOnlyOneIsLive(t *testing.T) {
 	st, sh := newStore(t), newShelf()
 	rnd := rand.New(rand.NewPCG(1, 1))

@@ -255,13 +255,15 @@ func (d *Dir) drop() error {
 	return f.Release()
 }
 
-// endLive seals the live archive; one that holds nothing is removed. REQUIRES d.mu.
+// endLive seals the live archive; one that holds nothing is removed. One that cannot
+// be sealed collects no longer. REQUIRES d.mu.
 func (d *Dir) endLive(why string) error {
 	f := d.live.Load()
 	if f == nil {
 		return nil
 	}
 	if err := f.seal(d.opt.Now(), why); err != nil {
+		f.follow()
 		return fmt.Errorf("sealing archive %s: %w", f.head.Name(), err)
 	}
 	empty, unused := f.Info().Blocks == 0, f.inUse() == 1
@@ -311,7 +313,8 @@ func (d *Dir) Keep(list ...blockdev.Extent) error {
 }
 
 // Complete says that the sync which overwrites a side has ended, or never began: from
-// now on its archive follows. If that is not the live one nothing happens.
+// now on its archive follows. If that is not the live one nothing happens. An error
+// says that the disk does not know; the archive, which has failed, holds nobody up.
 func (d *Dir) Complete(lost protocol.Generation) error {
 	if d == nil {
 		return nil
@@ -325,7 +328,11 @@ func (d *Dir) Complete(lost protocol.Generation) error {
 	case d.opt.Limit == 0:
 		return d.endLive("the sync has ended, and archive_limit is zero")
 	}
-	return f.complete(d.opt.Now())
+	err := f.complete(d.opt.Now())
+	if err != nil {
+		f.follow()
+	}
+	return err
 }
 
 // Seal ends the live archive, durably.

@@ -423,6 +423,17 @@ func (f *File) complete(now time.Time) error {
 	})
 }
 
+// follow has a file that has failed, and whose end could not be written, follow as far
+// as this process goes: it does not count as exact, what it cannot keep has it sealed,
+// and it holds nobody up. On the disk it may still collect.
+func (f *File) follow() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failed != nil && f.state.phase == Collecting {
+		f.state.phase = Following
+	}
+}
+
 // seal ends an archive.
 func (f *File) seal(now time.Time, why string) error {
 	return f.change(func(s *state) { s.phase, s.sealed, s.why = Sealed, now, why })
