@@ -291,7 +291,10 @@ func (m *Machine) settleEqual(p *peer, d Decision) {
 }
 
 // inSync notes that the peer has all that this node has.
-func (m *Machine) inSync(p *peer) { p.joined, p.lacks, p.loose = true, false, false }
+func (m *Machine) inSync(p *peer) {
+	p.joined, p.lacks, p.loose = true, false, false
+	p.since = m.seq
+}
 
 // settleWithout stays connected where one side has no disk: for what else there is
 // to say, and until the disk is replaced.

@@ -120,6 +120,9 @@ type peer struct {
 	weak   bool
 	told   bool   // heard of in Stable since the primary was last found
 	marked uint64 // what it may lack up to here is marked in dirty, not in the recent ring
+
+	// On a primary.
+	since uint64 // up to here it may have writes that it was not sent on this connection: a sync brought them, or an earlier one
 }
 
 // oldestUnapplied returns when the oldest operation was sent that the peer has not

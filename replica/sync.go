@@ -187,6 +187,7 @@ func (m *Machine) PlanDone(now Time, id PeerID) {
 // comes first: the target must not be told an id that is about to be left.
 func (m *Machine) endSource(p *peer) {
 	p.step = syncWaitAck
+	p.since = m.seq // what a run brought had its place in the order of writes
 	p.deadline = m.now + m.cfg.HandshakeTime
 	done := &protocol.SyncDone{Current: m.current, History: append([]protocol.Generation(nil), m.history...)}
 	for _, q := range m.peers {

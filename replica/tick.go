@@ -143,6 +143,9 @@ func (m *Machine) sendStable() {
 			}
 			e := protocol.PeerStable{Name: q.name, Durable: q.acked.Durable, InSync: q.live,
 				Settled: q.live && q.repl == protocol.Established && q.slot == 0 && q.dirty.Count() == 0}
+			// What p did not get as a write it does not remember as one: it is marked
+			// there until q has made it durable too.
+			e.Settled = e.Settled && (q.ring.len() == 0 || q.acked.Durable >= p.since)
 			if e.Settled && q.ring.len() == 0 {
 				e.Durable = m.seq // also what it got by a sync, or before this connection
 			}

@@ -24,6 +24,8 @@ func (o *oracle) holders(p *process, c *clientOp, v *replica.View, fn func(n *no
 }
 
 // applied: C1 at the moment of a write's acknowledgement, which has the newest index.
+// A FUA write's own value on stable storage is enough: a later write, acknowledged before
+// it, may only be in the cache.
 func (o *oracle) applied(p *process, c *clientOp, v *replica.View) {
 	o.holders(p, c, v, func(n *node) {
 		o.within(c.r.Off, c.r.Len, func(s, h int32) {
@@ -31,13 +33,18 @@ func (o *oracle) applied(p *process, c *clientOp, v *replica.View) {
 				o.w.fail("C1: %s acknowledges %s in sector %d, and %s, of which that speaks, has %s: %s",
 					p.n.name, valueText(c.value(s)), s, n.name, valueText(x), c.br.text(h))
 			}
-			if x := n.disk.stable(int64(s)); c.r.FUA && !c.br.legal(h, x, o.idx, 0) {
+			if x := n.disk.stable(int64(s)); c.r.FUA && x != c.value(s) && !c.br.legal(h, x, o.idx, 0) {
 				o.w.fail("C1: %s acknowledges %s in sector %d with FUA, and %s, of which that speaks, has only %s on stable storage: %s",
 					p.n.name, valueText(c.value(s)), s, n.name, valueText(x), c.br.text(h))
 			}
 		})
 	})
 	o.apart(p, c, v)
+}
+
+// forced notes what a FUA write has made durable on a replica.
+func (o *oracle) forced(c *clientOp, fua map[int32]forced) {
+	o.within(c.r.Off, c.r.Len, func(s, _ int32) { fua[s] = forced{o.idx, c.value(s)} })
 }
 
 // stable: C1 at the moment of a flush's acknowledgement.

@@ -146,7 +146,7 @@ func (o *oracle) carries(p *process, n *node) {
 func (o *oracle) filled(p *process) {
 	st, b := o.st[p.n.index], p.seen.branch
 	o.holds("C6", p.n, b, o.idx)
-	st.br, st.pos, st.vol, st.dur, st.fua = b, o.idx, o.idx, p.seen.fillIdx, map[int32]int{}
+	st.br, st.pos, st.vol, st.dur, st.fua = b, o.idx, o.idx, p.seen.fillIdx, map[int32]forced{}
 	st.broken, st.gaveUp, st.lost, st.hurt = false, false, false, 0
 	o.w.count("a replaced disk was filled")
 	o.w.log("oracle: the new disk of %s is filled, branch %d at %d, durable %d", p.n.name, b.id, st.pos, st.dur)

@@ -78,7 +78,7 @@ type standing struct {
 	pos    int
 	vol    int // in its cache
 	dur    int // on stable storage
-	fua    map[int32]int
+	fua    map[int32]forced
 	gen    protocol.Generation // last seen there
 	hurt   int64               // when it last lost something, or may have
 	broken bool                // inconsistent: nothing is promised
@@ -94,7 +94,23 @@ type join struct {
 	br            *branch
 	c             *conn // that the sync runs over
 	pos, vol, dur int
-	fua           map[int32]int
+	fua           map[int32]forced
+}
+
+// forced is what a FUA write has put into a sector, and the index at which it was
+// acknowledged. A later write of the sector may have been acknowledged before it, and
+// only be in the cache: then what the FUA write has put there is older than what its
+// index asks for, and is what was promised.
+type forced struct {
+	idx int
+	val uint64
+}
+
+// holds reports whether v, in a sector of a replica, is what a floor asks for, or later,
+// and what the last FUA write of the sector has made durable, or later.
+func (st *standing) holds(s, h int32, v uint64, floor int) bool {
+	f := st.fua[s]
+	return st.br.legal(h, v, floor, 0) && (f.idx <= floor || v == f.val || st.br.legal(h, v, f.idx, 0))
 }
 
 // observed is what was last seen of a process.
@@ -128,7 +144,7 @@ func newOracle(w *World) *oracle {
 	}
 	root := o.newBranch(nil, 0, "root")
 	for range w.nodes {
-		o.st = append(o.st, &standing{br: root, fua: map[int32]int{}, broken: true})
+		o.st = append(o.st, &standing{br: root, fua: map[int32]forced{}, broken: true})
 	}
 	return o
 }
@@ -395,7 +411,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 		me.pos, me.vol = o.idx, o.idx
 	}
 	if c.r.FUA && !v.Bare {
-		o.within(c.r.Off, c.r.Len, func(s, _ int32) { me.fua[s] = o.idx })
+		o.forced(c, me.fua)
 	}
 	for i := range v.Peers {
 		q := &v.Peers[i]
@@ -415,7 +431,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 				st.vol = o.idx
 			}
 			if c.r.FUA && q.Mode == protocol.ModeC {
-				o.within(c.r.Off, c.r.Len, func(s, _ int32) { st.fua[s] = o.idx })
+				o.forced(c, st.fua)
 			}
 		}
 		if st.joint.br == b {
@@ -424,7 +440,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 				st.joint.vol = o.idx
 			}
 			if c.r.FUA && q.Mode == protocol.ModeC {
-				o.within(c.r.Off, c.r.Len, func(s, _ int32) { st.joint.fua[s] = o.idx })
+				o.forced(c, st.joint.fua)
 			}
 		}
 	}
@@ -568,7 +584,7 @@ func (o *oracle) died(p *process) {
 // recreated: the replica is brand new.
 func (o *oracle) recreated(n *node) {
 	old := o.st[n.index]
-	o.st[n.index] = &standing{br: old.br, pos: old.pos, fua: map[int32]int{}, broken: true, gaveUp: true}
+	o.st[n.index] = &standing{br: old.br, pos: old.pos, fua: map[int32]forced{}, broken: true, gaveUp: true}
 }
 
 func (o *oracle) started(p *process) {
@@ -666,7 +682,7 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 		return
 	}
 	if l != nil {
-		st.joint = join{me.br, l.e.c, o.idx, vol, o.idx, map[int32]int{}}
+		st.joint = join{me.br, l.e.c, o.idx, vol, o.idx, map[int32]forced{}}
 	}
 }
 
@@ -718,7 +734,7 @@ func (o *oracle) joined(p *process, from *node) {
 		st.over = j.c
 	} else {
 		st.br, st.pos, st.vol, st.dur, st.lost = src.br, src.pos, src.vol, src.vol, src.lost
-		st.fua = map[int32]int{}
+		st.fua = map[int32]forced{}
 	}
 	o.w.count("resyncs")
 	o.w.log("oracle: %s joins branch %d at %d, floors %d/%d", p.n.name, st.br.id, st.pos, st.vol, st.dur)
@@ -740,10 +756,9 @@ func (o *oracle) promoted(p *process) {
 			o.w.fail("C6: %s is promoted, and it is inconsistent", p.n.name)
 		}
 		for h, s := range o.hot {
-			floor := max(st.vol, st.fua[s])
-			if v := d.at(int64(s)); !st.br.legal(int32(h), v, floor, 0) {
+			if v := d.at(int64(s)); !st.holds(s, int32(h), v, st.vol) {
 				o.w.fail("C1: %s is promoted and has %s in sector %d; it must have everything up to %d (durable %d) of branch %d: %s",
-					p.n.name, valueText(v), s, floor, st.dur, st.br.id, st.br.text(int32(h)))
+					p.n.name, valueText(v), s, max(st.vol, st.fua[s].idx), st.dur, st.br.id, st.br.text(int32(h)))
 			}
 		}
 		o.prefix(p.n)

@@ -38,9 +38,9 @@ func (o *oracle) readable(n *node) {
 		return
 	}
 	judge := func(s int64, h int32, v uint64) {
-		if floor := max(st.dur, st.fua[int32(s)]); !st.br.legal(h, v, floor, 0) {
+		if !st.holds(int32(s), h, v, st.dur) {
 			o.w.fail("C1: were the power cut now, %s, %s, could be promoted with %s in sector %d; it must have everything up to %d of branch %d: %s",
-				n.name, sup.Disk, valueText(v), s, floor, st.br.id, st.br.text(h))
+				n.name, sup.Disk, valueText(v), s, max(st.dur, st.fua[int32(s)].idx), st.br.id, st.br.text(h))
 		}
 	}
 	for h, s := range o.hot {
