@@ -194,7 +194,7 @@ func (m *Machine) onNewGeneration(p *peer, g *protocol.NewGeneration) {
 	if g.Current != m.current {
 		m.leaveSyncs(p) // or they end at a generation that begins without their targets
 		m.remember(g.Parent)
-		m.event("", "generation", m.current.String(), g.Current.String(), p.name+" goes on without "+strings.Join(g.Weak, ", "))
+		m.event("", "generation", m.current.String(), g.Current.String(), p.name+" goes on without "+withoutWhom(p.name, g.Weak))
 		m.current = g.Current
 		m.idSerial++
 		for _, name := range g.Weak {
@@ -253,4 +253,15 @@ func (m *Machine) remember(g protocol.Generation) {
 			m.history = slices.Delete(m.history, i, i+1)
 		}
 	}
+}
+
+// withoutWhom lists who has no part in a primary's new generation, for people.
+func withoutWhom(primary string, weak []string) string {
+	list := make([]string, len(weak))
+	for i, name := range weak {
+		if list[i] = name; name == primary {
+			list[i] = "its own disk"
+		}
+	}
+	return strings.Join(list, ", ")
 }

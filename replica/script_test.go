@@ -30,6 +30,12 @@ var update = flag.Bool("update", false, "rewrite the expected output of testdata
 //	ids A CURRENT SLOT:ID... h:ID...   set ids by hand
 //	ask A, allow A, refuse A  its owner is asked before it is overwritten; answers
 //	policy A 0PRI 1PRI 2PRI   what to do about a split brain
+//	fail A read|write|flush, mend A   every such operation of A's disk fails; none any more
+//	replace A              its failed disk is replaced by an empty one
+//	nodata A io-error|suspend-io, readerror A repair|detach, timeout A SECONDS
+//	rot A OFF LEN, rotten A   blocks of A are not what they were; which are
+//	verify A B [OFF LEN], stop-verify A B, repair A B [from-peer]
+//	drop A sync            the next start of a sync or verify from A is forgotten
 //	status [A...]
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.script")
@@ -222,7 +228,9 @@ func (w *world) command(f []string) error {
 	case "status":
 		w.status(f[1:]...)
 	default:
-		return fmt.Errorf("unknown command")
+		if known, err := w.diskCommand(x, f); !known || err != nil {
+			return fmt.Errorf("unknown command (%w)", err)
+		}
 	}
 	for _, n := range w.names {
 		if w.nodes[n].up {

@@ -42,6 +42,7 @@ type wnode struct {
 	token   uint64
 	holdIO  bool // local I/O is kept back
 	noSync  bool // syncs from here do not get on
+	wdisk
 }
 
 // watcher is told what becomes of writes and blocks, by those who do it.
@@ -57,6 +58,8 @@ type wframe struct {
 	tag  any // of the request behind data
 	ack  *protocol.Ack
 	msg  protocol.Message
+
+	reply *protocol.PeerReply // on the bulk stream, in reality
 }
 
 // newWorld makes brand-new replicas. A name that ends in ~A is a far node.
@@ -69,7 +72,8 @@ func newWorld(mode protocol.Mode, names []string) *world {
 	}
 	names = w.names
 	for _, n := range names {
-		x := &wnode{name: n, durable: Stored{Disk: protocol.Inconsistent}, bitmaps: map[PeerID]*bitmap.Set{}, active: map[int64]bool{}, queues: map[string][]wframe{}}
+		x := &wnode{name: n, durable: Stored{Disk: protocol.Inconsistent}, bitmaps: map[PeerID]*bitmap.Set{}, active: map[int64]bool{}, queues: map[string][]wframe{},
+			wdisk: wdisk{fails: map[string]bool{}, rot: map[int64]bool{}}}
 		w.nodes[n] = x
 		for i := range w.peersOf(n) {
 			x.bitmaps[PeerID(i)] = bitmap.NewSet(bitmap.Blocks(w.size))
@@ -99,7 +103,8 @@ func (w *world) boot(x *wnode) {
 	cfg := Config{Self: x.name, Name: "crm", Size: w.size, Peers: w.peersOf(x.name), Rand: w.id,
 		VolumeID:     func() protocol.VolumeID { return protocol.VolumeID{1} },
 		WriteTimeout: 10e9, FlushInterval: 1e9, FlushBytes: 64 << 20, ActivityIdle: 30e9, HandshakeTime: 15e9,
-		RetryMin: 1e8, RetryMax: 2e9, AskTime: 5e9, QueueBytes: 32 << 20, Policy: x.policy}
+		RetryMin: 1e8, RetryMax: 2e9, AskTime: 5e9, QueueBytes: 32 << 20, Policy: x.policy,
+		NoData: x.noData, OnReadError: x.onRead, DiskTimeout: x.timeout}
 	st := x.durable
 	st.Peers = nil
 	for i, p := range cfg.Peers {
@@ -198,7 +203,13 @@ func (w *world) collect(x *wnode) {
 		case DoSettle:
 			x.m.StoreSettled(w.now)
 			w.collect(x)
-		case DoConnect, DoPersist, DoSync, DoResume:
+		case DoServe:
+			w.serve(x, &e)
+		case DoSync:
+			if x.dropSync {
+				x.dropSync, x.dropped = false, x.m.peers[e.Peer].plan
+			}
+		case DoConnect, DoPersist, DoResume:
 		}
 	}
 }
@@ -343,14 +354,14 @@ func (w *world) receive(y *wnode, from string, f wframe) {
 		if w.watch != nil && f.data.Op == protocol.DataWrite {
 			w.watch.wrote(y, f.data.Off, f.tag)
 		}
-		y.m.PeerApplied(w.now, id, f.data.Seq, nil)
-		if f.data.Op == protocol.DataFlush || f.data.Flags&protocol.DataFUA != 0 {
-			y.m.PeerDurable(w.now, id, f.data.Seq, nil)
-		}
+		w.applied(y, id, f.data)
 		a := y.m.AckFor(id)
 		y.queues[from] = append(y.queues[from], wframe{ack: &a})
 	case f.ack != nil:
 		y.m.Acked(w.now, id, *f.ack)
+	case f.reply != nil:
+		y.m.FarRead(id, f.reply)
+		y.m.FarReadDone(w.now, id, f.reply)
 	default:
 		y.m.Receive(w.now, id, f.msg)
 	}
@@ -361,33 +372,26 @@ func (w *world) receive(y *wnode, from string, f wframe) {
 func (w *world) sync(x *wnode) bool {
 	moved := false
 	for _, p := range x.m.peers {
-		for p.plan != nil {
+		for p.plan != nil && p.plan != x.dropped {
 			plan := p.plan
-			r, wait, done := plan.Next(w.now, x.m.Free(p.id))
-			if done {
-				x.m.PlanDone(w.now, p.id)
-				w.collect(x)
-				moved = true
+			st := plan.Step(w.now, x.m.Free(p.id))
+			if st.Kind == resync.StepWait {
 				break
 			}
-			if r.Len > 0 {
-				plan.Narrow(r.ID, min(r.Len, resync.DataMax))
-				plan.Plain(r.ID)
-				if w.watch != nil {
-					w.watch.copied(x, w.nodes[p.name], r.Off, min(r.Len, resync.DataMax))
-				}
-				plan.Acked(w.now, r.ID)
-				moved = true
-				continue
-			}
-			if id, want := plan.WantFlush(w.now); want {
-				plan.Flushed(id)
+			moved = true
+			switch st.Kind {
+			case resync.StepDone:
+				x.m.PlanDone(w.now, p.id)
+			case resync.StepRun:
+				w.runs(x, p, st.Run)
+			case resync.StepFlush:
+				plan.Flushed(st.Flush)
 				x.m.PlanProgressed(w.now, p.id)
-				w.collect(x)
-				moved = true
-				continue
+			case resync.StepData, resync.StepWait:
+				panic("a run that is not plain")
 			}
-			if wait > 0 {
+			w.collect(x)
+			if st.Kind == resync.StepDone {
 				break
 			}
 		}
@@ -410,7 +414,8 @@ func (w *world) run() {
 				if w.watch != nil && r.Op == Write {
 					w.watch.wrote(x, r.Off, r.Tag)
 				}
-				x.m.LocalDone(w.now, r, nil, false)
+				err := x.wdisk.err(r.Op)
+				x.m.LocalDone(w.now, r, err, err != nil)
 				w.collect(x)
 				moved = true
 			}
