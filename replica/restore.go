@@ -90,9 +90,16 @@ func (m *Machine) Restored(now Time, g GivenUp, err error, fatal bool, done func
 			m.remember(h)
 		}
 	}
-	m.remember(g.Lost)
+	// Two replicas of one generation can each have lost to the other's copy (a repair,
+	// a crash): then the winner is at the lost side's own id, and was no less.
+	parent := g.Lost
+	if g.Lost == g.Kept {
+		parent = 0
+	} else {
+		m.remember(g.Lost)
+	}
 	for _, p := range m.peers {
-		p.slot = g.Lost
+		p.slot = parent
 		p.heard, p.reconnect = nil, false
 		p.reason = "restored: connect when the other side has been told to give its data up"
 	}

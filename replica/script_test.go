@@ -34,6 +34,7 @@ var update = flag.Bool("update", false, "rewrite the expected output of testdata
 //	replace A              its failed disk is replaced by an empty one
 //	nodata A io-error|suspend-io, readerror A repair|detach, timeout A SECONDS
 //	rot A OFF LEN, rotten A   blocks of A are not what they were; which are
+//	restore A [crash]      what A gave up last is put back; A dies half-way
 //	verify A B [OFF LEN], stop-verify A B, repair A B [from-peer]
 //	drop A sync            the next start of a sync or verify from A is forgotten
 //	status [A...]

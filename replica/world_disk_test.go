@@ -20,6 +20,7 @@ type wdisk struct {
 	timeout  Time
 	dropSync bool         // the next start of a plan is forgotten
 	dropped  *resync.Plan // that was
+	archived *Discard     // the last side that was given up
 }
 
 var errWorldDisk = errors.New("input/output error")
@@ -132,6 +133,24 @@ func (w *world) replace(x *wnode) error {
 	return nil
 }
 
+// restore puts the last side that x gave up back; crash: x dies in the middle.
+func (w *world) restore(x *wnode, crash bool, done func(error)) {
+	d := x.archived
+	g := GivenUp{Lost: d.Lost, Kept: d.Kept, History: d.History}
+	x.m.Restore(w.now, g, func(err error) {
+		switch {
+		case err != nil:
+			done(err)
+		case crash:
+			w.crash(x.name)
+			w.say("%s dies in the middle of the restore", x.name)
+		default:
+			x.m.Restored(w.now, g, nil, false, done)
+			w.collect(x)
+		}
+	})
+}
+
 // diskCommand executes the commands about disks; false: it is none of them.
 func (w *world) diskCommand(x *wnode, f []string) (bool, error) {
 	arg := func(i int) string {
@@ -152,6 +171,8 @@ func (w *world) diskCommand(x *wnode, f []string) (bool, error) {
 		x.fails = map[string]bool{}
 	case "replace":
 		done(w.replace(x))
+	case "restore":
+		w.restore(x, arg(2) == "crash", done)
 	case "nodata":
 		x.noData = map[string]NoData{"io-error": NoDataError, "suspend-io": NoDataSuspend}[arg(2)]
 		x.m.cfg.NoData = x.noData

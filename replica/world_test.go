@@ -193,6 +193,7 @@ func (w *world) collect(x *wnode) {
 			}
 		case DoArchive:
 			w.say("%s: archives %s", x.name, w.discard(e.Discard))
+			x.archived = e.Discard
 			x.m.Archived(w.now, e.Peer, e.Discard, nil)
 			w.collect(x)
 		case DoAskTarget:
