@@ -103,6 +103,7 @@ type peer struct {
 	lastStats   resync.Stats // of the last sync or verify
 	verify      VerifyResult // the one under way, or the last
 	verifyReply func(error)
+	lastRun     uint64 // the last id of a verify: its answers may come during the next
 	verified    int64  // so many bits were set when a verify had marked some: they wait for the next connect
 	repair      repair // operator: which of two secondaries is right
 	mendAt      Time   // not before: the background check

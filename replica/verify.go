@@ -48,6 +48,7 @@ func (m *Machine) Verify(now Time, id PeerID, opt VerifyOptions, done func(error
 	p.verify = VerifyResult{Off: opt.Off, Len: opt.Len, Next: opt.Off}
 	p.verifyReply = done
 	p.plan = resync.NewVerify(p.dirty, m.cfg.Size, opt.Off, opt.Len, o, m.now)
+	p.plan.Follow(p.lastRun)
 	m.setRepl(p, protocol.VerifySource, "")
 	m.emit(Effect{Kind: DoSync, Peer: p.id})
 	return true
@@ -105,6 +106,7 @@ func (m *Machine) endVerify(p *peer, err error) {
 	s := p.plan.Stats()
 	p.verify.Next, p.verify.Compared, p.verify.Differed, p.verify.Bad = p.plan.Position(), s.Compared, s.Differed, p.plan.Bad()
 	p.lastStats = s
+	p.lastRun = p.plan.LastID()
 	done := p.verifyReply
 	p.plan, p.verifyReply = nil, nil
 	if s.Differed > 0 {

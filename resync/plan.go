@@ -88,6 +88,7 @@ type Plan struct {
 	from     int64 // verify: block to start at
 	end      int64 // verify: block to stop at
 	nextID   uint64
+	before   uint64 // ids up to here are those of earlier plans on the same connection
 	runs     []*runState
 	want     Run // Len 0: none; kept free of new writes until it can be handed out
 	inFlight int64
@@ -146,6 +147,13 @@ func NewVerify(set *bitmap.Set, size, off, length int64, opt Options, now int64)
 	p.stats.Total = length
 	return p
 }
+
+// Follow has the plan count its ids on from an earlier one's, whose answers may still
+// come on the same connection: they are of no use, and no fault. Before the first Step.
+func (p *Plan) Follow(last uint64) { p.nextID, p.before = last, last }
+
+// LastID returns the last id that was handed out.
+func (p *Plan) LastID() uint64 { return p.nextID }
 
 // Position returns up to where a Verify has compared everything, bytes.
 func (p *Plan) Position() int64 {

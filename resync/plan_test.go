@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/qrbd/qrbd/bitmap"
+	"github.com/qrbd/qrbd/protocol"
 )
 
 const testBlocks = 4096
@@ -320,5 +321,32 @@ func BenchmarkNextAcked(b *testing.B) {
 				p.Flushed(id)
 			}
 		}
+	}
+}
+
+// What a target says of an earlier verify on the same connection tells nothing of the
+// one that runs, whatever its runs are called.
+func TestAnswersToAnEarlierPlan(t *testing.T) {
+	set := bitmap.NewSet(testBlocks)
+	verify := func() *Plan { return New(Verify, set, testBlocks*bitmap.BlockSize, Options{}, 0) }
+	first := verify()
+	old := first.Step(0, always).Run
+	p := verify()
+	p.Follow(first.LastID())
+	r := p.Step(0, always).Run
+	p.Offer(r, r.Len, false)
+	if r.ID <= old.ID {
+		t.Fatalf("run %d after %d of an earlier plan", r.ID, old.ID)
+	}
+	stale := &protocol.SyncDiffers{ID: old.ID}
+	stale.Differ[0] = 1
+	if !p.Take(1, stale) || set.Count() != 0 || p.Stats().Compared != 0 {
+		t.Fatalf("%d blocks are marked, %d bytes compared", set.Count(), p.Stats().Compared)
+	}
+	if !p.Take(1, &protocol.SyncDiffers{ID: r.ID}) || p.Stats().Compared == 0 {
+		t.Fatal("its own answer does not count")
+	}
+	if p.Take(1, &protocol.SyncDiffers{ID: r.ID}) || p.Take(1, &protocol.SyncDiffers{ID: p.LastID() + 1}) {
+		t.Fatal("an answer to nothing is taken")
 	}
 }

@@ -138,8 +138,12 @@ func (p *Plan) Zeroes() {
 	}
 }
 
-// Take takes an answer of the target. known is false for one to what was not sent.
+// Take takes an answer of the target. known is false for one to what was not sent; one
+// to an earlier plan (Follow) is passed over.
 func (p *Plan) Take(now int64, msg protocol.Message) (known bool) {
+	if id := answerID(msg); id > 0 && id <= p.before {
+		return true
+	}
 	switch m := msg.(type) {
 	case *protocol.SyncAck:
 		known = p.Acked(now, m.ID)
@@ -155,6 +159,19 @@ func (p *Plan) Take(now int64, msg protocol.Message) (known bool) {
 		p.owed = now
 	}
 	return known
+}
+
+// answerID returns the id that an answer names; 0: it is none.
+func answerID(msg protocol.Message) uint64 {
+	switch m := msg.(type) {
+	case *protocol.SyncAck:
+		return m.ID
+	case *protocol.SyncFlushed:
+		return m.ID
+	case *protocol.SyncDiffers:
+		return m.ID
+	}
+	return 0
 }
 
 // Owed returns since when the target owes an answer; 0: it does not.
