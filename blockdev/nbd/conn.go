@@ -131,6 +131,7 @@ func (c *conn) quiesce(ctx context.Context) {
 
 // leave notes that the device has completed a request.
 func (c *conn) leave() {
+	busy.Add(-1)
 	if c.inDevice.Add(-1) == 0 && c.srv.draining.Load() {
 		select {
 		case c.quiet <- struct{}{}:

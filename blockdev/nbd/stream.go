@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 	"unsafe"
@@ -30,11 +31,12 @@ type stream struct {
 	stall time.Duration
 
 	// Reading. Owner: the reader goroutine.
-	in      [2]unix.Iovec
-	inParts int
-	inN     int
-	inErr   error
-	readFn  func(fd uintptr) bool // bound once, so that a read allocates nothing
+	in       [2]unix.Iovec
+	inParts  int
+	inN      int
+	inErr    error
+	readFn   func(fd uintptr) bool // bound once, so that a read allocates nothing
+	patience patience
 
 	// Writing. Owner: whoever holds the writer's role of replies.
 	outv    []unix.Iovec // what is left to be written starts at outv[outNext]
@@ -48,7 +50,7 @@ type stream struct {
 }
 
 func newStream(c net.Conn, stall time.Duration) *stream {
-	s := &stream{conn: c, stall: stall, small: make([]byte, 0, smallMax)}
+	s := &stream{conn: c, stall: stall, small: make([]byte, 0, smallMax), patience: newPatience()}
 	if u, ok := c.(*net.UnixConn); ok {
 		u.SetWriteBuffer(unixBuffer) // best effort: only speed depends on it
 	}
@@ -78,6 +80,9 @@ func (s *stream) read(p, q []byte) (int, error) {
 			s.inParts++
 		}
 	}
+	if busy.Load() == 0 {
+		s.patience.wait(time.Since(begin))
+	}
 	err := s.raw.Read(s.readFn)
 	s.in = [2]unix.Iovec{}
 	if err == nil {
@@ -98,10 +103,14 @@ func (s *stream) readSome(fd uintptr) bool {
 		switch e {
 		case 0:
 			s.inN, s.inErr = int(n), nil
+			s.patience.asked(time.Since(begin))
 			return true
 		case unix.EINTR:
 		case unix.EAGAIN:
-			return false
+			if busy.Load() != 0 || !s.patience.awake(time.Since(begin)) {
+				return false
+			}
+			runtime.Gosched()
 		default:
 			s.inN, s.inErr = 0, os.NewSyscallError("readv", e)
 			return true

@@ -39,6 +39,7 @@ func (c *conn) transmit() error {
 		if h.Type == CmdDisc && e == EOK {
 			return nil
 		}
+		busy.Add(1)
 		c.inDevice.Add(1) // before draining is read, so that quiesce misses nothing
 		if e == EOK && c.srv.draining.Load() {
 			e = ESHUTDOWN
