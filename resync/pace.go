@@ -48,18 +48,23 @@ const (
 	// WindowMax is the default bound of the data in flight: 2 x 100 ms at 1.3 Gbit/s.
 	WindowMax = 32 << 20
 
-	// windowRuns are in flight at least while clients leave the volume alone: one
-	// is read here, one crosses the wire, one is written there, one is acknowledged.
-	windowRuns = 4
+	// windowRuns are in flight at least while clients leave the volume alone: some
+	// are read here, some cross the wire, some are written there, some are acknowledged.
+	windowRuns = 12
 	// tripsPeriod is how long the shortest round trip is remembered, twice at most.
 	tripsPeriod = 5 * time.Second
 	// burst is what may be sent at once after a pause, as time at the rate.
 	burst = 100 * time.Millisecond
 	// runTime is how long one run may take at the rate: short, so that a client's
 	// request that comes meanwhile waits little.
-	runTime  = 20 * time.Millisecond
-	runMin   = 64 << 10
-	runFirst = 1 << 20 // before anything is known of the link
+	runTime = 4 * time.Millisecond
+	runMin  = 16 << 10
+	// runGood is what a run has on an idle link. It is read and written by a system
+	// call during which a node with few threads does not serve its transport: four
+	// times as much is a fifth slower. Where the window holds more than runsGood such
+	// runs, the runs grow with it, up to DataMax.
+	runGood  = 256 << 10
+	runsGood = 32
 	// starvedAfter so many intervals below the floor, the plan asks for its share
 	// of the link.
 	starvedAfter = 5
@@ -134,15 +139,21 @@ func (c *pace) answer(n, trip int64) {
 func (c *pace) window() int64 {
 	trip := min(c.trips[0], c.trips[1])
 	switch {
-	case math.IsInf(trip, 1) && c.throttled():
-		return 1 // one run
+	case !c.throttled():
+		return min(max(windowRuns*c.run(), c.pipe()), c.windowMax)
 	case math.IsInf(trip, 1):
-		trip = 0
+		return 1 // one run
 	}
-	if c.throttled() {
-		return min(max(1, int64(2*c.limit()*trip/1e9)), c.windowMax)
+	return min(max(1, int64(2*c.limit()*trip/1e9)), c.windowMax)
+}
+
+// pipe returns twice what the link delivers in a round trip; 0: not known.
+func (c *pace) pipe() int64 {
+	trip := min(c.trips[0], c.trips[1])
+	if math.IsInf(trip, 1) {
+		return 0
 	}
-	return min(max(windowRuns*c.run(), int64(2*c.delivered*trip/1e9)), c.windowMax)
+	return int64(2 * c.delivered * trip / 1e9)
 }
 
 // throttled reports whether clients hold the plan back.
@@ -155,9 +166,10 @@ func (c *pace) run() int64 {
 	case c.throttled():
 		r = c.limit()
 	case r == 0:
-		return runFirst
+		return runGood // nothing is known of the link
 	}
-	n := int64(min(r*runTime.Seconds(), DataMax)) / bitmap.BlockSize * bitmap.BlockSize
+	most := min(max(runGood, float64(min(c.pipe(), c.windowMax)/runsGood)), DataMax)
+	n := int64(min(r*runTime.Seconds(), most)) / bitmap.BlockSize * bitmap.BlockSize
 	return max(n, runMin)
 }
 

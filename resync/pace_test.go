@@ -22,7 +22,7 @@ func TestPaceLeavesClientsFirst(t *testing.T) {
 	for range 20 {
 		step(0, 30<<20)
 	}
-	if c.limit() != 0 || c.run() != DataMax || c.window() < 4*DataMax {
+	if c.limit() != 0 || c.run() != runGood || c.window() < 4*runGood {
 		t.Fatalf("idle: limit %.0f, run %d, window %d", c.limit(), c.run(), c.window())
 	}
 	step(0.9, 30<<20)
@@ -42,6 +42,31 @@ func TestPaceLeavesClientsFirst(t *testing.T) {
 	}
 	if l := c.limit(); l != 0 && l < 100<<20 {
 		t.Errorf("idle again for 4 s: limit %.0f", l)
+	}
+}
+
+// TestRunsGrowWithTheLink: small runs where the round trip is short, and the window
+// not cut into hundreds of them where it is long.
+func TestRunsGrowWithTheLink(t *testing.T) {
+	for _, c := range []struct {
+		trip      int64
+		perTick   int64
+		run, most int64 // most: runs in flight
+	}{
+		{ms / 2, 60 << 20, runGood, 2 * windowRuns},
+		{5 * ms, 60 << 20, runGood, runsGood},
+		{100 * ms, 12 << 20, 488 << 10, 2 * runsGood}, // no longer than runTime
+		{400 * ms, 60 << 20, DataMax, runsGood},
+		{20 * ms, 1 << 20, 40 << 10, 2 * windowRuns}, // 10 MiB/s
+	} {
+		p := newPace(&Options{FloorBytes: RateMin, WindowBytes: WindowMax}, 0)
+		for i := range int64(5) {
+			p.answer(c.perTick, c.trip)
+			p.tick((i+1)*100*ms, 0)
+		}
+		if p.run() != c.run || p.window() < min(p.pipe(), WindowMax) || p.window()/p.run() > c.most {
+			t.Errorf("trip %v, %d bytes a tick: runs of %d, window %d, %d in flight", time.Duration(c.trip), c.perTick, p.run(), p.window(), p.window()/p.run())
+		}
 	}
 }
 
@@ -142,7 +167,7 @@ func TestVerifyRange(t *testing.T) {
 	ra, send := p.Offer(a.Run, a.Run.Len, true)
 	b := p.Step(0, always)
 	rb, _ := p.Offer(b.Run, b.Run.Len, false)
-	if send != SendDigests || ra.Off != 1<<20 || rb.Off != 2<<20 {
+	if send != SendDigests || ra.Off != 1<<20 || rb.Off != 1<<20+runGood {
 		t.Fatalf("runs %+v (%d), %+v", ra, send, rb)
 	}
 	p.Answered(0, rb.ID, make([]uint64, 4))
@@ -150,7 +175,7 @@ func TestVerifyRange(t *testing.T) {
 		t.Errorf("position %d though the first run is not answered", p.Position())
 	}
 	p.Answered(0, ra.ID, make([]uint64, 4))
-	if p.Position() != 3<<20 || p.Stats().Done != 2<<20 || p.Stats().Compared != 2<<20 {
+	if p.Position() != 1<<20+2*runGood || p.Stats().Done != 2*runGood || p.Stats().Compared != 2*runGood {
 		t.Errorf("position %d, %+v", p.Position(), p.Stats())
 	}
 }

@@ -41,8 +41,9 @@ const (
 	// DataMax is the largest run of data, bytes: one frame's payload, and one
 	// frame's digests.
 	DataMax = protocol.PayloadMax
-	// runsMax bounds the runs in flight, whatever their size.
-	runsMax = 64
+	// runsMax bounds the runs in flight, whatever their size: small ones hold the
+	// floor over a link of a second.
+	runsMax = 256
 	// reserveMax is how many blocks that were always being written are kept free
 	// of new writes together.
 	reserveMax = 64

@@ -231,8 +231,8 @@ func TestWindowBounds(t *testing.T) {
 			}
 			break
 		}
-		p.Narrow(r.ID, DataMax)
-		out += DataMax
+		p.Narrow(r.ID, r.Len)
+		out += r.Len
 	}
 	if out != 2<<20 {
 		t.Errorf("%d bytes in flight, the window is 2 MiB", out)

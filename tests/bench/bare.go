@@ -3,26 +3,38 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
-	"errors"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/protocol/quicnet"
 )
 
+const (
+	// bareCommand is the first argument of a process that is one end of a bare session.
+	bareCommand = "bare-end"
+	bareTimeout = 2 * time.Minute
+	// barePiece is what a resync of an idle pair sends at once.
+	barePiece = 256 << 10
+	// bareWindow is how far a sender that reads a store reads ahead of what it sends, and
+	// a receiver that writes one takes in before it is written, in pieces.
+	bareWindow = 12
+)
+
 // bareEnd is one end of a bare session: what the transport does by itself.
 type bareEnd struct {
 	up     chan *quicnet.Session
 	stream chan *quicnet.Stream
-}
-
-func newBareEnd() *bareEnd {
-	return &bareEnd{up: make(chan *quicnet.Session, 1), stream: make(chan *quicnet.Stream, 1)}
 }
 
 func (b *bareEnd) SessionUp(s *quicnet.Session) {
@@ -42,74 +54,196 @@ func (b *bareEnd) StreamOpened(_ *quicnet.Session, _ protocol.StreamOpen, st *qu
 func (b *bareEnd) ConnectFailed(string, error)                {}
 func (b *bareEnd) Message(*quicnet.Session, protocol.Message) {}
 
-// measureBare sends sizeBytes over one bulk stream between two nodes in this process
-// and returns bytes per second: a resync's bound on an idle link.
-func measureBare(ctx context.Context, dir string, sizeBytes int64) (float64, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+// measureBare sends sizeBytes over one bulk stream between two processes, each with as
+// many threads as an agent gives itself, in pieces of barePiece, and returns bytes per
+// second as the receiver counts them. With stores, the sender reads the first and the
+// receiver writes the second: what no resync can avoid. Without, it is the transport
+// alone.
+func measureBare(ctx context.Context, dir string, sizeBytes int64, stores [2]string) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, bareTimeout)
 	defer cancel()
+	self, err := os.Executable()
+	if err != nil {
+		return 0, fmt.Errorf("bare transport: %w", err)
+	}
 	names := [2]string{"alpha", "beta"}
-	var ids [2]*quicnet.Identity
-	var ports [2]int
+	var keys [2]string
+	var addresses [2]string
 	for i, name := range names {
 		at := filepath.Join(dir, name)
-		err := os.MkdirAll(at, 0o700)
-		if err == nil {
-			ids[i], err = quicnet.LoadOrCreateIdentity(at)
+		if err := os.MkdirAll(at, 0o700); err != nil {
+			return 0, fmt.Errorf("bare transport: %w", err)
 		}
-		if err == nil {
-			ports[i], err = freePort("udp")
-		}
+		id, err := quicnet.LoadOrCreateIdentity(at)
 		if err != nil {
 			return 0, fmt.Errorf("bare transport: %w", err)
 		}
+		port, err := freePort("udp")
+		if err != nil {
+			return 0, fmt.Errorf("bare transport: %w", err)
+		}
+		keys[i], addresses[i] = hex.EncodeToString(id.Public()), net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	}
-	ends := [2]*bareEnd{newBareEnd(), newBareEnd()}
+	var ends [2]*exec.Cmd
+	var out [2]strings.Builder
 	for i, name := range names {
-		other := 1 - i
-		n, err := quicnet.Start(quicnet.Options{Identity: ids[i], Name: name, Listen: fmt.Sprintf("127.0.0.1:%d", ports[i]), Handler: ends[i],
-			Log: slog.New(slog.DiscardHandler), Instance: uint64(i + 1), Heartbeat: 500 * time.Millisecond, PeerTimeout: 3 * time.Second,
-			Peers: []quicnet.Peer{{Name: names[other], Address: fmt.Sprintf("127.0.0.1:%d", ports[other]), Keys: []ed25519.PublicKey{ids[other].Public()}}}})
-		if err != nil {
+		c := exec.CommandContext(ctx, self, bareCommand, filepath.Join(dir, name), name, addresses[i],
+			names[1-i], addresses[1-i], keys[1-i], strconv.FormatInt(sizeBytes, 10), stores[i])
+		c.Env = append(os.Environ(), fmt.Sprintf("GOMAXPROCS=%d", max(1, runtime.NumCPU()/2))) // agent.LimitThreads
+		c.Stdout, c.Stderr = &out[i], &out[i]
+		if err := c.Start(); err != nil {
 			return 0, fmt.Errorf("bare transport: %w", err)
 		}
-		defer n.Close(context.WithoutCancel(ctx))
+		ends[i] = c
 	}
-	return ends[0].pump(ctx, ends[1], sizeBytes)
+	if err := ends[1].Wait(); err != nil {
+		_ = ends[0].Process.Kill()
+		_ = ends[0].Wait()
+		return 0, fmt.Errorf("bare transport: %w: %s; the sender: %s", err, lastLine([]byte(out[1].String())), lastLine([]byte(out[0].String())))
+	}
+	_ = ends[0].Process.Kill() // it waits to be ended
+	_ = ends[0].Wait()
+	return strconv.ParseFloat(strings.TrimSpace(out[1].String()), 64)
 }
 
-// pump sends from b to to and times it, from the first byte until the last is read.
-func (b *bareEnd) pump(ctx context.Context, to *bareEnd, sizeBytes int64) (float64, error) {
+// runBareEnd is the main function of an end: alpha sends, beta receives and prints the
+// rate.
+func runBareEnd(ctx context.Context, args []string, stdout io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, bareTimeout)
+	defer cancel()
+	if len(args) != 8 {
+		return fmt.Errorf("%s: %d arguments: it is started by the bench itself", bareCommand, len(args))
+	}
+	dir, name, address, peer, peerAddress, store := args[0], args[1], args[2], args[3], args[4], args[7]
+	key, err := hex.DecodeString(args[5])
+	if err != nil {
+		return fmt.Errorf("%s: key of %s: %w", bareCommand, peer, err)
+	}
+	size, err := strconv.ParseInt(args[6], 10, 64)
+	if err != nil {
+		return fmt.Errorf("%s: size: %w", bareCommand, err)
+	}
+	id, err := quicnet.LoadOrCreateIdentity(dir)
+	if err != nil {
+		return fmt.Errorf("%s: %w", bareCommand, err)
+	}
+	b := &bareEnd{up: make(chan *quicnet.Session, 1), stream: make(chan *quicnet.Stream, 1)}
+	n, err := quicnet.Start(quicnet.Options{Identity: id, Name: name, Listen: address, Handler: b,
+		Log: slog.New(slog.DiscardHandler), Instance: uint64(len(name)), Heartbeat: 500 * time.Millisecond, PeerTimeout: 3 * time.Second,
+		Peers: []quicnet.Peer{{Name: peer, Address: peerAddress, Keys: []ed25519.PublicKey{key}}}})
+	if err != nil {
+		return fmt.Errorf("%s: %w", bareCommand, err)
+	}
+	defer n.Close(context.WithoutCancel(ctx))
+	if name == "alpha" {
+		return b.send(ctx, size, store)
+	}
+	rate, err := b.receive(ctx, size, store)
+	if err == nil {
+		_, err = fmt.Fprintln(stdout, rate)
+	}
+	return err
+}
+
+// send sends size bytes, of the store if there is one, and waits to be ended.
+func (b *bareEnd) send(ctx context.Context, size int64, store string) error {
 	var s *quicnet.Session
 	select {
 	case s = <-b.up:
 	case <-ctx.Done():
-		return 0, fmt.Errorf("bare transport: no session: %w", ctx.Err())
+		return fmt.Errorf("no session: %w", ctx.Err())
 	}
 	out, err := s.Open(ctx, protocol.StreamOpen{Kind: protocol.StreamBulk, Volume: volumeName, Attempt: 1})
 	if err != nil {
-		return 0, fmt.Errorf("bare transport: %w", err)
+		return err
 	}
 	defer out.Abort()
-	begin := time.Now()
-	sent := make(chan error, 1)
-	go func() {
-		chunk := make([]byte, 1<<20)
-		var err error
-		for left := sizeBytes; left > 0 && err == nil; left -= int64(len(chunk)) {
-			_, err = out.Write(chunk[:min(left, int64(len(chunk)))])
+	var src *os.File
+	if store != "" {
+		if src, err = os.Open(store); err != nil {
+			return err
 		}
-		sent <- err
-	}()
+		defer src.Close()
+	}
+	err = besides(size, func(p []byte, off int64) error {
+		if src == nil {
+			return nil
+		}
+		_, err := src.ReadAt(p, off)
+		return err
+	}, func(p []byte, _ int64) error {
+		_, err := out.Write(p)
+		return err
+	})
+	if err == nil {
+		<-ctx.Done()
+	}
+	return err
+}
+
+// receive takes size bytes, writes them to the store if there is one, and returns bytes
+// per second, from the first byte until the last is there.
+func (b *bareEnd) receive(ctx context.Context, size int64, store string) (float64, error) {
 	var in *quicnet.Stream
 	select {
-	case in = <-to.stream:
+	case in = <-b.stream:
 	case <-ctx.Done():
-		return 0, errors.Join(fmt.Errorf("bare transport: no stream: %w", ctx.Err()))
+		return 0, fmt.Errorf("no stream: %w", ctx.Err())
 	}
 	defer in.Abort()
-	if _, err := io.CopyBuffer(io.Discard, io.LimitReader(in, sizeBytes), make([]byte, 256<<10)); err != nil {
-		return 0, fmt.Errorf("bare transport: %w", err)
+	var dst *os.File
+	if store != "" {
+		var err error
+		if dst, err = os.OpenFile(store, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+			return 0, err
+		}
+		defer dst.Close()
 	}
-	took := time.Since(begin)
-	return float64(sizeBytes) / took.Seconds(), <-sent
+	begin := time.Now()
+	err := besides(size, func(p []byte, _ int64) error {
+		_, err := io.ReadFull(in, p)
+		return err
+	}, func(p []byte, off int64) error {
+		if dst == nil {
+			return nil
+		}
+		_, err := dst.WriteAt(p, off)
+		return err
+	})
+	return float64(size) / time.Since(begin).Seconds(), err
+}
+
+// besides moves size bytes in pieces of a frame's payload from get to put, which run
+// beside each other.
+func besides(size int64, get, put func(p []byte, off int64) error) error {
+	type piece struct {
+		p   []byte
+		off int64
+		err error
+	}
+	free, full := make(chan []byte, bareWindow), make(chan piece, bareWindow)
+	for range bareWindow {
+		free <- make([]byte, barePiece)
+	}
+	go func() { // ends with the process, at the latest
+		defer close(full)
+		for off := int64(0); off < size; off += barePiece {
+			p := (<-free)[:min(barePiece, size-off)]
+			err := get(p, off)
+			full <- piece{p, off, err}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	for c := range full {
+		if c.err != nil {
+			return c.err
+		}
+		if err := put(c.p, c.off); err != nil {
+			return err
+		}
+		free <- c.p[:cap(c.p)]
+	}
+	return nil
 }

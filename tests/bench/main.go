@@ -28,6 +28,9 @@ func main() {
 
 // run does what the command line asks for: results to stdout, progress to stderr.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && args[0] == bareCommand {
+		return runBareEnd(ctx, args[1:], stdout)
+	}
 	opts, err := parseOptions(args, stderr)
 	if err != nil {
 		return err
