@@ -83,13 +83,12 @@ type pointInfo struct {
 
 // crashPoints counts the points of a run, and has it crash at one.
 type crashPoints struct {
-	step  int
-	list  []pointInfo
-	at    int // index of the point to crash at, -1: none
-	kind  crashKind
-	over  bool // it has crashed, or there are to be no more points
-	who   *node
-	waits int // answers that have not come
+	step int
+	list []pointInfo
+	at   int // index of the point to crash at, -1: none
+	kind crashKind
+	over bool // it has crashed, or there are to be no more points
+	who  *node
 }
 
 // point passes a point, and reports whether the process crashed there.
