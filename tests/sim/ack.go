@@ -96,12 +96,20 @@ func (o *oracle) apart(p *process, c *clientOp, v *replica.View) {
 func (o *oracle) promised(p *process, c *clientOp, s, h int32, x uint64) {
 	b := c.br
 	list := b.hist[h]
+	base := 0
 	for i := len(list) - 1; i >= 0; i-- {
 		if list[i].val == x {
 			return
 		}
-		if list[i].idx <= c.idx {
+		if base = list[i].idx; base <= c.idx {
 			break
+		}
+	}
+	for _, m := range b.maybe[h] {
+		// Zeroes may be of one that has failed, of which nothing is promised, as well as
+		// of one that was issued when the read was done.
+		if m.val == x && m.op == nil && m.reign == b.id && base <= m.end {
+			return
 		}
 	}
 	for _, m := range b.maybe[h] {

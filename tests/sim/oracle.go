@@ -384,6 +384,8 @@ func (b *branch) text(h int32) string {
 
 // acked: a write is acknowledged. C4.
 func (o *oracle) acked(p *process, c *clientOp) {
+	v := p.look()
+	o.newcomers(p, v)
 	o.idx++
 	b := c.br
 	o.within(c.r.Off, c.r.Len, func(s, h int32) {
@@ -400,7 +402,6 @@ func (o *oracle) acked(p *process, c *clientOp) {
 			x.also[o.idx] = true
 		}
 	}
-	v := p.look()
 	if m, ok := o.gens[v.Current]; ok && m.br != b && b.limit(m.br) < m.pos {
 		o.w.fail("C4: %s acknowledges in generation %s, in which %s acknowledged up to %d, which %s does not have",
 			p.n.name, v.Current, m.br.owner, m.pos, p.n.name)
@@ -616,10 +617,7 @@ func (p *process) observe() {
 			seen.syncFrom = i
 		}
 		if q.Live != seen.live[i] {
-			seen.live[i] = q.Live
-			if q.Live && seen.branch != nil {
-				o.joins(p, p.n.peers[i], q)
-			}
+			p.livens(i, q)
 		} else if q.Live && seen.branch != nil && q.Repl == protocol.Established && q.Repl != seen.repl[i] && o.st[p.n.peers[i].index].br != seen.branch {
 			o.joins(p, p.n.peers[i], q) // promoted when the sync had just ended there
 		}
@@ -655,6 +653,24 @@ func (p *process) observe() {
 		}
 	}
 	seen.role, st.gen = v.Role, v.Current
+}
+
+// newcomers: a replica that has come into the ack sets in the event under way has what
+// was acknowledged before it, not what is acknowledged in it: that was sent to it.
+func (o *oracle) newcomers(p *process, v *replica.View) {
+	for i := range v.Peers {
+		if q := &v.Peers[i]; q.Live && !p.seen.live[i] {
+			p.livens(i, q)
+		}
+	}
+}
+
+// livens notes that a peer has come into the ack sets, or gone.
+func (p *process) livens(i int, q *replica.PeerView) {
+	p.seen.live[i] = q.Live
+	if q.Live && p.seen.branch != nil {
+		p.w.o.joins(p, p.n.peers[i], q)
+	}
 }
 
 // joins: the primary takes a replica into its ack sets.
