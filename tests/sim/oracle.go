@@ -683,6 +683,9 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 	}
 	l := p.linkTo(n)
 	equal := q.Repl == protocol.Established || q.Repl == protocol.VerifySource || q.Repl == protocol.VerifyTarget
+	if equal && left(n, p, l) {
+		return // its last word came late: it may have been overwritten by another since
+	}
 	if equal && !st.broken {
 		if i := unique(st.mark(), me.mark()); i != 0 && !st.gaveUp {
 			o.w.fail("C4: %s takes %s for equal, which acknowledged %d that %s does not have", p.n.name, n.name, i, p.n.name)
@@ -700,6 +703,15 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 	if l != nil {
 		st.joint = join{me.br, l.e.c, o.idx, vol, o.idx, map[int32]forced{}}
 	}
+}
+
+// left reports whether a replica has ended the connection that p still has with it.
+func left(n *node, p *process, l *link) bool {
+	if n.proc == nil || l == nil {
+		return true
+	}
+	back := n.proc.linkTo(p.n)
+	return back == nil || back.e.c != l.e.c
 }
 
 // overwritten: a sync begins to overwrite the replica. C4.
