@@ -266,7 +266,8 @@ func (m *Machine) LocalDone(now Time, r *Request, err error, fatal bool) {
 		m.pullDone(r, err)
 		return
 	}
-	r.local = false
+	// Until it is known what the error means r counts as under way here, so that nothing
+	// which a failing disk settles answers it before.
 	switch {
 	case err == nil && r.Op == Flush:
 		m.localDurable = max(m.localDurable, r.covers)
@@ -290,6 +291,7 @@ func (m *Machine) LocalDone(now Time, r *Request, err error, fatal bool) {
 			}
 		}
 	}
+	r.local = false
 	m.settle(r)
 }
 
