@@ -108,6 +108,9 @@ func (m *Machine) onState(p *peer, s *protocol.State) {
 	switch {
 	case s.Role == protocol.Primary && !wasPrimary:
 		m.stopVerifies(p.name + " is primary")
+		if p.repl == protocol.Established && p.lastWhy != RuleDefer && p.slot == 0 && p.dirty.Count() == 0 && s.Current == m.current {
+			m.foundEqual(p) // what it has is what counts from now on
+		}
 	case s.Primary != "" && s.Primary != m.cfg.Self:
 		m.stopVerify(p, p.name+" follows the primary "+s.Primary)
 	}
