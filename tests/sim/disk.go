@@ -41,6 +41,7 @@ type disk struct {
 	failOp int            // 0: none; else the n-th write or flush from now fails
 	space  int            // so many writes find no space
 	unread int            // so many reads fail
+	hangs  int64          // until when something may hang
 	bad    map[int64]bool // sectors that cannot be read until they are written
 }
 

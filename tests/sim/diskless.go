@@ -76,6 +76,10 @@ func (p *process) replaceDisk() {
 	if p.m.MayReplace(p.now()) != nil {
 		return
 	}
+	if sc := &w.sc; sc.diskTimeout > 0 && len(n.disk.order) > 0 {
+		w.count("replaced not under what is stuck")
+		return // as volume's: requests are stuck in the failed disk
+	}
 	w.count("disk replaced under a primary")
 	w.log("operator: new disk for the primary %s", n.name)
 	n.disk = newDisk(w, w.sc.size)

@@ -6,11 +6,11 @@ import (
 	"github.com/qrbd/qrbd/replica"
 )
 
-// chooseHangs has some clusters give a disk up on which nothing ends. It draws from a
+// chooseHangs has clusters give a disk up on which nothing ends. It draws from a
 // source of its own, so that what else a seed does stays as it was.
 func (w *World) chooseHangs() {
 	rng := rand.New(rand.NewPCG(w.seed, 0x4a))
-	if w.points == nil && rng.Float64() < 0.15 {
+	if w.seed >= hangsFrom {
 		w.sc.diskTimeout = 2*second + rng.Int64N(8*second)
 	}
 }
@@ -26,6 +26,7 @@ func (p *process) hang(d *disk, r *replica.Request) func() {
 	w.count("hung in the disk")
 	w.log("FAULT the disk of %s hangs over %s %d+%d", p.n.name, r.Op, r.Off, r.Len)
 	long := w.aside.Int64N(6 * w.sc.diskTimeout)
+	d.hangs = max(d.hangs, w.now+long+second)
 	d.slow += long
 	return func() { d.slow -= long }
 }

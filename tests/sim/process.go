@@ -178,7 +178,7 @@ func (p *process) config() replica.Config {
 		VolumeID:     func() (id protocol.VolumeID) { id[0] = byte(p.w.id()) | 1; return id },
 		WriteTimeout: sc.writeTimeout, FlushInterval: sc.flushInterval, FlushBytes: sc.flushBytes, ActivityIdle: sc.activityIdle,
 		HandshakeTime: 15 * second, RetryMin: 100 * milli, RetryMax: 2 * second, AskTime: 5 * second, QueueBytes: sc.queueBytes, RingMax: sc.ringMax, RecentMax: sc.recentMax, Sync: sc.sync, Policy: sc.policies[p.n.index],
-		NoData: sc.noData, OnReadError: sc.onReadError, AskTarget: sc.ask}
+		NoData: sc.noData, OnReadError: sc.onReadError, DiskTimeout: sc.diskTimeout, AskTarget: sc.ask}
 	for _, q := range p.n.peers {
 		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: q.name, Mode: sc.mode(p.n, q)})
 	}
@@ -434,6 +434,7 @@ func (p *process) local(r *replica.Request) {
 		p.run()
 	}
 	d := p.n.disk
+	defer p.hang(d, r)()
 	if r.Op == replica.Flush {
 		d.flush(p, done)
 		return
@@ -455,7 +456,12 @@ func (p *process) local(r *replica.Request) {
 			done(nil)
 			return
 		}
-		d.read(p, r.Off, r.Len, func(v []uint64, err error) { o.got = v; done(err) })
+		d.read(p, r.Off, r.Len, func(v []uint64, err error) {
+			if !r.Late() { // else it was answered, by a peer
+				o.got = v
+			}
+			done(err)
+		})
 	case replica.Write:
 		if r.Len <= 64<<10 && !r.FUA && p.w.p(0.5) { // inline
 			if err := d.trouble(true); err != nil {

@@ -10,6 +10,9 @@ import (
 // threeFrom is the first of the seeds whose clusters all have three nodes.
 const threeFrom = 2_000_000
 
+// hangsFrom is the first of the seeds in whose clusters disks hang, and are given up.
+const hangsFrom = 5_000_000
+
 // scenario is what a seed chooses before anything happens.
 type scenario struct {
 	size  int64
@@ -33,6 +36,7 @@ type scenario struct {
 	badDisks           float64 // of all faults: of disks
 	noData             replica.NoData
 	onReadError        replica.OnReadError
+	diskTimeout        int64 // 0: none
 	netMin, netMax     int64
 	byteTime           int64
 	silence            int64 // a dead link is noticed within
@@ -54,7 +58,7 @@ func (w *World) choose() {
 	sc := &w.sc
 	pick := func(v ...int64) int64 { return v[w.n(len(v))] }
 	sc.count = 2
-	if w.p(0.3) || w.seed >= threeFrom {
+	if w.p(0.3) || w.seed >= threeFrom && w.seed < hangsFrom {
 		sc.count = 3
 	}
 	sc.size = pick(5*bitmap.ExtentSize-7*bitmap.BlockSize+3*sectorSize, 5*bitmap.ExtentSize-7*bitmap.BlockSize+3*sectorSize,
@@ -73,6 +77,7 @@ func (w *World) choose() {
 	}
 	sc.honest = w.p(0.75)
 	w.choosePolicies()
+	w.chooseHangs()
 	w.windows()
 	sc.clients = 1 + w.n(6)
 	sc.think = pick(milli, 5*milli, 30*milli, 200*milli)

@@ -80,6 +80,9 @@ func (w *World) unsettled() string {
 		if p == nil || p.stopping {
 			return n.name + " is down"
 		}
+		if n.disk.hangs > w.now {
+			return "the disk of " + n.name + " hangs"
+		}
 		v := p.m.View()
 		if v.Role == protocol.Primary {
 			primaries++

@@ -93,6 +93,25 @@ func TestSeeds(t *testing.T) {
 	t.Logf("%s", sum.String())
 }
 
+// TestHangs: disks hang, are given up after the disk timeout, and land what they had
+// while clients have gone on through a peer.
+func TestHangs(t *testing.T) {
+	n := uint64(150)
+	if testing.Short() {
+		n = 10
+	}
+	var sum Tally
+	list := make([]uint64, 0, n)
+	for s := range n {
+		list = append(list, hangsFrom+s)
+	}
+	runAll(&sum, list)
+	for _, r := range sum.Failed {
+		report(t, r)
+	}
+	t.Logf("%s", sum.String())
+}
+
 // runAll runs seeds on all processors.
 func runAll(sum *Tally, list []uint64) {
 	var mu sync.Mutex

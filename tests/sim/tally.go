@@ -44,7 +44,7 @@ func (t *Tally) Add(r *Result) {
 // left an outcome.
 var (
 	requestKinds = []string{"read", "write", "zero", "trim", "flush", "requests failed"}
-	faultKinds   = []string{"kill", "power cut", "crash in open", "crash in start", "pause", "clock jump", "cut", "session reset", "slow network",
+	faultKinds   = []string{"kill", "power cut", "crash in open", "crash in start", "pause", "clock jump", "cut", "session reset", "slow network", "hung in the disk",
 		"slow disk", "stuck disk", "write without space", "read failed", "disk failed", "metadata sync failed", "archive failed"}
 )
 
