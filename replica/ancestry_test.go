@@ -132,12 +132,26 @@ func (a *ancestry) overwrites(d Decision, from, to *wnode) {
 	if d.Strategy != protocol.SourceBitmap {
 		return
 	}
-	bits := []*bitmap.Set{from.m.peers[from.peer(to.name)].dirty, to.m.peers[to.peer(from.name)].dirty}
 	for b := int64(0); b < 64; b++ {
-		if a.block[from][b] != a.block[to][b] && !bits[0].Test(b) && !bits[1].Test(b) {
+		if a.block[from][b] != a.block[to][b] && !marked(from, to.name, b) && !marked(to, from.name, b) {
 			a.fail("%s is to overwrite %s by %s: block %d is write %d and write %d, and no bit is set", from.name, to.name, d.Rule, b, a.block[from][b], a.block[to][b])
 		}
 	}
+}
+
+// marked reports whether x knows that the other may lack a block: by a bit, or by a
+// write of a live primary, which it marks when it loses that primary.
+func marked(x *wnode, other string, block int64) bool {
+	q := x.m.peers[x.peer(other)]
+	if q.dirty.Test(block) {
+		return true
+	}
+	for _, w := range x.m.recent.list {
+		if from, to := bitmap.Touched(w.off, w.n); w.seq > q.stable && from <= block && block < to {
+			return true
+		}
+	}
+	return false
 }
 
 // act does one thing that may happen.
