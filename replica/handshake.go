@@ -24,7 +24,7 @@ func (m *Machine) Linked(now Time, id PeerID) error {
 	}
 	p.linked, p.settled, p.alone, p.verified = true, false, aloneNo, 0
 	p.epoch++
-	p.heard, p.rxSeq, p.rxApplied, p.rxDurable, p.rxWord = nil, 0, 0, 0, 0
+	p.heard, p.rxSeq, p.rxTaken, p.rxApplied, p.rxDurable, p.rxWord = nil, 0, 0, 0, 0, 0
 	p.deadline = now + m.cfg.HandshakeTime
 	p.sent = m.hello(p)
 	p.serial = m.idSerial

@@ -113,6 +113,7 @@ type peer struct {
 	rxSeq     uint64
 	rxHold    bool
 	rxWord    uint64 // first word of the bitmap that may come next
+	rxTaken   uint64 // what is applied whatever becomes of the connection
 	rxApplied uint64
 	rxDurable uint64
 

@@ -92,6 +92,13 @@ func (m *Machine) Held(id PeerID) bool { return m.peers[id].rxHold }
 // nothing would tell that its blocks were written.
 func (m *Machine) MayApply() bool { return m.usable() }
 
+// PeerTaken reports that a peer's operation is about to enter the local store, and is
+// applied even if the connection is lost now: what protocol B calls received.
+func (m *Machine) PeerTaken(id PeerID, seq uint64) {
+	p := m.peers[id]
+	p.rxTaken = max(p.rxTaken, seq)
+}
+
 // PeerApplied reports a peer's operation as written to the local store, or
 // failed. A replica that could not write is failed: it has lost its place.
 func (m *Machine) PeerApplied(now Time, id PeerID, seq uint64, err error) {

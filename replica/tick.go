@@ -272,5 +272,5 @@ func (m *Machine) MayPromote(now Time, opt PromoteOptions) error {
 // AckFor returns what is to be acknowledged to the peer now.
 func (m *Machine) AckFor(id PeerID) protocol.Ack {
 	p := m.peers[id]
-	return protocol.Ack{Received: p.rxSeq, Applied: p.rxApplied, Durable: p.rxDurable}
+	return protocol.Ack{Received: max(p.rxTaken, p.rxApplied), Applied: p.rxApplied, Durable: p.rxDurable}
 }

@@ -309,7 +309,7 @@ func (l *link) syncApply(t *resync.Target, r resync.Run, data []byte) error {
 	if err := l.allowed(false, r.Off, r.Len); err != nil {
 		return err
 	}
-	if err := l.enter(); err != nil {
+	if err := l.enter(0); err != nil {
 		return err
 	}
 	kept := l.keep(blockdev.Extent{Off: r.Off, Len: r.Len, Zero: data == nil})
@@ -369,7 +369,7 @@ func (l *link) syncCompare(t *resync.Target, m *protocol.SyncDigests) error {
 		return io.ErrClosedPipe
 	}
 	defer buf.Release()
-	if err := l.enter(); err != nil { // what is late may make them differ yet
+	if err := l.enter(0); err != nil { // what is late may make them differ yet
 		return err
 	}
 	err := v.store().ReadAt(buf.Bytes(), m.Off)

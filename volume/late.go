@@ -18,8 +18,9 @@ import (
 //   - this node does not become primary (replica.DoSettle).
 
 // enter waits until nothing late is in the store, and takes note that something of
-// this link is. An error: the link was lost, nothing was noted.
-func (l *link) enter() error {
+// this link is, for the operation seq of the write stream (0: of another). An error:
+// the link was lost, nothing was noted.
+func (l *link) enter(seq uint64) error {
 	v := l.v
 	v.mu.Lock()
 	for {
@@ -28,7 +29,7 @@ func (l *link) enter() error {
 			return io.ErrClosedPipe
 		}
 		if v.late() == nil {
-			l.entered()
+			l.entered(seq)
 			v.mu.Unlock()
 			return nil
 		}
@@ -45,9 +46,10 @@ func (l *link) enter() error {
 
 // entered takes note that an operation of this link is in the store. REQUIRES v.mu, and
 // that nothing is late.
-func (l *link) entered() {
+func (l *link) entered(seq uint64) {
 	l.storing++
 	l.disk = l.v.disk.Load()
+	l.v.m.PeerTaken(l.id, seq)
 }
 
 // leave ends what enter began. REQUIRES v.mu.

@@ -132,10 +132,9 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer, last bool) error {
 		return io.ErrClosedPipe
 	}
 	wait, err := v.m.PeerData(v.now(), l.id, d)
-	received := l.mode == protocol.ModeB && d.Op != protocol.DataFlush // all that B promises
-	entered := err == nil && !wait && !received && v.late() == nil
+	entered := err == nil && !wait && v.late() == nil
 	if entered {
-		l.entered()
+		l.entered(d.Seq)
 	}
 	v.unlockAndRun()
 	if errors.Is(err, replica.ErrDiskFailed) {
@@ -155,15 +154,15 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer, last bool) error {
 			return nil
 		}
 	}
-	if received {
-		if err := l.acknowledge(); err != nil {
+	if !entered {
+		if err := l.enter(d.Seq); err != nil {
 			return err
 		}
 	}
-	if !entered {
-		if err := l.enter(); err != nil {
-			return err
-		}
+	if l.mode == protocol.ModeB && d.Op != protocol.DataFlush {
+		// Received: all that B promises, and from here on it is applied, whatever
+		// becomes of the connection. An error says so to receiveAll soon enough.
+		_ = l.acknowledge()
 	}
 	if err := l.keep(rangeOf(d)...); err != nil {
 		l.left()

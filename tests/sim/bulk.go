@@ -235,7 +235,7 @@ func (l *link) syncApply(r resync.Run, vals []uint64) {
 		l.bulkDone(err)
 		return
 	}
-	l.enter(func(err error) {
+	l.enter(0, func(err error) {
 		if err != nil {
 			l.bulkDone(err)
 			return
@@ -267,7 +267,7 @@ func (l *link) syncCompare(m *protocol.SyncDigests) {
 		l.bulkDone(err)
 		return
 	}
-	l.enter(func(err error) {
+	l.enter(0, func(err error) {
 		if err != nil {
 			l.bulkDone(err)
 			return

@@ -13,15 +13,16 @@ func (p *process) late() *link {
 }
 
 // enter is link.enter.
-func (l *link) enter(then func(error)) {
+func (l *link) enter(seq uint64, then func(error)) {
 	switch {
 	case !l.current(), l.dead:
 		then(errClosed)
 	case l.p.late() != nil:
 		l.w.count("waited for what is late")
-		l.p.after(milli, func() { l.enter(then) })
+		l.p.after(milli, func() { l.enter(seq, then) })
 	default:
 		l.storing++
+		l.p.m.PeerTaken(l.id, seq)
 		if !l.w.calm && l.w.p(0.0002) {
 			l.w.count("hung in the store")
 			l.p.after(l.w.between(0, 8*second), func() { then(nil) })

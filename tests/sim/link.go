@@ -423,12 +423,6 @@ func (l *link) apply(d *protocol.Data, vals []uint64) {
 
 func (l *link) applyNow(d *protocol.Data, vals []uint64) {
 	p := l.p
-	if l.mode == protocol.ModeB && d.Op != protocol.DataFlush {
-		if err := l.acknowledge(); err != nil {
-			l.rxDone(err)
-			return
-		}
-	}
 	durable := d.Op == protocol.DataFlush || d.Flags&protocol.DataFUA != 0
 	seq := d.Seq
 	done := func(err error) {
@@ -446,10 +440,13 @@ func (l *link) applyNow(d *protocol.Data, vals []uint64) {
 		}
 		l.rxDone(nil) // a failed store is the machine's business
 	}
-	l.enter(func(err error) {
+	l.enter(d.Seq, func(err error) {
 		if err != nil {
 			l.rxDone(err)
 			return
+		}
+		if l.mode == protocol.ModeB && d.Op != protocol.DataFlush {
+			_ = l.acknowledge()
 		}
 		left := func(err error) {
 			l.leave()
