@@ -37,8 +37,9 @@ type pace struct {
 	delivered float64    // bytes/s that the link lately delivered at its best
 	trips     [2]float64 // ns, shortest round trip of a run: this period and the one before
 	tripsAt   int64
-	idle      bool // since tickAt there was nothing to send, or it was not the link that held
-	starved   int  // intervals in a row that delivered less than the floor, though there was work
+	trip      float64 // ns, mean round trip of the last runs
+	idle      bool    // since tickAt there was nothing to send, or it was not the link that held
+	starved   int     // intervals in a row that delivered less than the floor, though there was work
 }
 
 const (
@@ -131,6 +132,10 @@ func (c *pace) tick(now int64, busy float64) {
 func (c *pace) answer(n, trip int64) {
 	c.answered += n
 	if trip > 0 {
+		if c.trip == 0 {
+			c.trip = float64(trip)
+		}
+		c.trip += (float64(trip) - c.trip) / 8
 		c.trips[0] = min(c.trips[0], float64(trip))
 	}
 }
@@ -144,7 +149,9 @@ func (c *pace) window() int64 {
 	case math.IsInf(trip, 1):
 		return 1 // one run
 	}
-	return min(max(1, int64(2*c.limit()*trip/1e9)), c.windowMax)
+	// The mean, not the shortest: what is in flight has to cover the limit on a link
+	// whose round trips vary.
+	return min(max(1, int64(2*c.limit()*max(trip, c.trip)/1e9)), c.windowMax)
 }
 
 // pipe returns twice what the link delivers in a round trip; 0: not known.

@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 5000, "how many seeds TestSeeds runs")
+	seeds = flag.Int("seeds", 1500, "how many seeds TestSeeds runs")
 	first = flag.Uint64("seed", 0, "the first seed of TestSeeds; with -seeds 1 its events are shown")
 	state = flag.String("state", "", "a file that TestSeeds keeps its progress in, to go on where it has ended")
 	lines = flag.Int("lines", 200, "how many of the last events a failure shows")
