@@ -173,11 +173,7 @@ func (m *Machine) releaseGenWait() {
 	m.genWait = nil
 	for _, r := range list {
 		r.needGen = false
-		if m.bare() && r.copies == 0 {
-			m.orphan(r)
-			continue
-		}
-		m.finish(r)
+		m.settle(r)
 	}
 }
 

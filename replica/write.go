@@ -454,7 +454,7 @@ func (m *Machine) forget(p *peer) {
 			p.lacks = p.lacks || i >= r.applied && s.req == nil
 		}
 	}
-	if p.heard != nil {
+	if was && p.heard != nil { // one that came back without being live has nothing newer to lose
 		p.lostInstance = p.heard.Instance
 	}
 	for _, s := range m.spans {
