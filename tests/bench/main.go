@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return err
 		}
 		res, measureErr = measureAll(ctx, opts, stderr)
-		if len(res.Samples) == 0 && res.Footprint == nil && res.Resync == nil {
+		if len(res.Samples) == 0 && res.Footprint == nil && len(res.Resync) == 0 {
 			return measureErr
 		}
 		if err = res.save(opts.out); err == nil {
@@ -68,8 +68,8 @@ func report(w io.Writer, res, before *result, strict bool) error {
 	if err := writeReport(w, res); err != nil {
 		return err
 	}
-	if res.Resync != nil {
-		if err := res.Resync.write(w); err != nil {
+	for _, f := range res.Resync {
+		if err := f.write(w); err != nil {
 			return err
 		}
 	}
@@ -111,8 +111,7 @@ func measureAll(ctx context.Context, opts options, progress io.Writer) (_ *resul
 		}
 	}
 	if opts.resync {
-		fmt.Fprintln(progress, "resync of a 4 GiB volume")
-		if res.Resync, err = measureResync(ctx, site{dir: filepath.Join(dir, resyncItem), sizeBytes: resyncVolume, qrbd: opts.qrbd}); err != nil {
+		if res.Resync, err = measureResyncs(ctx, site{dir: filepath.Join(dir, resyncItem), qrbd: opts.qrbd}, progress); err != nil {
 			return res, fmt.Errorf("resync: %w", err)
 		}
 	}

@@ -43,8 +43,8 @@ func requirements(r *result) []verdict {
 	if r.Footprint != nil {
 		verdicts = append(verdicts, r.Footprint.verdicts()...)
 	}
-	if r.Resync != nil {
-		verdicts = append(verdicts, r.Resync.verdicts()...)
+	for _, f := range r.Resync {
+		verdicts = append(verdicts, f.verdicts()...)
 	}
 	return verdicts
 }

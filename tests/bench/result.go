@@ -10,7 +10,7 @@ import (
 )
 
 // resultVersion is the layout of the results file; a file of another version is refused.
-const resultVersion = 1
+const resultVersion = 2
 
 // quietRoundsMin is how many rounds must have been quiet for the others to be left out.
 const quietRoundsMin = 3
@@ -45,7 +45,7 @@ type result struct {
 	QuietPct  float64           `json:"quiet_pct"` // a sample is quiet if foreign and stolen CPU together stay at or below
 	Samples   []sample          `json:"samples"`
 	Footprint *footprint        `json:"footprint,omitempty"`
-	Resync    *resyncFigures    `json:"resync,omitempty"`
+	Resync    []*resyncFigures  `json:"resync,omitempty"`
 }
 
 // columns returns the columns that have samples, in the table's order.

@@ -27,9 +27,10 @@ const (
 // resyncFigures says what a resync does, and what it does to clients.
 type resyncFigures struct {
 	VolumeBytes int64           `json:"volume_bytes"`
-	BareMBs     float64         `json:"bare_mb_per_s"` // one bulk stream between two processes
-	CopyMBs     float64         `json:"copy_mb_per_s"` // the same, with the source's store read and a file written over
-	IdleMBs     float64         `json:"idle_mb_per_s"` // a full copy to a new replica
+	LinkBits    int64           `json:"link_bits_per_s,omitempty"` // 0: no link, the loopback
+	BareMBs     float64         `json:"bare_mb_per_s"`             // one bulk stream between two processes
+	CopyMBs     float64         `json:"copy_mb_per_s"`             // the same, with the source's store read and a file written over
+	IdleMBs     float64         `json:"idle_mb_per_s"`             // a full copy to a new replica
 	Beside      []besideFigures `json:"beside"`
 }
 
@@ -41,6 +42,32 @@ type besideFigures struct {
 	AloneOps  float64 `json:"alone_ops_per_s"`
 	BesideOps float64 `json:"beside_ops_per_s"`
 	ResyncMBs float64 `json:"resync_mb_per_s"` // meanwhile
+}
+
+// measureResyncs does it without a link, where the CPUs are the limit, and over one.
+func measureResyncs(ctx context.Context, s site, progress io.Writer) (list []*resyncFigures, err error) {
+	fmt.Fprintln(progress, "resync of a 4 GiB volume")
+	s.sizeBytes = resyncVolume
+	f, err := measureResync(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, f)
+	if !canLink() {
+		fmt.Fprintln(progress, "no resync over a link:", errNoLink)
+		return list, nil
+	}
+	fmt.Fprintln(progress, "resync of a 512 MiB volume over 1 Gbit/s")
+	s.dir, s.sizeBytes = s.dir+"-link", linkVolume
+	err = overLink(ctx, func() error {
+		f, err := measureResync(ctx, s)
+		if err == nil {
+			f.LinkBits = linkBits
+			list = append(list, f)
+		}
+		return err
+	})
+	return list, err
 }
 
 // measureResync times a full copy of a pair's volume, and clients beside another.
@@ -202,25 +229,33 @@ func (p pair) copied(ctx context.Context) (float64, error) {
 func (f *resyncFigures) verdicts() []verdict {
 	fill := f.IdleMBs / f.BareMBs
 	list := []verdict{{
-		what: "resync fills an idle link to nine tenths", met: fill >= resyncFill,
+		what: "resync of an idle pair" + f.where() + " does nine tenths of the bare transport", met: fill >= resyncFill,
 		measured: fmt.Sprintf("%.0f MB/s, the bare transport %.0f, ratio %.2f (at least %.2f); a plain copy over it %.0f", f.IdleMBs, f.BareMBs, fill, resyncFill, f.CopyMBs),
 	}}
 	for _, b := range f.Beside {
 		rise := b.BesideP99 / b.AloneP99
 		list = append(list, verdict{
-			what: fmt.Sprintf("clients beside a resync, depth %d: p99 rises by a quarter at most", b.Depth), met: rise <= resyncRise,
+			what: fmt.Sprintf("clients beside a resync%s, depth %d: p99 rises by a quarter at most", f.where(), b.Depth), met: rise <= resyncRise,
 			measured: fmt.Sprintf("%.0f us alone, %.0f beside, ratio %.2f (at most %.2f)", b.AloneP99, b.BesideP99, rise, resyncRise),
 		})
 	}
 	return list
 }
 
+// where names the link, for people.
+func (f *resyncFigures) where() string {
+	if f.LinkBits == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" over %g Gbit/s", float64(f.LinkBits)/1e9)
+}
+
 // write prints the figures.
 func (f *resyncFigures) write(w io.Writer) error {
-	_, err := fmt.Fprintf(w, "\nResync of %d MiB, copied in full\n  idle               %8.0f MB/s\n"+
+	_, err := fmt.Fprintf(w, "\nResync of %d MiB%s, copied in full\n  idle               %8.0f MB/s\n"+
 		"  bare transport     %8.0f MB/s (%.2f): one bulk stream between two processes with an agent's threads, no store\n"+
 		"  plain copy         %8.0f MB/s (%.2f): the same, the source's store read, a file written over: no digests, no answers\n",
-		f.VolumeBytes>>20, f.IdleMBs, f.BareMBs, f.IdleMBs/f.BareMBs, f.CopyMBs, f.IdleMBs/f.CopyMBs)
+		f.VolumeBytes>>20, f.where(), f.IdleMBs, f.BareMBs, f.IdleMBs/f.BareMBs, f.CopyMBs, f.IdleMBs/f.CopyMBs)
 	for _, b := range f.Beside {
 		if err == nil {
 			_, err = fmt.Fprintf(w, "  4 KiB writes, d%-3d p99 %6.0f us alone, %6.0f us beside it (x%.2f); %6.0f and %6.0f/s; it gets %.1f MB/s\n",
