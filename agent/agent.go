@@ -179,6 +179,17 @@ func (a *Agent) open(s *slot) {
 	s.set(vol, err)
 }
 
+// openLinked opens a slot's volume while the agent runs, and connects it to its
+// peers. It returns why it could not be opened.
+func (a *Agent) openLinked(s *slot) error {
+	a.open(s)
+	if _, err := s.opened(); err != nil {
+		return err
+	}
+	a.links.volumeOpened(s)
+	return nil
+}
+
 // slot returns the slot of that name, or nil.
 func (a *Agent) slot(name string) *slot {
 	for _, s := range a.slots {

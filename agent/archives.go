@@ -68,11 +68,7 @@ func (a *Agent) RemoveArchive(_ context.Context, name, id string) error {
 
 // RestoreArchive implements control.Node.
 func (a *Agent) RestoreArchive(ctx context.Context, name, id string, progress func(done, total int64)) error {
-	s, vol, err := a.findOpen(name)
-	if err != nil {
-		return err
-	}
-	end, err := s.begin()
+	_, vol, end, err := a.findIdle(name)
 	if err != nil {
 		return err
 	}

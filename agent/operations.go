@@ -56,6 +56,18 @@ func (s *slot) begin() (end func(), err error) {
 	return s.operation.Unlock, nil
 }
 
+// findIdle returns the slot and its volume, with an operation begun; the caller
+// calls end when it is over.
+func (a *Agent) findIdle(name string) (s *slot, vol running, end func(), err error) {
+	if s, vol, err = a.findOpen(name); err != nil {
+		return nil, nil, nil, err
+	}
+	if end, err = s.begin(); err != nil {
+		return nil, nil, nil, err
+	}
+	return s, vol, end, nil
+}
+
 // Explain implements control.Node.
 func (a *Agent) Explain(name string) (volume.Explanation, error) {
 	_, vol, err := a.findOpen(name)
@@ -87,21 +99,12 @@ func (a *Agent) Create(ctx context.Context, name string, r control.CreateRequest
 		return &volume.Error{Code: protocol.CodeNotAllowed, Text: err.Error()}
 	}
 	a.log.Info("volume created", "volume", name, "backing", s.cfg.Backing, "bytes", s.cfg.Size)
-	a.open(s)
-	if _, err := s.opened(); err != nil {
-		return err
-	}
-	a.links.volumeOpened(s)
-	return nil
+	return a.openLinked(s)
 }
 
 // Promote implements control.Node.
 func (a *Agent) Promote(ctx context.Context, name string, r control.PromoteRequest) error {
-	s, vol, err := a.findOpen(name)
-	if err != nil {
-		return err
-	}
-	end, err := s.begin()
+	_, vol, end, err := a.findIdle(name)
 	if err != nil {
 		return err
 	}
@@ -158,11 +161,7 @@ func (a *Agent) Switchover(ctx context.Context, name string, r control.Switchove
 // leaveRole empties the volume of clients, keeps new ones out, and does what
 // gives the primary role up.
 func (a *Agent) leaveRole(ctx context.Context, name string, force bool, op func(running) error) error {
-	s, vol, err := a.findOpen(name)
-	if err != nil {
-		return err
-	}
-	end, err := s.begin()
+	s, vol, end, err := a.findIdle(name)
 	if err != nil {
 		return err
 	}

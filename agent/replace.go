@@ -27,11 +27,7 @@ func (b *base) Extents(off, n int64, limit int) ([]blockdev.Extent, error) {
 // ReplaceDisk implements control.Node: an empty disk takes the place of the failed
 // one, at the path that the configuration names. A primary goes on meanwhile.
 func (a *Agent) ReplaceDisk(ctx context.Context, name string) error {
-	s, vol, err := a.findOpen(name)
-	if err != nil {
-		return err
-	}
-	end, err := s.begin()
+	s, vol, end, err := a.findIdle(name)
 	if err != nil {
 		return err
 	}
@@ -75,10 +71,5 @@ func (a *Agent) reopenEmpty(ctx context.Context, s *slot, vol running) error {
 		return &volume.Error{Code: protocol.CodeDiskFailed, Text: err.Error()}
 	}
 	a.log.Info("disk replaced", "volume", name, "backing", s.cfg.Backing)
-	a.open(s)
-	if _, err := s.opened(); err != nil {
-		return err
-	}
-	a.links.volumeOpened(s)
-	return nil
+	return a.openLinked(s)
 }
