@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,16 +100,7 @@ func (a *Agent) ExportArchive(ctx context.Context, name, id string, r control.Ex
 	}
 	queue := blockdev.Async(view, archiveWorkers)
 	err = a.serveArchive(ctx, name, id, queue, r, serving)
-	return firstError(err, queue.Close(), view.Close())
-}
-
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return cmp.Or(err, queue.Close(), view.Close())
 }
 
 // serveArchive runs an NBD server for one export until its time is over.

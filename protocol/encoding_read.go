@@ -1,6 +1,9 @@
 package protocol
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+)
 
 // Type implements Message.
 func (*PeerRead) Type() Type { return TypePeerRead }
@@ -10,7 +13,7 @@ func (m *PeerRead) encode(b []byte) []byte { return putRun(b, m.ID, m.Off, m.Len
 func (m *PeerRead) decode(r *reader) { m.ID, m.Off, m.Len = r.run() }
 
 func (m *PeerRead) check(int) error {
-	return firstError(checkRange(m.Off, m.Len), checkReadLen(m.Len))
+	return cmp.Or(checkRange(m.Off, m.Len), checkReadLen(m.Len))
 }
 
 func checkReadLen(n int64) error {

@@ -1,6 +1,9 @@
 package protocol
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+)
 
 // Type implements Message.
 func (*NodeHello) Type() Type { return TypeNodeHello }
@@ -63,7 +66,7 @@ func (m *StreamOpen) decode(r *reader) {
 }
 
 func (m *StreamOpen) check(int) error {
-	return firstError(
+	return cmp.Or(
 		checkEnum("stream kind", uint8(m.Kind), uint8(StreamWrite), uint8(StreamBulk)),
 		checkName(m.Volume))
 }

@@ -1,6 +1,9 @@
 package protocol
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+)
 
 // bitmapFirstMax bounds BitmapPart.First: no volume has more words of 64 blocks
 // of 4 KiB, since its size is an int64.
@@ -99,7 +102,7 @@ func (m *SyncDone) decode(r *reader) {
 }
 
 func (m *SyncDone) check(int) error {
-	return firstError(checkSlots(m.Slots), checkCount("generations", len(m.History), HistoryMax))
+	return cmp.Or(checkSlots(m.Slots), checkCount("generations", len(m.History), HistoryMax))
 }
 
 // Type implements Message.
@@ -154,7 +157,7 @@ func (m *SyncDigests) decode(r *reader) {
 }
 
 func (m *SyncDigests) check(int) error {
-	if err := firstError(checkCount("digests", len(m.Digests), DigestsMax), checkRange(m.Off, m.Len)); err != nil {
+	if err := cmp.Or(checkCount("digests", len(m.Digests), DigestsMax), checkRange(m.Off, m.Len)); err != nil {
 		return err
 	}
 	n := int64(len(m.Digests))

@@ -1,6 +1,9 @@
 package protocol
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+)
 
 // helloFlags are the flags of Hello that this version knows.
 const helloFlags = HelloCrashedPrimary | HelloReconnect | HelloDiscard | HelloFullTarget | HelloPeerFenced | HelloReplayed | HelloTarget | HelloWasPrimary |
@@ -54,7 +57,7 @@ func (m *Hello) check(int) error {
 	if m.Flags&^helloFlags != 0 {
 		return fmt.Errorf("hello flags %#x: %w", m.Flags, ErrMalformed)
 	}
-	return firstError(
+	return cmp.Or(
 		checkRole(m.Role),
 		checkDisk(m.Disk),
 		checkEnum("mode", uint8(m.Mode), uint8(ModeA), uint8(ModeC)),
@@ -170,7 +173,7 @@ func (m *State) decode(r *reader) {
 }
 
 func (m *State) check(int) error {
-	return firstError(checkRole(m.Role), checkDisk(m.Disk), checkNameOrNone(m.Primary))
+	return cmp.Or(checkRole(m.Role), checkDisk(m.Disk), checkNameOrNone(m.Primary))
 }
 
 // Type implements Message.

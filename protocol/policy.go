@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -83,7 +84,7 @@ func (p *SplitPolicy) decode(r *reader) {
 // check takes any known policy in any place: a wrong one decides nothing.
 func (p *SplitPolicy) check() error {
 	limit := uint8(CallPriLost)
-	return firstError(checkEnum("after-sb-0pri", uint8(p.Pri0), 0, limit), checkEnum("after-sb-1pri", uint8(p.Pri1), 0, limit),
+	return cmp.Or(checkEnum("after-sb-0pri", uint8(p.Pri0), 0, limit), checkEnum("after-sb-1pri", uint8(p.Pri1), 0, limit),
 		checkEnum("after-sb-2pri", uint8(p.Pri2), 0, limit), checkNameOrNone(p.Node))
 }
 

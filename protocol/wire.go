@@ -123,15 +123,6 @@ func checkCount(what string, n, most int) error {
 	return nil
 }
 
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // reader takes fields off the front of a body. The first failure sticks and
 // every later read returns zero.
 type reader struct {
