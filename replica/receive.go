@@ -111,11 +111,9 @@ func (m *Machine) onState(p *peer, s *protocol.State) {
 		if p.repl == protocol.Established && p.lastWhy != RuleDefer && p.slot == 0 && p.dirty.Count() == 0 && s.Current == m.current {
 			m.foundEqual(p) // what it has is what counts from now on
 		}
+		m.grantUsed(p)
 	case s.Primary != "" && s.Primary != m.cfg.Self:
 		m.stopVerify(p, p.name+" follows the primary "+s.Primary)
-	}
-	if s.Role == protocol.Primary && !wasPrimary {
-		m.grantUsed(p)
 	}
 	if wasPrimary && s.Role != protocol.Primary {
 		m.endReign(p) // it has just said for the last time how far the others are
