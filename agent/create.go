@@ -37,8 +37,10 @@ func unknownVolume(c *config.Config, name string) error {
 	return &volume.Error{Code: protocol.CodeUnknownVolume, Text: text}
 }
 
-// createFiles makes backing store and metadata, or changes nothing. Without
-// force whatever is there already is a refusal. REQUIRES: the node's lock.
+// createFiles makes backing store and metadata. Without force whatever is there
+// already is a refusal. What is refused changes nothing; a crash, or a store that
+// fails on the way, leaves at worst metadata that know of no data. REQUIRES: the
+// node's lock.
 func createFiles(c *config.Config, v *config.Volume, force bool) error {
 	metaPath := c.MetaPath(v.Name)
 	if !force {
@@ -49,21 +51,24 @@ func createFiles(c *config.Config, v *config.Volume, force bool) error {
 			return fmt.Errorf("metadata of volume %s: %w", v.Name, err)
 		}
 	}
-	made, err := createBacking(v, force)
-	if err != nil {
-		return err
-	}
-	// What an archive lies over is about to go.
-	if err := archive.SealAll(archive.Directory(c.ArchivePath(v.Name)), time.Now(), "the replica was created anew"); err != nil {
-		return fmt.Errorf("archives of volume %s: %w", v.Name, err)
-	}
-	if err := meta.Create(metaPath, newSuper(c, v), force); err != nil {
-		if made {
-			os.Remove(v.Backing)
+	_, err := os.Lstat(metaPath)
+	had := !errors.Is(err, fs.ErrNotExist)
+	made := false
+	err = createBacking(v, force, func() error {
+		// What an archive lies over is about to go.
+		if err := archive.SealAll(archive.Directory(c.ArchivePath(v.Name)), time.Now(), "the replica was created anew"); err != nil {
+			return fmt.Errorf("archives of volume %s: %w", v.Name, err)
 		}
-		return fmt.Errorf("metadata of volume %s in %s: %w", v.Name, metaPath, err)
+		if err := meta.Create(metaPath, newSuper(c, v), force); err != nil {
+			return fmt.Errorf("metadata of volume %s in %s: %w", v.Name, metaPath, err)
+		}
+		made = true
+		return nil
+	})
+	if err != nil && made && !had {
+		os.Remove(metaPath)
 	}
-	return nil
+	return err
 }
 
 // newSuper describes a volume that holds nothing yet.
@@ -75,30 +80,37 @@ func newSuper(c *config.Config, v *config.Volume) meta.Super {
 	return s
 }
 
-// createBacking makes a sparse file, or checks that a block device will do. made
-// says that the file was not there before.
-func createBacking(v *config.Volume, force bool) (made bool, err error) {
+// createBacking makes a sparse file, or checks that a block device will do. It calls
+// describe, which makes the metadata, before anything that the store holds is lost: a
+// crash must not leave metadata that call an emptied store a good copy.
+func createBacking(v *config.Volume, force bool, describe func() error) error {
 	fi, err := os.Stat(v.Backing)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		made = true
 	case err != nil:
-		return false, fmt.Errorf("backing store of volume %s: %w", v.Name, err)
+		return fmt.Errorf("backing store of volume %s: %w", v.Name, err)
 	case fi.Mode()&os.ModeDevice != 0:
-		return false, checkBlockDevice(v, force)
+		if err := checkBlockDevice(v, force); err != nil {
+			return err
+		}
+		return describe()
 	case !fi.Mode().IsRegular():
-		return false, fmt.Errorf("backing store of volume %s: %s is neither a file nor a block device", v.Name, v.Backing)
+		return fmt.Errorf("backing store of volume %s: %s is neither a file nor a block device", v.Name, v.Backing)
 	case !force:
-		return false, fmt.Errorf("backing store of volume %s: %s exists and may hold data: use --force to overwrite it", v.Name, v.Backing)
+		return fmt.Errorf("backing store of volume %s: %s exists and may hold data: use --force to overwrite it", v.Name, v.Backing)
 	}
-	store, err := blockdev.CreateFile(v.Backing, v.Size, force)
-	if err != nil {
-		return false, fmt.Errorf("backing store of volume %s: %w", v.Name, err)
+	var described error
+	store, err := blockdev.CreateFileAfter(v.Backing, v.Size, force, func() error {
+		described = describe()
+		return described
+	})
+	if err == nil {
+		err = store.Close()
 	}
-	if err := store.Close(); err != nil {
-		return made, fmt.Errorf("backing store of volume %s: %w", v.Name, err)
+	if err != nil && described == nil {
+		err = fmt.Errorf("backing store of volume %s: %w", v.Name, err)
 	}
-	return made, nil
+	return err
 }
 
 // signatureBytes is the start of a device that is looked at for data: file

@@ -121,6 +121,26 @@ func TestCreateIsAllOrNothing(t *testing.T) {
 	}
 }
 
+// Whatever stops a create by force must not leave the old metadata, which call the
+// store a good copy, over an emptied one: the metadata are made anew first.
+func TestCreateEmptiesLast(t *testing.T) {
+	cfg := testConfig(t)
+	v := cfg.Volume("crm")
+	data := bytes.Repeat([]byte{7}, 4096)
+	if err := os.MkdirAll(cfg.MetaPath("crm"), 0o755); err != nil { // cannot be replaced
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(v.Backing, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := CreateOffline(cfg, "crm", true); err == nil || !strings.Contains(err.Error(), "metadata of volume crm") {
+		t.Errorf("a directory as metadata: %v", err)
+	}
+	if after, err := os.ReadFile(v.Backing); err != nil || !bytes.Equal(after, data) {
+		t.Errorf("the store was emptied before the metadata were made: %v", err)
+	}
+}
+
 func TestCreateOfflineNeedsTheLock(t *testing.T) {
 	a, _ := start(t, nil)
 	if err := CreateOffline(a.cfg, "crm", false); !errors.Is(err, ErrLocked) {

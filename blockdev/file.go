@@ -121,6 +121,13 @@ func OpenFile(path string) (*File, error) {
 // in use is refused (ErrInUse) even then. Durable: the file, its size and its
 // name are on stable storage on return.
 func CreateFile(path string, size int64, force bool) (*File, error) {
+	return CreateFileAfter(path, size, force, func() error { return nil })
+}
+
+// CreateFileAfter is CreateFile, and calls before when the file is there and locked,
+// and nothing in it is lost yet: whatever says that it holds data is taken back there,
+// durably. An error of before leaves the file as it was, or absent.
+func CreateFileAfter(path string, size int64, force bool, before func() error) (*File, error) {
 	if size <= 0 {
 		return nil, fmt.Errorf("create backing file %s: size %d is not positive", path, size)
 	}
@@ -136,7 +143,11 @@ func CreateFile(path string, size int64, force bool) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := initFile(fd, path, size); err != nil {
+	err = before()
+	if err == nil {
+		err = initFile(fd, path, size)
+	}
+	if err != nil {
 		unix.Close(fd)
 		if created {
 			os.Remove(path)
