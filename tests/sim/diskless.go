@@ -82,6 +82,11 @@ func (p *process) replaceDisk() {
 	}
 	w.count("disk replaced under a primary")
 	w.log("operator: new disk for the primary %s", n.name)
+	if err := p.archives.Seal("the disk was replaced"); err != nil {
+		w.fail("%s: sealing the archive of a replaced disk: %v", n.name, err)
+	}
+	p.checkLost()
+	n.lost = nil // it lay over the old disk
 	n.disk = newDisk(w, w.sc.size)
 	super := meta.Super{Size: w.sc.size, Node: n.name, Name: "crm", Disk: protocol.Inconsistent, Clean: true}
 	for _, q := range n.peers {
