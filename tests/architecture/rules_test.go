@@ -32,6 +32,8 @@ var edges = map[string][]string{
 	"blockdev":         {},
 	"blockdev/nbd":     {"blockdev"},
 
+	"blockdev/nbd/kernel": {},
+
 	"blockdev/blockdevtest": {"blockdev"},
 	"blockdev/crash":        {"blockdev"},
 	"blockdev/fault":        {"blockdev"},
@@ -49,6 +51,8 @@ var owners = map[string][]string{
 	"github.com/urfave/cli/v2":       {"cmd/qrbd"},
 	"github.com/pelletier/go-toml":   {"agent"},
 	"github.com/coreos/go-systemd":   {"agent", "cmd/qrbd"},
+	"github.com/mdlayher/genetlink":  {"blockdev/nbd/kernel"},
+	"github.com/mdlayher/netlink":    {"blockdev/nbd/kernel"},
 	"github.com/jackc/pgx":           {"tests/stack"},
 	"github.com/go-sql-driver/mysql": {"tests/stack"},
 }
