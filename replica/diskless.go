@@ -228,11 +228,26 @@ func (m *Machine) mintAborted() {
 }
 
 // mayCarry reports whether a peer of the current generation that returns to a bare
-// primary has everything that was acknowledged: it was in sync in this reign, was
-// not lost with writes that it had not applied, and did not restart with some that
-// it had not made durable.
+// primary has everything that was acknowledged: it was in sync in this reign and kept
+// what it was sent. One that a generation was begun without got that from others: then
+// they must have kept it.
 func (m *Machine) mayCarry(p *peer) bool {
-	return p.joined && !p.lacks && (!p.loose || p.heard.Instance == p.lostInstance)
+	if !p.joined || !m.kept(p) {
+		return false
+	}
+	for _, q := range m.peers {
+		if p.left && q.joined && !q.left && !m.kept(q) {
+			return false
+		}
+	}
+	return true
+}
+
+// kept reports whether the peer, which was in sync in this reign, has all that it was
+// sent: it was not lost with writes that it had not applied, and has not restarted
+// with some that it had not made durable.
+func (m *Machine) kept(p *peer) bool {
+	return p.live || !p.lacks && (!p.loose || p.linked && p.heard != nil && p.heard.Instance == p.lostInstance)
 }
 
 // settleCarrier begins replication between a bare primary and who holds its data.
@@ -247,7 +262,7 @@ func (m *Machine) settleCarrier(p *peer) {
 		m.broadcastState()
 		return
 	}
-	p.live = true
+	p.live, p.left = true, false
 	m.event("", "data", "unreachable", "peer", "reads and writes go through "+m.carrierNames())
 	m.pumpHeld()
 	m.pumpFill()

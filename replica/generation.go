@@ -114,7 +114,7 @@ func (m *Machine) mintRound() {
 // takeOffer makes an offered generation the current one.
 func (m *Machine) takeOffer(o *mintOffer) {
 	for _, p := range o.rotate {
-		p.apart = true
+		p.apart, p.left = true, true
 		p.wrote(m.now) // as good as: it becomes durable with the generation
 		if p.slot == 0 {
 			p.slot = o.parent

@@ -292,7 +292,7 @@ func (m *Machine) settleEqual(p *peer, d Decision) {
 
 // inSync notes that the peer has all that this node has.
 func (m *Machine) inSync(p *peer) {
-	p.joined, p.lacks, p.loose = true, false, false
+	p.joined, p.left, p.lacks, p.loose = true, false, false, false
 	p.since = m.seq
 }
 

@@ -80,6 +80,7 @@ type peer struct {
 	wroteKept    Time      // wroteLast as the metadata has it, or is about to
 	older        bool      // this node was primary when it was last connected to p
 	joined       bool      // was live since this node became primary
+	left         bool      // a generation was begun without it, or a sync to it, since it was in sync
 	lacks        bool      // was lost with writes that nobody waited for and that it had not applied
 	loose        bool      // was lost with applied writes that it had not made durable
 	lostInstance uint64    // who it was then

@@ -25,7 +25,7 @@ func (m *Machine) Free(id PeerID) func(off, n int64) bool {
 // that an interruption at any point resumes.
 func (m *Machine) startSource(p *peer, d Decision) {
 	m.setRepl(p, protocol.SyncSource, "rule "+string(d.Rule))
-	p.live = false
+	p.live, p.left = false, true
 	p.digest = d.Digest
 	p.lastStats = resync.Stats{} // of another sync
 	p.base = p.heard.Current

@@ -31,6 +31,7 @@ type conn struct {
 	id   int
 	sess *session
 	ends [2]*end
+	done join // what the source of a sync had when it sent the end
 }
 
 // end is one side's hold on a conn.

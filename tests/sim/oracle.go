@@ -89,11 +89,12 @@ type standing struct {
 	wild   int   // promoted by force when broken: what is not durable may be anything
 }
 
-// join is a replica's standing as soon as the sync from a primary ends.
+// join is a replica's standing as soon as the sync from another ends.
 type join struct {
 	br            *branch
 	c             *conn // that the sync runs over
 	pos, vol, dur int
+	lost          bool
 	fua           map[int32]forced
 }
 
@@ -701,7 +702,7 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 		return
 	}
 	if l != nil {
-		st.joint = join{me.br, l.e.c, o.idx, vol, o.idx, map[int32]forced{}}
+		st.joint = join{br: me.br, c: l.e.c, pos: o.idx, vol: vol, dur: o.idx, fua: map[int32]forced{}}
 	}
 }
 
@@ -752,6 +753,13 @@ func (o *oracle) flushKept(p *process, from *node) {
 	}
 }
 
+// syncEnds notes what the source of a sync has when it says that the sync has ended. A
+// secondary passes nothing on after that, whatever it takes in until the target hears.
+func (o *oracle) syncEnds(p *process, c *conn) {
+	st := o.st[p.n.index]
+	c.done = join{br: st.br, pos: st.pos, vol: st.vol, dur: st.vol, lost: st.lost}
+}
+
 // joined: a sync from another replica has ended.
 func (o *oracle) joined(p *process, from *node) {
 	st, src := o.st[p.n.index], o.st[from.index]
@@ -761,7 +769,11 @@ func (o *oracle) joined(p *process, from *node) {
 		st.br, st.pos, st.vol, st.dur, st.fua, st.joint = j.br, j.pos, j.vol, j.dur, j.fua, join{}
 		st.over = j.c
 	} else {
-		st.br, st.pos, st.vol, st.dur, st.lost = src.br, src.pos, src.vol, src.vol, src.lost
+		j := join{br: src.br, pos: src.pos, vol: src.vol, dur: src.vol, lost: src.lost}
+		if l != nil && l.e.c.done.br != nil {
+			j = l.e.c.done
+		}
+		st.br, st.pos, st.vol, st.dur, st.lost = j.br, j.pos, j.vol, j.dur, j.lost
 		st.fua = map[int32]forced{}
 	}
 	o.w.count("resyncs")

@@ -312,6 +312,9 @@ func (p *process) execute(es []replica.Effect) {
 		switch e.Kind {
 		case replica.DoSend:
 			if l := p.links[e.Peer]; l != nil {
+				if _, end := e.Msg.(*protocol.SyncDone); end {
+					p.w.o.syncEnds(p, l.e.c)
+				}
 				l.enqueue(e)
 			}
 		case replica.DoDrop:
