@@ -265,10 +265,12 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 }
 
 // begun reports whether s has begun to overwrite the peer of a slot, from a base that
-// the peer has not taken on: under A and B s may have written on meanwhile, counting
-// on a target that never heard of it.
+// the peer has not taken on, and has written on: under A and B it may have counted on a
+// target that never heard of it. One that has written nothing said no more by it than
+// what both knew then; the peer may have been overwritten by a newer one since.
 func begun(s Side, slot protocol.PeerSlot) bool {
-	return slot.Bitmap != 0 && slot.Dirty != 0 && slot.Bitmap != s.Current && !s.hadGeneration(slot.Bitmap)
+	wrote := s.Changes.First != 0 || s.has(protocol.HelloCrashedPrimary)
+	return wrote && slot.Bitmap != 0 && slot.Dirty != 0 && slot.Bitmap != s.Current && !s.hadGeneration(slot.Bitmap)
 }
 
 // leftBehind decides between two secondaries of a primary that is gone, which may
