@@ -43,7 +43,7 @@ func (p *process) openArchives(lost protocol.Generation) bool {
 	w, n := p.w, p.n
 	o := archive.Options{Shelf: n.shelf, Volume: "crm", Node: n.name, Size: w.sc.size, Limit: w.sc.archiveLimit, Reserve: 1,
 		Now: func() time.Time { return time.Unix(0, p.now()) }, Rand: w.id}
-	d, err := archive.OpenDir(o, diskBase{n.disk})
+	d, err := archive.OpenDir(o, diskBase{n})
 	if err != nil {
 		w.fail("%s: archives: %v", n.name, err)
 	}
@@ -244,7 +244,7 @@ func (p *process) checkLost() {
 	if err != nil {
 		w.fail("C8: %s: %v", n.name, err)
 	}
-	v := archive.NewView(f, diskBase{n.disk})
+	v := archive.NewView(f, diskBase{n})
 	defer v.Close()
 	w.count("lost sides checked")
 	for block := range bitmap.Blocks(w.sc.size) {
@@ -268,14 +268,14 @@ func (p *process) checkLost() {
 	}
 }
 
-// diskBase shows a disk's numbers as bytes.
-type diskBase struct{ d *disk }
+// diskBase shows the numbers of the disk that a node has now as bytes.
+type diskBase struct{ n *node }
 
 func (b diskBase) ReadAt(p []byte, off int64) error {
 	for i := 0; i < len(p); i += sectorSize {
 		s := p[i:min(i+sectorSize, len(p))]
 		clear(s)
-		binary.LittleEndian.PutUint64(s, b.d.at((off+int64(i))/sectorSize))
+		binary.LittleEndian.PutUint64(s, b.n.disk.at((off+int64(i))/sectorSize))
 	}
 	return nil
 }
@@ -283,7 +283,7 @@ func (b diskBase) ReadAt(p []byte, off int64) error {
 func (b diskBase) Extents(off, n int64, limit int) ([]blockdev.Extent, error) {
 	var out []blockdev.Extent
 	for n > 0 && len(out) < limit {
-		length, zero := b.d.zeroRun(off, n)
+		length, zero := b.n.disk.zeroRun(off, n)
 		out = append(out, blockdev.Extent{Off: off, Len: length, Hole: zero, Zero: zero})
 		off, n = off+length, n-length
 	}
