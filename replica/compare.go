@@ -237,12 +237,12 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 		return d
 	case me.Role == protocol.Primary || peer.Role == protocol.Primary:
 		return sync(me.Role == protocol.Primary, RuleEqualPrimary)
-	case begun(me, mySlot) != begun(peer, peerSlot):
-		return sync(begun(me, mySlot), RuleEqualSource)
+	case begun(me, peer) != begun(peer, me):
+		return sync(begun(me, peer), RuleEqualSource)
 	case bits != 0 && repairs(me, peer) != repairs(peer, me):
 		return sync(repairs(peer, me), RuleRepair)
 	case (me.Disk == protocol.Outdated) != (peer.Disk == protocol.Outdated) &&
-		(myCrash || peerCrash || me.has(protocol.HelloMayLack) == peer.has(protocol.HelloMayLack)):
+		(myCrash || peerCrash || me.has(protocol.HelloMayLack) == peer.has(protocol.HelloMayLack) && me.has(protocol.HelloShaken) == peer.has(protocol.HelloShaken)):
 		// It was told that another is newer, and not overwritten yet. That the other
 		// of these two is the newer one, it was not told: see leftBehind.
 		return sync(peer.Disk == protocol.Outdated, RuleEqualDisk)
@@ -264,13 +264,14 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 	return leftBehind(me, peer, mySlot, peerSlot, sync)
 }
 
-// begun reports whether s has begun to overwrite the peer of a slot, from a base that
-// the peer has not taken on, and has written on: under A and B it may have counted on a
-// target that never heard of it. One that has written nothing said no more by it than
-// what both knew then; the peer may have been overwritten by a newer one since.
-func begun(s Side, slot protocol.PeerSlot) bool {
+// begun reports whether s has begun to overwrite the other, from a base that it has not
+// taken on: under A and B s may have written on meanwhile, counting on a target that
+// never heard of it. One that has written nothing only says what was known then: the
+// other may have been overwritten by a primary since that came back after its crash.
+func begun(s, other Side) bool {
+	slot := s.slot(other.Name)
 	wrote := s.Changes.First != 0 || s.has(protocol.HelloCrashedPrimary)
-	return wrote && slot.Bitmap != 0 && slot.Dirty != 0 && slot.Bitmap != s.Current && !s.hadGeneration(slot.Bitmap)
+	return (wrote || !other.has(protocol.HelloCrashedPrimary)) && slot.Bitmap != 0 && slot.Dirty != 0 && slot.Bitmap != s.Current && !s.hadGeneration(slot.Bitmap)
 }
 
 // leftBehind decides between two secondaries of a primary that is gone, which may
@@ -282,10 +283,10 @@ func leftBehind(me, peer Side, mySlot, peerSlot protocol.PeerSlot, sync func(sou
 	switch {
 	case myLack != peerLack: // one has all that was acknowledged, at least all that was flushed
 		return sync(peerLack, RuleEqualCloser)
-	case (me.Disk == protocol.Outdated) != (peer.Disk == protocol.Outdated):
-		return sync(peer.Disk == protocol.Outdated, RuleEqualDisk)
 	case myShock != peerShock:
 		return sync(peerShock, RuleEqualShaken)
+	case (me.Disk == protocol.Outdated) != (peer.Disk == protocol.Outdated):
+		return sync(peer.Disk == protocol.Outdated, RuleEqualDisk)
 	case me.Disk != peer.Disk: // one has settled with a third node, which may have been the primary
 		return sync(me.Disk > peer.Disk, RuleEqualDisk)
 	case me.Seq != peer.Seq:
