@@ -64,6 +64,9 @@ type Config struct {
 	RingMax       int   // operations that a peer has not confirmed: writes wait above it; zero: 64 Ki
 	RecentMax     int   // writes that a secondary remembers for the others; zero: 64 Ki
 	Sync          resync.Options
+	// Confirmed is told how long after it was sent a peer has applied an operation (a
+	// flush, or FUA: made it durable). It must not call the machine. nil: not told.
+	Confirmed func(id PeerID, op protocol.DataOp, took Time)
 }
 
 // Machine is the state machine. Not safe for concurrent use.

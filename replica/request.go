@@ -75,6 +75,9 @@ type Request struct {
 // Seq returns the request's sequence; zero before it was issued.
 func (r *Request) Seq() uint64 { return r.seq }
 
+// Issued returns when the request was last handed to the local store or the peers.
+func (r *Request) Issued() Time { return r.at }
+
 // internalTag marks the machine's own requests; the owner answers nobody.
 var internalTag = new(int)
 

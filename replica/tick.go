@@ -194,6 +194,27 @@ func (m *Machine) cool() {
 	})
 }
 
+// LackingUnknown: a peer may lack blocks, and since when is not known: it never had
+// them, or a comparison found that they differ.
+const LackingUnknown = never
+
+// lacking returns when the first write was issued that the peer may lack.
+func (p *peer) lacking() Time {
+	since := LackingUnknown
+	if p.ring.applied < p.ring.tail {
+		since = p.ring.at(p.ring.applied).at
+	}
+	switch {
+	case p.dirty.Count() > 0 && p.wroteFirst <= 0:
+		return LackingUnknown
+	case p.dirty.Count() > 0:
+		return min(since, p.wroteFirst)
+	case since == LackingUnknown:
+		return 0
+	}
+	return since
+}
+
 // PeerView is a snapshot of one peer, for people.
 type PeerView struct {
 	Name       string
@@ -208,6 +229,7 @@ type PeerView struct {
 	TotalBytes int64 // of the sync under way
 	Unacked    int64 // bytes sent and not applied
 	UnackedOps int64 // operations, flushes included
+	Lacking    Time  // when the first write was issued here that it may lack; 0: there is none, LackingUnknown
 	Rule       Rule
 	Stats      resync.Stats // of the sync or verify under way, or the last
 	Started    Time         // of the one under way
@@ -230,6 +252,8 @@ type View struct {
 	Bare       bool   // primary, and its disk is no copy: everything goes through peers
 	Carriers   string // through which
 	LacksBytes int64  // what the local disk lacks and is being filled with
+	NoData     bool   // primary, and no copy of the data can be reached
+	Congested  bool   // writes wait because a peer is too far behind
 	Peers      []PeerView
 }
 
@@ -245,6 +269,7 @@ func (m *Machine) ViewInto(v *View) {
 	peers := v.Peers[:0]
 	*v = View{Volume: m.volume, Role: m.role, Disk: m.disk, DiskReason: m.diskWhy, Current: m.current, Primary: m.primary(),
 		InFlight: m.flights, Waiting: len(m.held) + len(m.arming) + len(m.overlapped) + len(m.farWait) + len(m.readBack), Active: m.activity.Count()}
+	v.NoData, v.Congested = m.noData(), m.congested()
 	if v.Bare = m.bare(); v.Bare {
 		v.Carriers = m.carrierNames()
 	}
@@ -254,7 +279,7 @@ func (m *Machine) ViewInto(v *View) {
 	for _, p := range m.peers {
 		w := PeerView{Name: p.name, Mode: p.mode, Conn: p.conn, Repl: p.repl, Role: p.role, Disk: p.disk, Reason: p.reason,
 			DirtyBytes: min(p.dirty.Count()*bitmap.BlockSize, m.cfg.Size), Slot: p.slot, TotalBytes: min(p.total*bitmap.BlockSize, m.cfg.Size),
-			Unacked: p.ring.bytes, UnackedOps: int64(p.ring.tail - p.ring.applied), Rule: p.lastWhy, Stats: p.lastStats, Live: p.live, Linked: p.linked, Heard: p.heard}
+			Unacked: p.ring.bytes, UnackedOps: int64(p.ring.tail - p.ring.applied), Lacking: p.lacking(), Rule: p.lastWhy, Stats: p.lastStats, Live: p.live, Linked: p.linked, Heard: p.heard}
 		if p.plan != nil {
 			w.Stats, w.Started = p.plan.Stats(), p.plan.Started()
 		}

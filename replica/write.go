@@ -407,6 +407,7 @@ func (m *Machine) Acked(now Time, id PeerID, a protocol.Ack) {
 		s := r.at(r.applied)
 		r.bytes -= s.payload()
 		if !s.fua && s.op != protocol.DataFlush {
+			m.confirmed(p, s)
 			m.answered(p, s)
 		}
 	}
@@ -415,6 +416,9 @@ func (m *Machine) Acked(now Time, id PeerID, a protocol.Ack) {
 		if s.op == protocol.DataFlush {
 			p.loose = false
 		}
+		if s.fua || s.op == protocol.DataFlush {
+			m.confirmed(p, s)
+		}
 		m.answered(p, s)
 		*s = sent{}
 	}
@@ -422,6 +426,13 @@ func (m *Machine) Acked(now Time, id PeerID, a protocol.Ack) {
 		p.acked, p.moved = a, m.now
 	}
 	m.pumpHeld()
+}
+
+// confirmed tells how long a peer took, of what a client asked for.
+func (m *Machine) confirmed(p *peer, s *sent) {
+	if m.cfg.Confirmed != nil && (s.req == nil || !s.req.Internal()) {
+		m.cfg.Confirmed(p.id, s.op, m.now-s.at)
+	}
 }
 
 // answered takes p out of the ack set of the request behind s.

@@ -113,6 +113,7 @@ type Stats struct {
 	Sent     int64 // payload that crossed the wire
 	Compared int64 // by digest
 	Differed int64 // by digest
+	InFlight int64 // handed out and without an answer
 }
 
 // New returns a plan over the blocks of set (Verify: over the whole device).
@@ -177,6 +178,9 @@ func (p *Plan) Started() int64 { return p.started }
 // Stats returns the figures so far.
 func (p *Plan) Stats() Stats {
 	s := p.stats
+	for _, r := range p.runs {
+		s.InFlight += r.Len
+	}
 	if p.kind == Verify {
 		s.Done = p.Position() - p.from*bitmap.BlockSize
 	} else {

@@ -83,6 +83,7 @@ type Options struct {
 	State   *meta.State     // what the metadata file said when it was opened
 	Pool    *blockdev.Pool  // buffers for what peers send; required
 	Log     *slog.Logger    // required
+	Meter   *Meter          // counts what the volume does; nil: its own
 
 	// Archives keep what a sync takes from this side. nil: it is lost. The volume
 	// closes it.
@@ -189,9 +190,17 @@ type Status struct {
 	Primary    string       `json:"primary,omitempty"` // the primary's name, as far as connected to it
 	Reason     string       `json:"reason,omitempty"`  // why the disk is not up-to-date, in words
 	InFlight   int          `json:"in_flight"`
-	DiskLacks  int64        `json:"disk_lacks,omitempty"` // bytes that the local disk lacks and is being filled with
+	Waiting    int          `json:"waiting,omitempty"`     // requests that wait for others, a peer or metadata
+	LocalQueue int          `json:"local_queue,omitempty"` // operations that wait for the local store
+	MayPromote bool         `json:"may_promote"`           // a promotion without --force would be tried
+	Suspended  bool         `json:"suspended,omitempty"`   // no copy can be reached, and requests wait for one
+	Congested  bool         `json:"congested,omitempty"`   // writes wait for a peer that is too far behind
+	DiskLacks  int64        `json:"disk_lacks,omitempty"`  // bytes that the local disk lacks and is being filled with
 	ActiveExt  int          `json:"active_extents"`
 	Peers      []PeerStatus `json:"peers"`
+
+	// IO is what was counted, where it was asked for; filled in by the agent.
+	IO *IO `json:"io,omitempty"`
 }
 
 // PeerStatus is one peer of a Status.
@@ -206,18 +215,27 @@ type PeerStatus struct {
 	SyncPercent float64 `json:"sync_percent"` // 100 when nothing is out of sync
 	Reason      string  `json:"reason,omitempty"`
 
+	// What would be lost were this node to die now and the peer to go on: the bytes
+	// that it may lack, and the age of the oldest write among them. BehindSeconds is
+	// nil when that is not known: the peer never had the data, or a verify has found
+	// differences.
+	BehindBytes   int64    `json:"behind_bytes"`
+	BehindSeconds *float64 `json:"behind_seconds,omitempty"`
+
 	// While replication is sync-source, sync-target, verify-source or -target.
-	SyncTotal    int64   `json:"sync_total,omitempty"`    // bytes
-	SyncDone     int64   `json:"sync_done,omitempty"`     // bytes
-	SyncRate     int64   `json:"sync_rate,omitempty"`     // bytes/s
-	SyncETA      float64 `json:"sync_eta,omitempty"`      // seconds
-	SyncSent     int64   `json:"sync_sent,omitempty"`     // payload bytes that crossed the wire, this or the last sync
-	SyncCompared int64   `json:"sync_compared,omitempty"` // bytes compared by digest, this or the last sync
-	VerifyBad    int64   `json:"verify_bad,omitempty"`    // bytes found different by the last verify
-	Unacked      int64   `json:"unacked,omitempty"`       // bytes sent and not yet applied there
-	UnackedOps   int64   `json:"unacked_ops,omitempty"`   // operations sent and not yet applied there, flushes included
-	RTTMicros    int64   `json:"rtt_us,omitempty"`        // smoothed round trip
-	LastSync     string  `json:"last_sync,omitempty"`     // rule that decided the last handshake
+	SyncTotal    int64   `json:"sync_total,omitempty"`     // bytes
+	SyncDone     int64   `json:"sync_done,omitempty"`      // bytes
+	SyncRate     int64   `json:"sync_rate,omitempty"`      // bytes/s
+	SyncETA      float64 `json:"sync_eta,omitempty"`       // seconds
+	SyncSent     int64   `json:"sync_sent,omitempty"`      // payload bytes that crossed the wire, this or the last sync
+	SyncCompared int64   `json:"sync_compared,omitempty"`  // bytes compared by digest, this or the last sync
+	VerifyBad    int64   `json:"verify_bad,omitempty"`     // bytes found different by the last verify
+	SyncInFlight int64   `json:"sync_in_flight,omitempty"` // bytes handed out and not answered
+	SendQueue    int     `json:"send_queue,omitempty"`     // frames that wait to be sent
+	Unacked      int64   `json:"unacked,omitempty"`        // bytes sent and not yet applied there
+	UnackedOps   int64   `json:"unacked_ops,omitempty"`    // operations sent and not yet applied there, flushes included
+	RTTMicros    int64   `json:"rtt_us,omitempty"`         // smoothed round trip
+	LastSync     string  `json:"last_sync,omitempty"`      // rule that decided the last handshake
 
 	// Verify is the last verify with the peer that was run on this node, filled in
 	// by the agent.

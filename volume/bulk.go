@@ -88,7 +88,7 @@ func (l *link) planStep(plan *resync.Plan, seed uint64) (ended bool, err error) 
 		// What was copied must be as durable here: a survivor may hold writes in
 		// its cache only, and no bit will say so once they are cleared.
 		if err := v.store().Flush(); err != nil {
-			return false, l.storeFailed(err)
+			return false, l.storeFailed(OpKindFlush, err)
 		}
 		return false, l.writeBulk(&protocol.SyncFlush{ID: st.Flush}, nil)
 	case resync.StepWait, resync.StepDone:
@@ -146,6 +146,7 @@ func (l *link) sendData(plan *resync.Plan, r resync.Run) error {
 	}
 	defer buf.Release()
 	if err := v.store().ReadAt(buf.Bytes(), r.Off); err != nil {
+		v.meter.localBad[OpKindRead].Add(1)
 		return err
 	}
 	if allZero(buf.Bytes()) {
@@ -168,6 +169,7 @@ func (l *link) sendDigests(plan *resync.Plan, r resync.Run, seed uint64) error {
 	}
 	defer buf.Release()
 	if err := v.store().ReadAt(buf.Bytes(), r.Off); err != nil {
+		v.meter.localBad[OpKindRead].Add(1)
 		return err
 	}
 	if allZero(buf.Bytes()) {
@@ -219,6 +221,7 @@ func (l *link) writeBulk(m protocol.Message, pay []byte) error {
 	if _, err := l.conn.Bulk.Write(head); err != nil {
 		return err
 	}
+	l.meter.sent.Add(uint64(len(head) + len(pay)))
 	if len(pay) > 0 {
 		_, err := l.conn.Bulk.Write(pay)
 		return err
@@ -233,7 +236,7 @@ func (l *link) bulkReceive() {
 }
 
 func (l *link) bulkReceiveAll() error {
-	fr := newFrameReader(l.conn.Bulk, l.v.opt.Pool, l.dead)
+	fr := newFrameReader(counted{l.conn.Bulk, &l.meter.received}, l.v.opt.Pool, l.dead)
 	var t resync.Target
 	var w waiting
 	defer w.release()
@@ -326,7 +329,7 @@ func (l *link) syncApply(t *resync.Target, r resync.Run, data []byte) error {
 		return kept
 	}
 	if err != nil {
-		return l.storeFailed(err)
+		return l.storeFailed(OpKindWrite, err)
 	}
 	if err := t.Wrote(r); err != nil {
 		return refuse(protocol.CodeProtocol, "%s: %v", l.name, err)
@@ -375,7 +378,7 @@ func (l *link) syncCompare(t *resync.Target, m *protocol.SyncDigests) error {
 	err := v.store().ReadAt(buf.Bytes(), m.Off)
 	l.left()
 	if err != nil {
-		return l.storeFailed(err)
+		return l.storeFailed(OpKindRead, err)
 	}
 	if err := l.allowed(m.Verify, m.Off, m.Len); err != nil {
 		return err // a role that changed meanwhile let writes in
@@ -404,7 +407,7 @@ func (l *link) syncFlush(t *resync.Target, id uint64) error {
 		return err
 	}
 	if err := v.store().Flush(); err != nil {
-		return l.storeFailed(err)
+		return l.storeFailed(OpKindFlush, err)
 	}
 	v.mu.Lock()
 	v.m.SyncedDurable(l.id, t.Flushed())
@@ -413,8 +416,9 @@ func (l *link) syncFlush(t *resync.Target, id uint64) error {
 }
 
 // storeFailed reports the local store's error to the machine.
-func (l *link) storeFailed(err error) error {
+func (l *link) storeFailed(doing OpKind, err error) error {
 	v := l.v
+	v.meter.localBad[doing].Add(1)
 	v.mu.Lock()
 	v.m.PeerApplied(v.now(), l.id, 0, err)
 	v.unlockAndRun()

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
@@ -141,7 +142,9 @@ func (v *Volume) commitOnce() bool {
 	if !ok {
 		return false
 	}
+	began := v.now()
 	err := v.write(b)
+	v.meter.commits.Add(time.Duration(v.now() - began))
 	v.mu.Lock()
 	v.m.MetaDone(v.now(), b.Version, b, err)
 	v.unlockAndRun()

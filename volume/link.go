@@ -18,11 +18,12 @@ import (
 // makes it durable, bulkReceive serves the bulk stream, and, while a sync runs
 // from here, runPlan drives it. All end when the streams are aborted.
 type link struct {
-	v    *Volume
-	id   replica.PeerID
-	name string
-	mode protocol.Mode
-	conn Conn
+	v     *Volume
+	id    replica.PeerID
+	name  string
+	mode  protocol.Mode
+	conn  Conn
+	meter *PeerMeter
 
 	// Guarded by v.mu.
 	queue    []frame
@@ -44,6 +45,7 @@ type link struct {
 	bulkMu  sync.Mutex // the same for conn.Bulk
 	try     TryWriter  // conn.Write, if it is one
 	rest    []byte     // guarded by writeMu: taken from the queue, to be written next
+	marks   []mark     // guarded by writeMu: operations in what is to be written next
 	lone    []byte     // guarded by writeMu: pushNow's buffer
 	wake    chan struct{}
 	resume  chan struct{}
@@ -65,6 +67,12 @@ type frame struct {
 	msg  protocol.Message
 	buf  *blockdev.Buffer
 	pay  []byte
+}
+
+// mark is an operation on its way into the transport's hands.
+type mark struct {
+	op protocol.DataOp
+	at replica.Time // when it was issued
 }
 
 const (
@@ -99,7 +107,7 @@ func (v *Volume) AttachPeer(peer string, c Conn) error {
 		refuseConn(c, err.(*Error))
 		return err
 	}
-	l := &link{v: v, id: id, name: peer, mode: v.opt.Peers[id].mode(), conn: c,
+	l := &link{v: v, id: id, name: peer, mode: v.opt.Peers[id].mode(), conn: c, meter: v.meter.peer(peer),
 		wake: make(chan struct{}, 1), resume: make(chan struct{}, 1), flushes: make(chan struct{}, 1),
 		plan: make(chan struct{}, 1), dead: make(chan struct{})}
 	l.try, _ = c.Write.(TryWriter)

@@ -108,17 +108,21 @@ func (v *Volume) Status() Status {
 	now := v.now()
 	v.mu.Lock()
 	view := v.m.View()
+	mayPromote := view.Role != protocol.Primary && v.m.MayPromote(now, replica.PromoteOptions{}) == nil
 	applied := make([]int64, len(v.links))
 	received := make([]int64, len(v.links))
+	queued := make([]int, len(v.links))
 	rtt := make([]func() time.Duration, len(v.links))
 	for i, l := range v.links {
 		if l != nil {
 			applied[i], received[i], rtt[i] = l.bulk.applied, l.bulk.sent, l.conn.RTT
+			queued[i] = len(l.queue)
 		}
 	}
 	v.mu.Unlock()
 	s := Status{Name: v.opt.Name, Size: v.size, Role: view.Role.String(), Disk: view.Disk.String(), Generation: view.Current.String(),
-		InFlight: view.InFlight, ActiveExt: view.Active, Reason: view.DiskReason, Primary: view.Primary}
+		InFlight: view.InFlight, Waiting: view.Waiting, LocalQueue: v.work.len(), MayPromote: mayPromote, Congested: view.Congested,
+		Suspended: view.NoData && v.opt.NoData == NoDataSuspend, ActiveExt: view.Active, Reason: view.DiskReason, Primary: view.Primary}
 	if view.Volume != (protocol.VolumeID{}) {
 		s.ID = fmt.Sprintf("%x", view.Volume[:])
 	}
@@ -136,7 +140,9 @@ func (v *Volume) Status() Status {
 		s.Reason += ". Replace it and run: qrbd replace-disk " + v.opt.Name
 	}
 	for i := range view.Peers {
-		s.Peers = append(s.Peers, peerStatus(now, v.size, &view.Peers[i], applied[i], received[i], rtt[i]))
+		p := peerStatus(now, v.size, &view.Peers[i], applied[i], received[i], rtt[i])
+		p.SendQueue = queued[i]
+		s.Peers = append(s.Peers, p)
 	}
 	return s
 }
@@ -144,7 +150,14 @@ func (v *Volume) Status() Status {
 func peerStatus(now replica.Time, size int64, p *replica.PeerView, applied, received int64, rtt func() time.Duration) PeerStatus {
 	s := PeerStatus{Name: p.Name, Connection: p.Conn.String(), Replication: p.Repl.String(), Role: p.Role.String(), Disk: p.Disk.String(),
 		Protocol: p.Mode.String(), OutOfSync: p.DirtyBytes, SyncPercent: 100, Unacked: p.Unacked, UnackedOps: p.UnackedOps, LastSync: string(p.Rule),
-		SyncSent: p.Stats.Sent, SyncCompared: p.Stats.Compared}
+		SyncSent: p.Stats.Sent, SyncCompared: p.Stats.Compared, BehindBytes: p.DirtyBytes + p.Unacked}
+	if p.Lacking != replica.LackingUnknown {
+		behind := 0.0
+		if p.Lacking != 0 {
+			behind = max(0, time.Duration(now-p.Lacking).Seconds())
+		}
+		s.BehindSeconds = &behind
+	}
 	if p.Conn != protocol.Connected || p.Repl == protocol.ReplOff {
 		s.Reason = p.Reason
 	}
@@ -153,7 +166,7 @@ func peerStatus(now replica.Time, size int64, p *replica.PeerView, applied, rece
 	}
 	switch p.Repl {
 	case protocol.SyncSource, protocol.VerifySource:
-		s.SyncTotal, s.SyncDone = p.Stats.Total, p.Stats.Done
+		s.SyncTotal, s.SyncDone, s.SyncInFlight = p.Stats.Total, p.Stats.Done, p.Stats.InFlight
 		s.VerifyBad = p.Stats.Differed
 		if p.Repl == protocol.SyncSource {
 			s.VerifyBad = 0

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"sync/atomic"
 
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
@@ -19,7 +20,19 @@ type frameReader struct {
 	stop <-chan struct{}
 }
 
-func newFrameReader(s Stream, pool *blockdev.Pool, stop <-chan struct{}) *frameReader {
+// counted counts what is read from a stream.
+type counted struct {
+	from  io.Reader
+	bytes *atomic.Uint64
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.from.Read(p)
+	c.bytes.Add(uint64(n))
+	return n, err
+}
+
+func newFrameReader(s io.Reader, pool *blockdev.Pool, stop <-chan struct{}) *frameReader {
 	return &frameReader{r: bufio.NewReaderSize(s, readBuffer), body: make([]byte, protocol.BodyMax), pool: pool, stop: stop}
 }
 

@@ -47,7 +47,7 @@ func (l *link) turn() error {
 
 func (l *link) receiveAll() error {
 	v := l.v
-	fr := newFrameReader(l.conn.Write, v.opt.Pool, l.dead)
+	fr := newFrameReader(counted{l.conn.Write, &l.meter.received}, v.opt.Pool, l.dead)
 	owed := 0 // bytes to acknowledge, headers included
 	var owedAt replica.Time
 	for {
@@ -183,11 +183,12 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer, last bool) error {
 		err = v.store().Trim(d.Off, d.Len, 0)
 	case protocol.DataFlush:
 	}
-	l.storeAt.Store(0)
+	began, now := l.storeAt.Swap(0), v.now()
+	l.countApplied(kindOfData(d.Op), d.Len, time.Duration(now-began), err)
 	v.mu.Lock()
 	l.leave()
 	if v.links[l.id] == l || err != nil {
-		v.m.PeerApplied(v.now(), l.id, d.Seq, err)
+		v.m.PeerApplied(now, l.id, d.Seq, err)
 	}
 	// A and B: what follows must not overtake the flush point. C: it may, so
 	// that a flush runs beside the stream unless it is short and nothing waits.
@@ -201,6 +202,20 @@ func (l *link) apply(d *protocol.Data, buf *blockdev.Buffer, last bool) error {
 		l.makeDurable(d.Seq)
 	}
 	return nil // a failed store is the machine's business
+}
+
+// countApplied counts an operation of the peer that was carried out here. A flush
+// counts when it is durable.
+func (l *link) countApplied(k OpKind, n int64, took time.Duration, err error) {
+	switch {
+	case err != nil:
+		l.v.meter.localBad[k].Add(1)
+	case k != OpKindFlush:
+		l.meter.apply[k].Add(took)
+		if k == OpKindWrite {
+			l.meter.applied.Add(uint64(n))
+		}
+	}
 }
 
 // flush makes what was applied durable, beside the stream: flushes that arrive
@@ -227,10 +242,17 @@ func (l *link) flush() {
 
 func (l *link) makeDurable(seq uint64) error {
 	v := l.v
+	began := v.now()
 	err := v.flushStore()
+	now := v.now()
+	if err != nil {
+		v.meter.localBad[OpKindFlush].Add(1)
+	} else {
+		l.meter.apply[OpKindFlush].Add(time.Duration(now - began))
+	}
 	v.mu.Lock()
 	if v.links[l.id] == l || err != nil {
-		v.m.PeerDurable(v.now(), l.id, seq, err)
+		v.m.PeerDurable(now, l.id, seq, err)
 	}
 	v.unlockAndRun()
 	return err

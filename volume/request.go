@@ -19,6 +19,7 @@ type op struct {
 	buf  *blockdev.Buffer  // held by the client until it is answered
 	data []byte            // buf's bytes of this piece
 	dev  blockdev.Flags
+	at   replica.Time // when the client asked
 
 	answered bool // and still with a store that does not answer
 	parted   bool // buf is the store's alone
@@ -27,6 +28,7 @@ type op struct {
 // split counts the pieces of a request larger than a frame's payload.
 type split struct {
 	user *blockdev.Request
+	at   replica.Time // when the client asked
 	left atomic.Int32
 	mu   sync.Mutex
 	err  error // the first piece's that failed
@@ -92,7 +94,8 @@ func machineOp(o blockdev.Op) replica.Op {
 
 func (v *Volume) submitPieces(r *blockdev.Request) {
 	n := (r.Len + protocol.PayloadMax - 1) / protocol.PayloadMax
-	s := &split{user: r}
+	s := &split{user: r, at: v.now()}
+	v.meter.began[OpKindWrite].Add(1)
 	s.left.Store(int32(n))
 	b := r.Buf.Bytes()
 	for i := range n {
@@ -106,6 +109,10 @@ func (v *Volume) submitPieces(r *blockdev.Request) {
 }
 
 func (v *Volume) submit(o *op) {
+	o.at = v.now()
+	if o.of == nil {
+		v.meter.began[kindOf(o.r.Op)].Add(1)
+	}
 	v.mu.Lock()
 	v.m.Submit(v.now(), &o.r)
 	v.unlockAndWork()
@@ -215,11 +222,17 @@ func (v *Volume) localDone(r *replica.Request, err error) {
 	case errors.Is(err, blockdev.ErrNoSpace):
 		fatal = r.Op == replica.Flush || r.Op == replica.Read // only what is lost in a cache cannot be told
 	}
+	now := v.now()
+	if err != nil && !errors.Is(err, blockdev.ErrShutdown) {
+		v.meter.localBad[kindOf(r.Op)].Add(1)
+	}
 	v.mu.Lock()
 	if r.Late() {
 		v.stuckDone(r)
+	} else if !r.Internal() {
+		v.meter.local[kindOf(r.Op)].Add(time.Duration(now - r.Issued()))
 	}
-	v.m.LocalDone(v.now(), r, err, fatal)
+	v.m.LocalDone(now, r, err, fatal)
 	v.unlockAndWork()
 }
 
@@ -234,6 +247,9 @@ func (v *Volume) complete(r *replica.Request, err error) {
 	o := r.Tag.(*op)
 	err = clientError(err)
 	user, of := o.user, o.of
+	if of == nil {
+		v.meter.done(kindOf(r.Op), r.Len, time.Duration(v.now()-o.at), err)
+	}
 	if r.Late() { // the store still has it
 		v.answerStuck(o)
 	} else {
@@ -252,6 +268,7 @@ func (v *Volume) complete(r *replica.Request, err error) {
 		of.mu.Unlock()
 	}
 	if of.left.Add(-1) == 0 {
+		v.meter.done(OpKindWrite, of.user.Len, time.Duration(v.now()-of.at), of.err)
 		of.user.Done(of.user, of.err)
 	}
 }

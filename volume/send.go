@@ -3,6 +3,7 @@ package volume
 import (
 	"io"
 	"runtime"
+	"time"
 
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/replica"
@@ -57,6 +58,7 @@ func (l *link) pushNow() {
 	}
 	f := l.queue[0]
 	l.queue[0] = frame{}
+	l.mark(&f)
 	l.queue, l.words = l.queue[:0], 0
 	l.v.mu.Unlock()
 	l.lone = f.append(l.lone[:0])
@@ -68,6 +70,7 @@ func (l *link) pushNow() {
 		kick(l.wake)
 		return
 	}
+	l.handedOver(len(l.lone))
 	// Let the transport put it on the wire before the local store is written: on
 	// few CPUs it would otherwise wait for this goroutine to block.
 	runtime.Gosched()
@@ -131,7 +134,39 @@ func (l *link) put(b []byte) error {
 	l.writing.Store(l.v.now())
 	_, err := l.conn.Write.Write(b)
 	l.writing.Store(0)
+	if err == nil {
+		l.handedOver(len(b))
+	}
 	return err
+}
+
+// mark notes an operation that the next write will hand to the transport. REQUIRES
+// writeMu.
+func (l *link) mark(f *frame) {
+	if f.msg == nil {
+		l.marks = append(l.marks, mark{f.data.Op, f.data.Time})
+	}
+}
+
+// handedOver counts what the transport has taken. REQUIRES writeMu.
+func (l *link) handedOver(n int) {
+	l.meter.sent.Add(uint64(n))
+	if len(l.marks) == 0 {
+		return
+	}
+	now := l.v.now()
+	for _, k := range l.marks {
+		l.meter.wire[kindOfData(k.op)].Add(time.Duration(now - k.at))
+	}
+	l.marks = l.marks[:0]
+}
+
+// confirmed counts what a peer has confirmed; it is the machine's Confirmed. REQUIRES
+// v.mu.
+func (v *Volume) confirmed(id replica.PeerID, op protocol.DataOp, took replica.Time) {
+	if l := v.links[id]; l != nil {
+		l.meter.remote[kindOfData(op)].Add(time.Duration(took))
+	}
 }
 
 // write sends out and the frames, and releases their buffers whatever happens.
@@ -147,8 +182,10 @@ func (l *link) write(out []byte, list []frame) ([]byte, error) {
 		if err == nil {
 			if len(f.pay) <= gatherMax {
 				out = f.append(out)
+				l.mark(f)
 			} else {
 				put(protocol.AppendFrame(out, &f.data, f.pay))
+				l.mark(f)
 				put(f.pay)
 				out = out[:0]
 			}

@@ -76,6 +76,7 @@ func (l *link) serveOne(s *serve) error {
 	}
 	defer buf.Release()
 	if err := v.store().ReadAt(buf.Bytes(), r.Off); err != nil {
+		v.meter.localBad[OpKindRead].Add(1)
 		v.log.Warn("a read for the primary failed", "peer", l.name, "off", r.Off, "len", r.Len, "err", err)
 		answer.Code = protocol.CodeDiskFailed
 		return l.writeBulk(answer, nil)

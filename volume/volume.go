@@ -25,6 +25,7 @@ type Volume struct {
 	log          *slog.Logger
 	size         int64
 	disk         atomic.Pointer[localDisk] // replaced by ReplaceDisk only
+	meter        *Meter
 	writeTimeout time.Duration
 	bulkTimeout  time.Duration
 
@@ -79,6 +80,9 @@ func Open(o Options) (*Volume, error) {
 		journal: make(chan struct{}, 1), tell: make(chan struct{}, 1), stop: make(chan struct{})}
 	if v.size == 0 {
 		v.size = o.Store.Size()
+	}
+	if v.meter = o.Meter; v.meter == nil {
+		v.meter = NewMeter()
 	}
 	v.setDisk(o.Store, o.Meta)
 	if err := v.start(); err != nil {
@@ -154,6 +158,7 @@ func (v *Volume) machineConfig() replica.Config {
 	if cfg.FlushBytes == 0 {
 		cfg.FlushBytes = 64 << 20
 	}
+	cfg.Confirmed = v.confirmed
 	cfg.Policy, cfg.AskTarget = o.AfterSB, o.MayResync != nil
 	for _, p := range o.Peers {
 		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: p.Name, Mode: p.mode()})

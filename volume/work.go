@@ -37,6 +37,13 @@ func (q *workQueue) put(o *op) bool {
 	return true
 }
 
+// len returns how many operations wait.
+func (q *workQueue) len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.list) - q.head
+}
+
 // take returns the next operation, nil when the queue is closed.
 func (q *workQueue) take() *op {
 	q.mu.Lock()
