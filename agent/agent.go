@@ -13,6 +13,7 @@ import (
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
 	"github.com/qrbd/qrbd/agent/hook"
+	"github.com/qrbd/qrbd/agent/metrics"
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/volume"
 	"github.com/qrbd/qrbd/volume/meta"
@@ -71,6 +72,11 @@ type Agent struct {
 	hooks      *hook.Runner
 	net        network
 	control    *control.Server
+	metrics    *metrics.Server // nil: not configured
+
+	// Set by startNetwork, before anybody is answered.
+	identitySince   time.Time
+	certificateEnds time.Time
 
 	// ctx ends when the agent stops; spawned counts what spawn started.
 	ctx    context.Context
@@ -137,7 +143,7 @@ func (a *Agent) start() (err error) {
 		if err != nil {
 			a.log.Warn("the records of verifies are not used", "volume", v.Name, "err", err)
 		}
-		a.slots = append(a.slots, &slot{cfg: v, verify: verify})
+		a.slots = append(a.slots, &slot{cfg: v, verify: verify, meter: volume.NewMeter()})
 	}
 	a.openAll()
 	if a.doors, err = openDoors(a.slots, a.clientPool, a.log); err != nil {
@@ -151,6 +157,9 @@ func (a *Agent) start() (err error) {
 		if s.cfg.VerifyEvery > 0 {
 			a.spawn(func(ctx context.Context) { a.runSchedule(ctx, s) })
 		}
+	}
+	if a.metrics, err = a.startMetrics(); err != nil {
+		return err
 	}
 	a.control, err = control.Listen(a.cfg.Node.Control, a, a.events, a.log)
 	return err
@@ -244,6 +253,9 @@ func (a *Agent) Close(ctx context.Context) error {
 	errs = append(errs, a.hooks.Close(short))
 	if a.control != nil {
 		errs = append(errs, a.control.Close(short))
+	}
+	if a.metrics != nil {
+		errs = append(errs, a.metrics.Close(short))
 	}
 	a.spawned.Wait()
 	if a.lock != nil {

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/qrbd/qrbd/agent/control"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/volume"
 )
@@ -23,6 +24,14 @@ type session interface {
 	Send(m protocol.Message) error
 	// RTT returns the smoothed round trip; zero when unknown.
 	RTT() time.Duration
+}
+
+// figured is a session whose transport counts what it does. A session may do
+// without.
+type figured interface {
+	// Figures returns the transport's part of the status: all but Peer, Address, Up,
+	// Dialled and Reason. It does not block.
+	Figures() control.LinkStatus
 }
 
 // network keeps sessions with the peers and tells links of them.
@@ -52,7 +61,8 @@ type links struct {
 	sessions map[string]session // by peer
 	opening  map[link]bool      // pairs that are being opened
 	waiting  map[pairKey]*half
-	refusals map[string]int // under way, by peer
+	refusals map[string]int    // under way, by peer
+	reasons  map[string]string // why there is no session, by peer
 	closed   bool
 }
 
@@ -81,6 +91,7 @@ func newLinks(a *Agent) *links {
 		opening:  map[link]bool{},
 		waiting:  map[pairKey]*half{},
 		refusals: map[string]int{},
+		reasons:  map[string]string{},
 	}
 }
 
@@ -89,6 +100,7 @@ func newLinks(a *Agent) *links {
 func (l *links) sessionUp(s session) {
 	l.mu.Lock()
 	l.sessions[s.Peer()] = s
+	delete(l.reasons, s.Peer())
 	l.mu.Unlock()
 	if !s.Dialer() {
 		return
@@ -121,11 +133,38 @@ func (l *links) sessionDown(s session) {
 
 // unreachable tells every volume with that peer why a session did not come up.
 func (l *links) unreachable(peer string, cause error) {
+	l.mu.Lock()
+	l.reasons[peer] = cause.Error()
+	l.mu.Unlock()
 	for _, sl := range l.a.slots {
 		if vol, err := sl.opened(); err == nil && sl.hasPeer(peer) {
 			vol.PeerUnreachable(peer, cause)
 		}
 	}
+}
+
+// status returns the session with each configured peer.
+func (l *links) status() []control.LinkStatus {
+	var out []control.LinkStatus
+	for _, p := range l.a.cfg.Peers {
+		l.mu.Lock()
+		s, reason := l.sessions[p.Name], l.reasons[p.Name]
+		l.mu.Unlock()
+		st := control.LinkStatus{}
+		if s != nil {
+			if f, ok := s.(figured); ok {
+				st = f.Figures()
+			}
+			st.Up, st.Dialled = true, s.Dialer()
+			if st.RTTMicros == 0 {
+				st.RTTMicros = s.RTT().Microseconds()
+			}
+			reason = ""
+		}
+		st.Peer, st.Address, st.Reason = p.Name, p.Address, reason
+		out = append(out, st)
+	}
+	return out
 }
 
 // message handles what a peer's agent says on the control stream.

@@ -17,9 +17,17 @@ var _ control.Node = (*Agent)(nil)
 
 // Status implements control.Node.
 func (a *Agent) Status() control.NodeStatus {
-	st := control.NodeStatus{Node: a.cfg.Node.Name, Version: a.opt.Version, Volumes: []volume.Status{}}
+	return a.statusWith((*slot).status)
+}
+
+// StatusIO implements control.Node.
+func (a *Agent) StatusIO() control.NodeStatus { return a.statusWith((*slot).statusIO) }
+
+func (a *Agent) statusWith(status func(*slot) volume.Status) control.NodeStatus {
+	st := control.NodeStatus{Node: a.cfg.Node.Name, Version: a.opt.Version, Volumes: []volume.Status{}, Links: a.links.status(),
+		IdentitySince: a.identitySince, CertificateEnds: a.certificateEnds}
 	for _, s := range a.slots {
-		v := s.status()
+		v := status(s)
 		v.Clients = a.clients(s)
 		st.Volumes = append(st.Volumes, v)
 	}

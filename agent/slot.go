@@ -23,6 +23,7 @@ type running interface {
 type slot struct {
 	cfg    config.Volume
 	verify *verifier
+	meter  *volume.Meter // outlives vol
 
 	// operation serialises what changes the role or the files. A second
 	// operation is refused, not queued: its operator decided on an older state.
@@ -104,6 +105,16 @@ func (s *slot) status() volume.Status {
 			Disk:        protocol.DiskUnknown.String(),
 			Protocol:    p.Mode.String(),
 		})
+	}
+	return st
+}
+
+// statusIO is status with what was counted.
+func (s *slot) statusIO() volume.Status {
+	st := s.status()
+	if s.meter != nil {
+		io := s.meter.Snapshot()
+		st.IO = &io
 	}
 	return st
 }

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/qrbd/qrbd/agent/config"
+	"github.com/qrbd/qrbd/agent/control"
 	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
@@ -92,6 +94,7 @@ func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File, s
 		State:         state,
 		Pool:          a.peerPool,
 		Log:           a.log.With("volume", v.Name),
+		Meter:         s.meter,
 		AskConnect:    func(peer string) { a.links.ask(s, peer) },
 		OnEvent:       func(e volume.Event) { a.event(s, e) },
 		WriteTimeout:  v.WriteTimeout,
@@ -154,6 +157,10 @@ func startNetwork(a *Agent) (network, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.certificateEnds = node.CertificateEnds()
+	if info, err := os.Stat(filepath.Join(a.cfg.Node.State, quicnet.KeyFile)); err == nil {
+		a.identitySince = info.ModTime()
+	}
 	return node, nil
 }
 
@@ -181,6 +188,13 @@ func (q quicSession) Peer() string                  { return q.s.Peer() }
 func (q quicSession) Dialer() bool                  { return q.s.Dialer() }
 func (q quicSession) Send(m protocol.Message) error { return q.s.Send(m) }
 func (q quicSession) RTT() time.Duration            { return q.s.RTT() }
+
+func (q quicSession) Figures() control.LinkStatus {
+	st := q.s.Stats()
+	major, minor := q.s.PeerVersion()
+	return control.LinkStatus{Transport: "quic", Protocol: fmt.Sprintf("%d.%d", major, minor), RTTMicros: st.RTT.Microseconds(),
+		BytesSent: st.BytesSent, BytesReceived: st.BytesReceived, PacketsSent: st.PacketsSent, PacketsLost: st.PacketsLost, CongestionWindow: st.CongestionWindow}
+}
 
 func (q quicSession) Open(ctx context.Context, o protocol.StreamOpen) (volume.Stream, error) {
 	st, err := q.s.Open(ctx, o)

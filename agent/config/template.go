@@ -48,7 +48,8 @@ func quote(s string) string {
 	return b.String()
 }
 
-const templateRest = `#archive_dir  = "/var/lib/qrbd/archive" # where lost sides of split brains are kept; default: archive in state
+const templateRest = `#metrics      = "127.0.0.1:9790"       # Prometheus metrics and /healthz; default: none
+#archive_dir  = "/var/lib/qrbd/archive" # where lost sides of split brains are kept; default: archive in state
 #heartbeat    = "500ms"                # how often a peer is asked whether it is there
 #peer_timeout = "3s"                   # a peer that was silent for so long is lost
 

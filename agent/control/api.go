@@ -12,6 +12,31 @@ type NodeStatus struct {
 	Node    string          `json:"node"`
 	Version string          `json:"version"`
 	Volumes []volume.Status `json:"volumes"`
+	Links   []LinkStatus    `json:"links,omitempty"` // one for each peer, whatever volumes it has
+	// IdentitySince is when the identity key was made, CertificateEnds until when the
+	// certificate that carries it is valid. Zero: not known.
+	IdentitySince   time.Time `json:"identity_since,omitzero"`
+	CertificateEnds time.Time `json:"certificate_ends,omitzero"`
+}
+
+// LinkStatus is the session with a peer's agent, which carries all volumes. The
+// counters are those of the session under way; what a transport does not know is
+// zero.
+type LinkStatus struct {
+	Peer      string `json:"peer"`
+	Address   string `json:"address,omitempty"` // as configured
+	Up        bool   `json:"up"`
+	Transport string `json:"transport,omitempty"` // "quic"
+	Protocol  string `json:"protocol,omitempty"`  // of the peer, "1.0"
+	Dialled   bool   `json:"dialled,omitempty"`   // by this node
+	Reason    string `json:"reason,omitempty"`    // why it is not up
+
+	RTTMicros        int64  `json:"rtt_us,omitempty"` // smoothed round trip
+	BytesSent        uint64 `json:"bytes_sent,omitempty"`
+	BytesReceived    uint64 `json:"bytes_received,omitempty"`
+	PacketsSent      uint64 `json:"packets_sent,omitempty"`
+	PacketsLost      uint64 `json:"packets_lost,omitempty"`      // and sent again
+	CongestionWindow uint64 `json:"congestion_window,omitempty"` // bytes
 }
 
 // CreateRequest asks for a volume's backing store and metadata.
@@ -112,6 +137,8 @@ type EventLine struct {
 // refused or ctx ends. Safe for concurrent use.
 type Node interface {
 	Status() NodeStatus
+	// StatusIO is Status with what the volumes have counted.
+	StatusIO() NodeStatus
 	Explain(name string) (volume.Explanation, error)
 	Create(ctx context.Context, name string, r CreateRequest) error
 	Promote(ctx context.Context, name string, r PromoteRequest) error

@@ -48,6 +48,14 @@ func (c *Client) Status(ctx context.Context) (NodeStatus, error) {
 	return s, err
 }
 
+// StatusIO is Status with what the volumes have counted. An agent of an earlier
+// version leaves that out.
+func (c *Client) StatusIO(ctx context.Context) (NodeStatus, error) {
+	var s NodeStatus
+	err := c.do(ctx, http.MethodGet, "/v1/status?io=1", nil, &s)
+	return s, err
+}
+
 // Explain returns what would happen on connect or promote now.
 func (c *Client) Explain(ctx context.Context, name string) (volume.Explanation, error) {
 	var e volume.Explanation

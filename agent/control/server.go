@@ -71,6 +71,10 @@ func (s *Server) Close(ctx context.Context) error {
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("io") == "1" {
+			writeJSON(w, http.StatusOK, s.node.StatusIO())
+			return
+		}
 		writeJSON(w, http.StatusOK, s.node.Status())
 	})
 	mux.HandleFunc("GET /v1/volumes/{name}/explain", func(w http.ResponseWriter, r *http.Request) {

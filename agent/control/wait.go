@@ -40,18 +40,8 @@ func reached(s NodeStatus, name string, what WaitFor) (string, error) {
 			}
 		}
 	case WaitUpToDate:
-		if v.Disk != protocol.UpToDate.String() {
-			missing = append(missing, withReason("the disk is "+v.Disk, v.Reason))
-		}
-		for _, p := range v.Peers {
-			switch {
-			case p.Connection != protocol.Connected.String():
-				missing = append(missing, withReason(fmt.Sprintf("%s is %s", p.Name, p.Connection), p.Reason))
-			case p.Disk != protocol.UpToDate.String():
-				missing = append(missing, withReason(fmt.Sprintf("the disk of %s is %s", p.Name, p.Disk), p.Reason))
-			case p.OutOfSync > 0:
-				missing = append(missing, fmt.Sprintf("%d bytes are out of sync with %s", p.OutOfSync, p.Name))
-			}
+		for _, c := range causes(v) {
+			missing = append(missing, c.Text)
 		}
 	}
 	return strings.Join(missing, "; "), nil

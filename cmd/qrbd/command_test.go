@@ -38,6 +38,8 @@ func (f *fakeNode) note(format string, args ...any) error {
 	return f.err
 }
 
+func (f *fakeNode) StatusIO() control.NodeStatus { return f.Status() }
+
 func (f *fakeNode) Status() control.NodeStatus { return f.status }
 func (f *fakeNode) Explain(n string) (volume.Explanation, error) {
 	return volume.Explanation{Volume: n, Promote: "would succeed", Peers: []volume.ExplainPeer{}}, f.note("explain %s", n)

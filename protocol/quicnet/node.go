@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -158,6 +159,19 @@ func (n *Node) peerOf(key ed25519.PublicKey) *peer {
 
 // Addr returns the socket's address.
 func (n *Node) Addr() net.Addr { return n.socket.LocalAddr() }
+
+// CertificateEnds returns until when the certificate is valid that this node shows
+// its peers; zero when it shows none.
+func (n *Node) CertificateEnds() time.Time {
+	if len(n.cert.Certificate) == 0 {
+		return time.Time{}
+	}
+	c, err := x509.ParseCertificate(n.cert.Certificate[0])
+	if err != nil {
+		return time.Time{} // Start has made it
+	}
+	return c.NotAfter
+}
 
 // AddPeer adds a peer and begins to connect to it.
 func (n *Node) AddPeer(p Peer) error {

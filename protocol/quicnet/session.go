@@ -25,8 +25,9 @@ type Session struct {
 	dialed bool
 	hello  protocol.NodeHello // the peer's
 
-	epoch time.Time    // when the session started; heard counts from here
-	heard atomic.Int64 // ns after epoch at which bytes last came
+	epoch time.Time     // when the session started; heard counts from here
+	heard atomic.Int64  // ns after epoch at which bytes last came
+	lost  atomic.Uint64 // the most packets that Stats has told as lost
 
 	endOnce sync.Once
 	cause   error // valid after ending is closed
@@ -76,7 +77,7 @@ type Stats struct {
 	BytesSent        uint64 // in packets, with retransmissions
 	BytesReceived    uint64
 	PacketsSent      uint64
-	PacketsLost      uint64
+	PacketsLost      uint64 // never falls
 	CongestionWindow uint64 // bytes
 	// GSO: the kernel splits large buffers into packets. Off, sending costs a
 	// system call per packet.
@@ -86,6 +87,18 @@ type Stats struct {
 // Stats returns the connection's figures.
 func (s *Session) Stats() Stats {
 	c := s.conn.ConnectionStats()
+	// quic-go takes back what was only late: a counter that falls would be taken for
+	// one that began anew.
+	for {
+		old := s.lost.Load()
+		if c.PacketsLost <= old {
+			c.PacketsLost = old
+			break
+		}
+		if s.lost.CompareAndSwap(old, c.PacketsLost) {
+			break
+		}
+	}
 	return Stats{
 		RTT: c.SmoothedRTT, BytesSent: c.BytesSent, BytesReceived: c.BytesReceived, PacketsSent: c.PacketsSent,
 		PacketsLost: c.PacketsLost, CongestionWindow: c.CongestionWindow, GSO: s.conn.ConnectionState().GSO,

@@ -17,9 +17,10 @@ const module = "github.com/qrbd/qrbd"
 var edges = map[string][]string{
 	"cmd/qrbd": {"agent", "agent/config", "agent/control", "volume", "volume/meta", "volume/archive", "replica", "resync", "bitmap",
 		"protocol", "protocol/quicnet", "blockdev", "blockdev/nbd"},
-	"agent":            {"agent/config", "agent/control", "agent/hook", "volume", "volume/meta", "volume/archive", "protocol", "protocol/quicnet", "blockdev", "blockdev/nbd"},
+	"agent":            {"agent/config", "agent/control", "agent/hook", "agent/metrics", "volume", "volume/meta", "volume/archive", "protocol", "protocol/quicnet", "blockdev", "blockdev/nbd"},
 	"agent/control":    {"volume", "protocol", "blockdev/nbd"},
 	"agent/hook":       {},
+	"agent/metrics":    {"agent/control", "volume", "protocol"},
 	"agent/config":     {"agent/hook", "protocol", "protocol/quicnet", "blockdev"},
 	"volume":           {"volume/archive", "volume/meta", "replica", "resync", "bitmap", "protocol", "blockdev"},
 	"volume/archive":   {"protocol", "blockdev"},
@@ -53,6 +54,7 @@ var owners = map[string][]string{
 	"github.com/coreos/go-systemd":   {"agent", "cmd/qrbd"},
 	"github.com/mdlayher/genetlink":  {"blockdev/nbd/kernel"},
 	"github.com/mdlayher/netlink":    {"blockdev/nbd/kernel"},
+	"github.com/prometheus":          {"agent/metrics", "tests/watch"},
 	"github.com/jackc/pgx":           {"tests/stack"},
 	"github.com/go-sql-driver/mysql": {"tests/stack"},
 }

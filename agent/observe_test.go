@@ -1,0 +1,179 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/qrbd/qrbd/agent/control"
+	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/volume"
+)
+
+// startWatched runs an agent of fake volumes with metrics on address.
+func startWatched(t *testing.T, address string) (a *Agent, err error, logged *bytes.Buffer) {
+	t.Helper()
+	logged = &bytes.Buffer{}
+	o := Options{Config: testConfig(t), Log: slog.New(slog.NewTextHandler(logged, nil)), Version: "test"}
+	o.Config.Node.Metrics = address
+	o.network = func(*Agent) (network, error) { return noNetwork{}, nil }
+	o.openVolume = func(_ *Agent, s *slot) (running, error) { return newFakeVolume(s.cfg.Name), nil }
+	a, err = Start(o)
+	if err == nil {
+		t.Cleanup(func() { stop(t, a) })
+	}
+	return a, err, logged
+}
+
+func scrape(t *testing.T, url string) (int, string) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	resp, err := client.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+func TestMetricsAddress(t *testing.T) {
+	a, err, logged := startWatched(t, "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := "http://" + a.metrics.Addr().String()
+	if code, body := scrape(t, base+"/metrics"); code != 200 || !strings.Contains(body, `qrbd_resource_role{name="web",qrbd_resource_role="secondary"} 1`) ||
+		!strings.Contains(body, `qrbd_link_up{conn_name="gamma"} 0`) || !strings.Contains(body, `qrbd_request_seconds_count{name="crm",op="write",stage="whole"} 0`) {
+		t.Errorf("%d\n%s", code, body)
+	}
+	if code, body := scrape(t, base+"/healthz"); code != 200 || body != "ok\n" {
+		t.Errorf("%d %q", code, body)
+	}
+	if strings.Contains(logged.String(), "without authentication") {
+		t.Errorf("a loopback address is warned of: %s", logged)
+	}
+
+	other, err, logged := startWatched(t, "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, port, _ := net.SplitHostPort(other.metrics.Addr().String()); port == "" || !strings.Contains(logged.String(), "without authentication") {
+		t.Errorf("an address that everybody reaches is not warned of: %s", logged)
+	}
+}
+
+func TestMetricsAddressTaken(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, err, _ = startWatched(t, l.Addr().String())
+	if err == nil || !strings.Contains(err.Error(), "metrics on "+l.Addr().String()) || !strings.Contains(err.Error(), "another program listens there") {
+		t.Errorf("%v", err)
+	}
+	_, err, _ = startWatched(t, "192.0.2.1:9790") // TEST-NET
+	if err == nil || !strings.Contains(err.Error(), "does not have the address") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestPairCounts: two real agents count a write and a flush, tell how far the peer is
+// behind when it is gone, and have figures of their link.
+func TestPairCounts(t *testing.T) {
+	p := newPair(t)
+	if err := CreateOffline(p.cfgA, "crm", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := CreateOffline(p.cfgB, "crm", false); err != nil {
+		t.Fatal(err)
+	}
+	a, b := p.begin(p.cfgA), p.begin(p.cfgB)
+	running := true
+	defer func() {
+		if running {
+			stop(t, b)
+		}
+	}()
+	defer stop(t, a)
+	wait(t, p.cfgA, control.WaitConnected)
+	if err := a.Promote(t.Context(), "crm", control.PromoteRequest{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, p.cfgA, control.WaitUpToDate)
+	vol, err := a.slot("crm").opened()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func() {
+		t.Helper()
+		done := make(chan error, 1)
+		vol.Submit(&blockdev.Request{Op: blockdev.OpWrite, Len: 4096, Buf: blockdev.NewBuffer(4096), Done: func(_ *blockdev.Request, err error) { done <- err }})
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	st, err := control.NewClient(p.cfgA.Node.Control).StatusIO(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	io := st.Volumes[0].IO
+	if io == nil || io.Ops["write"].Bytes != 4096 || io.Peers["beta"].Remote["write"].Count != 1 {
+		t.Fatalf("counted %+v", io)
+	}
+	if peer := st.Volumes[0].Peers[0]; peer.BehindBytes != 0 || peer.BehindSeconds == nil || *peer.BehindSeconds != 0 {
+		t.Errorf("a peer in sync is behind: %+v", peer)
+	}
+	if l := st.Links[0]; !l.Up || l.Peer != "beta" || l.Transport != "quic" || l.RTTMicros == 0 || l.BytesSent == 0 || l.PacketsSent == 0 || l.CongestionWindow == 0 || l.Protocol == "" {
+		t.Errorf("link %+v", l)
+	}
+	if st.IdentitySince.IsZero() || st.CertificateEnds.Before(time.Now()) {
+		t.Errorf("key of %v, certificate until %v", st.IdentitySince, st.CertificateEnds)
+	}
+	plain, err := control.NewClient(p.cfgA.Node.Control).Status(t.Context())
+	if err != nil || plain.Volumes[0].IO != nil {
+		t.Errorf("%v, %+v", err, plain.Volumes[0].IO)
+	}
+
+	stop(t, b)
+	running = false
+	write()
+	peer := waitBehind(t, a)
+	if peer.BehindBytes != 4096 || *peer.BehindSeconds > 60 {
+		t.Errorf("%d bytes, %v s behind", peer.BehindBytes, *peer.BehindSeconds)
+	}
+	if a.Status().Health().Healthy {
+		t.Error("healthy without the peer")
+	}
+}
+
+// waitBehind returns the peer's status once it is behind by some time.
+func waitBehind(t *testing.T, a *Agent) volume.PeerStatus {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	for {
+		_, changed := a.events.After(a.events.Last())
+		p := a.Status().Volumes[0].Peers[0]
+		if p.BehindSeconds != nil && *p.BehindSeconds > 0 {
+			return p
+		}
+		select {
+		case <-changed:
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("never behind: %+v", p)
+		}
+	}
+}
