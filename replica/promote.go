@@ -26,7 +26,8 @@ type promotion struct {
 	step     promoteStep
 	id       uint64
 	opt      PromoteOptions
-	waiting  uint16 // connected peers that have not answered
+	asked    uint16 // connected peers
+	waiting  uint16 // those of them that have not answered
 	deadline Time
 	done     func(error)
 }
@@ -51,13 +52,24 @@ func (m *Machine) Promote(now Time, opt PromoteOptions, done func(error)) {
 		return
 	}
 	m.promote = &promotion{id: m.cfg.Rand(), opt: opt, deadline: now + m.cfg.AskTime, done: done}
+	m.askAll()
+	m.promoteAnswered()
+}
+
+// askAll asks the connected peers that have not been asked; it reports whether there
+// were any. One that connects while others are asked may have another primary, or have
+// given its leave to somebody else.
+func (m *Machine) askAll() (any bool) {
+	pr := m.promote
 	for _, p := range m.peers {
-		if p.linked && p.settled {
-			m.promote.waiting |= 1 << p.id
-			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.PromoteAsk{ID: m.promote.id, Force: opt.Force}})
+		if p.linked && p.settled && pr.asked&(1<<p.id) == 0 {
+			any = true
+			pr.asked |= 1 << p.id
+			pr.waiting |= 1 << p.id
+			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.PromoteAsk{ID: pr.id, Force: pr.opt.Force}})
 		}
 	}
-	m.promoteAnswered()
+	return any
 }
 
 // mayPromote says why not, in the words of who could change it.
@@ -122,6 +134,9 @@ func (m *Machine) promoteAnswered() {
 		m.endPromote(err)
 		return
 	}
+	if m.askAll() {
+		return
+	}
 	pr.step = stepSettle
 	m.endTarget()
 	m.emit(Effect{Kind: DoSettle})
@@ -141,6 +156,10 @@ func (m *Machine) StoreSettled(now Time) {
 	}
 	if m.endTarget() { // again: it was connected anew meanwhile
 		m.emit(Effect{Kind: DoSettle})
+		return
+	}
+	if m.askAll() {
+		pr.step = stepAsk
 		return
 	}
 	pr.step = stepTake
@@ -287,7 +306,11 @@ func (m *Machine) onPromoteAnswer(p *peer, a *protocol.PromoteAnswer) {
 }
 
 func (m *Machine) promoteLost(p *peer) {
-	if m.promote != nil && m.promote.waiting&(1<<p.id) != 0 {
+	if m.promote == nil {
+		return
+	}
+	m.promote.asked &^= 1 << p.id
+	if m.promote.waiting&(1<<p.id) != 0 {
 		m.promote.waiting &^= 1 << p.id
 		m.promoteAnswered()
 	}

@@ -11,7 +11,7 @@ import (
 func (o *oracle) holders(p *process, c *clientOp, v *replica.View, fn func(n *node)) {
 	if !v.Bare {
 		fn(p.n)
-	} else if v.Carriers == "" && !o.had(p, c) {
+	} else if v.Carriers == "" {
 		o.w.fail("C1: %s acknowledges %v and nobody has it: its disk is %s, and no copy can be reached", p.n.name, c.r.Op, v.Disk)
 	}
 	for i := range v.Peers {
@@ -21,18 +21,6 @@ func (o *oracle) holders(p *process, c *clientOp, v *replica.View, fn func(n *no
 			fn(n)
 		}
 	}
-}
-
-// had reports whether a peer whose disk is failed by now holds the request: it was
-// acknowledged while that was a copy, and the answer is only carried out later in the
-// same instant. The machine decides nothing for the client once it has no data.
-func (o *oracle) had(p *process, c *clientOp) bool {
-	for _, n := range p.n.peers {
-		if n.disk.has(c) {
-			return true
-		}
-	}
-	return false
 }
 
 // applied: C1 at the moment of a write's acknowledgement, which has the newest index.

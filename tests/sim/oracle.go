@@ -409,7 +409,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 	}
 	o.gens[v.Current] = mark{b, o.idx}
 	me := o.st[p.n.index]
-	if !v.Bare {
+	if !v.Bare || v.Disk == protocol.UpToDate { // or filled, which is not durable yet
 		me.pos, me.vol = o.idx, o.idx
 	}
 	if c.r.FUA && !v.Bare {
@@ -686,6 +686,11 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 	equal := q.Repl == protocol.Established || q.Repl == protocol.VerifySource || q.Repl == protocol.VerifyTarget
 	if equal && left(n, p, l) {
 		return // its last word came late: it may have been overwritten by another since
+	}
+	if equal {
+		if x := n.proc.m.View(); x.Primary != "" && x.Primary != p.n.name && x.Current != p.m.View().Current {
+			return // it has followed another into a generation of its own, and takes none from here
+		}
 	}
 	if equal && !st.broken {
 		if i := unique(st.mark(), me.mark()); i != 0 && !st.gaveUp {

@@ -18,8 +18,12 @@ type rotten struct {
 }
 
 // verifyTime is how long a verify of these small volumes may take: 20 MiB at 200 KiB/s,
-// by a clock that may be slow.
-const verifyTime = 240 * second
+// by a clock that may be slow. Beside clients that fill a slow link under protocol A it
+// takes longer: it has as long again once it has got on for verifyMost.
+const (
+	verifyTime = 240 * second
+	verifyMost = 2 * verifyTime
+)
 
 // rot makes the check. REQUIRES a settled cluster.
 func (w *World) rot() {
@@ -101,6 +105,16 @@ func (r *rotten) verify(off, n int64) {
 		})
 		if tries < 4 && w.p(0.5) {
 			w.at(w.between(0, second), r.disturb)
+		}
+		position := func() int64 {
+			if plan := p.m.Plan(id); plan != nil {
+				return plan.Position()
+			}
+			return 0
+		}
+		for most := w.now + verifyMost; !ended && w.now < most; {
+			at := position()
+			w.await("verify: its progress", func() bool { return ended || position() > at })
 		}
 		w.await("verify: its end", func() bool { return ended })
 		if !started {
