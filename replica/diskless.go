@@ -165,6 +165,11 @@ func (m *Machine) adoptFlights() {
 // dataLost tells what waits that no copy of the data can be reached.
 func (m *Machine) dataLost() {
 	m.event("", "data", "reachable", "unreachable", m.unreachableText())
+	m.readmitWaiting()
+}
+
+// readmitWaiting has every request judged anew that waits.
+func (m *Machine) readmitWaiting() {
 	for _, list := range []*[]*Request{&m.arming, &m.overlapped, &m.farWait} {
 		m.readmitAll(list)
 	}

@@ -213,3 +213,9 @@ func (c *pace) spend(n int64) {
 		c.allow -= float64(n)
 	}
 }
+
+// tune makes the limits of o hold from now on; what was measured stays.
+func (c *pace) tune(o *Options) {
+	c.max, c.min, c.windowMax = o.RateBytes, o.FloorBytes, o.WindowBytes
+	c.allow = 0
+}

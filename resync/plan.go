@@ -118,18 +118,7 @@ type Stats struct {
 
 // New returns a plan over the blocks of set (Verify: over the whole device).
 func New(kind Kind, set *bitmap.Set, size int64, opt Options, now int64) *Plan {
-	if opt.WindowBytes == 0 {
-		opt.WindowBytes = WindowMax
-	}
-	if opt.FloorBytes == 0 {
-		opt.FloorBytes = RateMin
-	}
-	if opt.FlushTime == 0 {
-		opt.FlushTime = int64(2 * time.Second)
-	}
-	if opt.FlushBytes == 0 {
-		opt.FlushBytes = 64 << 20
-	}
+	opt = opt.withDefaults()
 	p := &Plan{kind: kind, set: set, size: size, opt: opt, started: now, look: DataMax, pace: newPace(&opt, now)}
 	if kind == Verify {
 		p.end = bitmap.Blocks(size)
@@ -138,6 +127,32 @@ func New(kind Kind, set *bitmap.Set, size int64, opt Options, now int64) *Plan {
 		p.stats.Total = set.Count() * bitmap.BlockSize
 	}
 	return p
+}
+
+func (o Options) withDefaults() Options {
+	if o.WindowBytes == 0 {
+		o.WindowBytes = WindowMax
+	}
+	if o.FloorBytes == 0 {
+		o.FloorBytes = RateMin
+	}
+	if o.FlushTime == 0 {
+		o.FlushTime = int64(2 * time.Second)
+	}
+	if o.FlushBytes == 0 {
+		o.FlushBytes = 64 << 20
+	}
+	return o
+}
+
+// Tune makes other options hold from now on. A verify keeps its rate, which may be
+// an operator's own.
+func (p *Plan) Tune(o Options) {
+	if p.kind == Verify {
+		o.RateBytes = p.opt.RateBytes
+	}
+	p.opt = o.withDefaults()
+	p.pace.tune(&p.opt)
 }
 
 // NewVerify returns a plan that compares length bytes at off, whole blocks or up to

@@ -317,6 +317,11 @@ type Control interface {
 	// it, after the failed one was closed; the volume owns what it returns. REQUIRES:
 	// primary. On any other node the volume is closed and created anew.
 	ReplaceDisk(ctx context.Context, fresh func() (Disk, error)) error
+	// Tune makes other settings hold from now on. It does not wait.
+	Tune(t Tuning)
+	// AddPeer makes the volume know one more peer, which is connected when it comes.
+	// Nothing waits for it before it has been synced.
+	AddPeer(p PeerConfig) error
 	// AttachPeer hands over a connection; the volume owns c whatever it returns.
 	AttachPeer(peer string, c Conn) error
 	// PeerUnreachable tells why a connection attempt failed, for status.

@@ -128,7 +128,8 @@ func (v *Volume) beginArchive(id replica.PeerID, d *replica.Discard) {
 var errStoreFlush = errors.New("flushing the store before what it holds is archived")
 
 func (v *Volume) prepareArchive(d *replica.Discard) error {
-	if v.opt.Archives == nil || v.opt.ArchiveMode == ArchiveOff || !d.Diverged && !d.Resumed && v.opt.ArchiveMode != ArchiveAlways {
+	mode := v.tuned.Load().ArchiveMode
+	if v.opt.Archives == nil || mode == ArchiveOff || !d.Diverged && !d.Resumed && mode != ArchiveAlways {
 		return replica.ErrNotKept
 	}
 	// What is kept later must be what a power cut leaves now.

@@ -25,7 +25,10 @@ func (v *Volume) askTarget(id replica.PeerID, token uint64, d *replica.Discard) 
 		answered := make(chan struct{})
 		go func() {
 			defer close(answered)
-			err := v.opt.MayResync(ctx, l.name, why)
+			var err error
+			if ask := v.tuned.Load().MayResync; ask != nil { // else the owner wants to be asked no more
+				err = ask(ctx, l.name, why)
+			}
 			v.mu.Lock()
 			v.m.TargetAllowed(v.now(), id, token, err)
 			v.unlockAndRun()

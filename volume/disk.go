@@ -79,9 +79,10 @@ func (v *Volume) ReplaceDisk(ctx context.Context, fresh func() (Disk, error)) er
 	}
 	v.setDisk(d.Store, d.Meta)
 	v.opt.State = d.State
-	v.former, v.inFile = nil, len(d.State.Super.Peers)
-	for i := range v.slots {
-		v.slots[i] = i
+	v.kept = &d.State.Super
+	v.regions = &regions{slots: make([]int, len(v.regions.slots))}
+	for i := range v.regions.slots {
+		v.regions.slots[i] = i
 	}
 	v.m.Replaced(v.now())
 	v.unlockAndRun()
@@ -127,7 +128,8 @@ func (v *Volume) beginReplace(ctx context.Context) error {
 // checkStore fails a disk that has not ended, within the disk timeout, what a peer
 // sent. The machine watches what clients asked for.
 func (v *Volume) checkStore() {
-	if v.opt.DiskTimeout == 0 {
+	limit := v.tuned.Load().DiskTimeout
+	if limit == 0 {
 		return
 	}
 	v.mu.Lock()
@@ -135,8 +137,8 @@ func (v *Volume) checkStore() {
 		if l == nil {
 			continue
 		}
-		if at := l.storeAt.Load(); at != 0 && time.Duration(v.now()-at) > v.opt.DiskTimeout {
-			v.m.StoreHangs(v.now(), fmt.Sprintf("a write from %s has not ended for %v", l.name, v.opt.DiskTimeout))
+		if at := l.storeAt.Load(); at != 0 && time.Duration(v.now()-at) > limit {
+			v.m.StoreHangs(v.now(), fmt.Sprintf("a write from %s has not ended for %v", l.name, limit))
 		}
 	}
 	v.unlockAndRun()

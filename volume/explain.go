@@ -82,7 +82,7 @@ func (v *Volume) Explain() Explanation {
 	default:
 		e.Promote = v.opt.Self + " would become primary; every connected peer is asked first"
 	}
-	for i := range v.opt.Peers {
+	for i := range v.peers() {
 		e.Peers = append(e.Peers, v.explainPeer(replica.PeerID(i)))
 	}
 	return e
@@ -90,7 +90,7 @@ func (v *Volume) Explain() Explanation {
 
 // explainPeer REQUIRES v.mu.
 func (v *Volume) explainPeer(id replica.PeerID) ExplainPeer {
-	name := v.opt.Peers[id].Name
+	name := v.peers()[id].Name
 	x := v.m.Explain(id)
 	out := ExplainPeer{Name: name, Heard: x.Peer != nil}
 	if x.Peer == nil {

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/qrbd/qrbd/bitmap"
@@ -36,14 +37,15 @@ func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 		index[p.Name] = i
 	}
 	next := len(s.Peers)
-	v.inFile = next
+	v.kept = s
+	v.regions = &regions{}
 	for _, p := range peers {
 		i, known := index[p.Name]
 		if !known {
 			if next == protocol.PeersMax {
 				return st, fmt.Errorf("volume %s: no metadata slot is free for peer %s: %d peers were configured in its life", v.opt.Name, p.Name, next)
 			}
-			v.slots = append(v.slots, next)
+			v.regions.slots = append(v.regions.slots, next)
 			next++
 			st.Peers = append(st.Peers, replica.PeerSlot{Name: p.Name, Dirty: bitmap.NewSet(bitmap.Blocks(v.size))})
 			continue
@@ -53,30 +55,30 @@ func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 		if s.Peers[i].Flags&slotGone != 0 {
 			slot.Dirty.SetAll()
 		}
-		v.slots = append(v.slots, i)
+		v.regions.slots = append(v.regions.slots, i)
 		st.Peers = append(st.Peers, slot)
 		delete(index, p.Name)
 	}
 	for _, i := range index {
 		g := s.Peers[i]
 		g.Flags |= slotGone
-		v.former = append(v.former, goneSlot{i, g})
+		v.regions.former = append(v.regions.former, goneSlot{i, g})
 	}
 	return st, nil
 }
 
 // batch turns the machine's snapshot into the metadata file's.
-func (v *Volume) batch(b replica.MetaBatch) *meta.Batch {
+func (v *Volume) batch(b replica.MetaBatch, where *regions) *meta.Batch {
 	out := &meta.Batch{Activity: b.Activity}
 	if s := b.Super; s != nil {
-		old := &v.opt.State.Super
+		old := v.kept
 		sup := &meta.Super{Volume: s.Volume, Size: old.Size, Node: old.Node, Name: old.Name, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken,
 			Flags: old.Flags &^ superRestoring, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost}
 		if s.Restoring {
 			sup.Flags |= superRestoring
 		}
-		sup.Peers = make([]meta.PeerSlot, len(v.slots)+len(v.former))
-		for _, g := range v.former {
+		sup.Peers = make([]meta.PeerSlot, len(where.slots)+len(where.former))
+		for _, g := range where.former {
 			sup.Peers[g.index] = g.slot
 		}
 		for i, p := range s.Peers {
@@ -84,12 +86,12 @@ func (v *Volume) batch(b replica.MetaBatch) *meta.Batch {
 			if p.Older {
 				slot.Flags |= slotOlder
 			}
-			sup.Peers[v.slots[i]] = slot
+			sup.Peers[where.slots[i]] = slot
 		}
 		out.Super = sup
 	}
 	for _, p := range b.Bitmaps {
-		out.Bitmap = append(out.Bitmap, meta.BitmapPage{Slot: v.slots[p.Peer], Page: p.Page, Data: p.Data})
+		out.Bitmap = append(out.Bitmap, meta.BitmapPage{Slot: where.slots[p.Peer], Page: p.Page, Data: p.Data})
 	}
 	return out
 }
@@ -112,15 +114,10 @@ func (v *Volume) journalLoop() {
 // write makes a batch durable. A commit that is cut short leaves any subset of
 // its pages, so that bits go first: no super page may give a meaning (a
 // generation, "closed in order") to bits that are not there.
-func (v *Volume) write(b replica.MetaBatch) error {
-	all := v.batch(b)
-	if all.Super != nil && len(all.Super.Peers) > v.inFile {
-		// At the start, with peers new to the file: it has no room for their bits
-		// before their names. Nothing but names is new on this page.
-		if err := v.disk.Load().meta.Commit(&meta.Batch{Super: all.Super}); err != nil {
-			return err
-		}
-		v.inFile = len(all.Super.Peers)
+func (v *Volume) write(b replica.MetaBatch, where *regions) error {
+	all := v.batch(b, where)
+	if err := v.writeNames(all.Super); err != nil {
+		return err
 	}
 	if all.Super != nil && len(all.Bitmap) > 0 {
 		if err := v.disk.Load().meta.Commit(&meta.Batch{Activity: all.Activity, Bitmap: all.Bitmap}); err != nil {
@@ -128,7 +125,31 @@ func (v *Volume) write(b replica.MetaBatch) error {
 		}
 		all.Activity, all.Bitmap = nil, nil
 	}
-	return v.disk.Load().meta.Commit(all)
+	if err := v.disk.Load().meta.Commit(all); err != nil {
+		return err
+	}
+	if all.Super != nil {
+		v.kept = all.Super
+	}
+	return nil
+}
+
+// writeNames makes room for the bits of peers that are new to the file. Nothing but
+// names is new on this page, and until the bits are there all count as set.
+func (v *Volume) writeNames(s *meta.Super) error {
+	if s == nil || len(s.Peers) <= len(v.kept.Peers) {
+		return nil
+	}
+	named := *v.kept
+	named.Peers = slices.Clone(v.kept.Peers)
+	for _, p := range s.Peers[len(named.Peers):] {
+		named.Peers = append(named.Peers, meta.PeerSlot{Name: p.Name, Flags: slotGone})
+	}
+	if err := v.disk.Load().meta.Commit(&meta.Batch{Super: &named}); err != nil {
+		return err
+	}
+	v.kept = &named
+	return nil
 }
 
 func (v *Volume) commitOnce() bool {
@@ -138,12 +159,13 @@ func (v *Volume) commitOnce() bool {
 	if !v.replacing {
 		b, ok = v.m.MetaBatch()
 	}
+	where := v.regions
 	v.mu.Unlock()
 	if !ok {
 		return false
 	}
 	began := v.now()
-	err := v.write(b)
+	err := v.write(b, where)
 	v.meter.commits.Add(time.Duration(v.now() - began))
 	v.mu.Lock()
 	v.m.MetaDone(v.now(), b.Version, b, err)

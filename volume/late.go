@@ -92,7 +92,7 @@ func (v *Volume) settled() {
 
 // awaitSettled waits until nothing late is in the store, at most writeTimeout.
 func (v *Volume) awaitSettled(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, v.writeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, v.tuned.Load().WriteTimeout)
 	defer cancel()
 	for {
 		v.mu.Lock()

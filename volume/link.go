@@ -107,7 +107,7 @@ func (v *Volume) AttachPeer(peer string, c Conn) error {
 		refuseConn(c, err.(*Error))
 		return err
 	}
-	l := &link{v: v, id: id, name: peer, mode: v.opt.Peers[id].mode(), conn: c, meter: v.meter.peer(peer),
+	l := &link{v: v, id: id, name: peer, mode: v.peers()[id].mode(), conn: c, meter: v.meter.peer(peer),
 		wake: make(chan struct{}, 1), resume: make(chan struct{}, 1), flushes: make(chan struct{}, 1),
 		plan: make(chan struct{}, 1), dead: make(chan struct{})}
 	l.try, _ = c.Write.(TryWriter)
@@ -181,7 +181,7 @@ func (v *Volume) PeerUnreachable(peer string, err error) {
 }
 
 func (v *Volume) peerID(name string) (replica.PeerID, error) {
-	for i, p := range v.opt.Peers {
+	for i, p := range v.peers() {
 		if p.Name == name {
 			return replica.PeerID(i), nil
 		}
@@ -225,6 +225,7 @@ func (l *link) lost(err error) {
 
 // dropStalled ends the links whose peer has taken nothing for too long.
 func (v *Volume) dropStalled() {
+	timeout := v.tuned.Load().WriteTimeout
 	v.mu.Lock()
 	now := v.now()
 	var stalled []*link
@@ -243,8 +244,8 @@ func (v *Volume) dropStalled() {
 			owed = plan.Owed()
 		}
 		switch wait, bulk := since(l.writing.Load()), max(since(l.filling.Load()), since(owed)); {
-		case wait > v.writeTimeout:
-			l.cause = fmt.Errorf("%s has not read for %v", l.name, v.writeTimeout)
+		case wait > timeout:
+			l.cause = fmt.Errorf("%s has not read for %v", l.name, timeout)
 		case bulk > v.bulkTimeout:
 			l.cause = fmt.Errorf("%s has not gone on with the sync for %v", l.name, v.bulkTimeout)
 		default:

@@ -76,7 +76,7 @@ func (v *Volume) each(peer string, fn func(id replica.PeerID) error) error {
 		return publicError(err)
 	}
 	var errs []error
-	for i := range v.opt.Peers {
+	for i := range v.peers() {
 		v.mu.Lock()
 		err := fn(replica.PeerID(i))
 		v.unlockAndRun()

@@ -15,19 +15,20 @@ import (
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/replica"
-	"github.com/qrbd/qrbd/resync"
+	"github.com/qrbd/qrbd/volume/meta"
 )
 
 // Volume is a running volume: a blockdev.Submitter for frontends, Control for
 // operators, and the executor of its replica.Machine. Safe for concurrent use.
 type Volume struct {
-	opt          Options
-	log          *slog.Logger
-	size         int64
-	disk         atomic.Pointer[localDisk] // replaced by ReplaceDisk only
-	meter        *Meter
-	writeTimeout time.Duration
-	bulkTimeout  time.Duration
+	opt         Options
+	log         *slog.Logger
+	size        int64
+	disk        atomic.Pointer[localDisk] // replaced by ReplaceDisk only
+	tuned       atomic.Pointer[Tuning]    // what Tune last set, or Open
+	peerList    atomic.Pointer[[]PeerConfig]
+	meter       *Meter
+	bulkTimeout time.Duration
 
 	flushTook atomic.Int64 // ns, running mean of the store's flushes; 0: none yet
 
@@ -41,9 +42,8 @@ type Volume struct {
 	archiveJobs []archiveJob     // the first is being done
 	archiving   *replica.Discard // the last that began
 
-	slots     []int // meta slot of each peer, by PeerID
-	former    []goneSlot
-	inFile    int // peers that the metadata file has room for; the committer's
+	regions   *regions
+	kept      *meta.Super // as the metadata file has it; the committer's
 	begun     time.Time
 	gone      chan struct{} // closed when Close is done
 	applying  []*link       // the last link to each peer that was let at the store
@@ -84,6 +84,9 @@ func Open(o Options) (*Volume, error) {
 	if v.meter = o.Meter; v.meter == nil {
 		v.meter = NewMeter()
 	}
+	t := o.Tuning().withDefaults()
+	v.tuned.Store(&t)
+	v.peerList.Store(&v.opt.Peers)
 	v.setDisk(o.Store, o.Meta)
 	if err := v.start(); err != nil {
 		return nil, errors.Join(err, o.Archives.Close(), o.Store.Close(), o.Meta.Close())
@@ -107,7 +110,6 @@ func (v *Volume) start() error {
 	if err := v.settleArchive(st.Lost); err != nil {
 		return err
 	}
-	v.writeTimeout = time.Duration(cfg.WriteTimeout)
 	v.m = replica.New(cfg, st, activity, v.now())
 	v.links = make([]*link, len(cfg.Peers))
 	v.applying = make([]*link, len(cfg.Peers))
@@ -117,7 +119,7 @@ func (v *Volume) start() error {
 		if !ok {
 			break
 		}
-		if err := v.write(b); err != nil {
+		if err := v.write(b, v.regions); err != nil {
 			return fmt.Errorf("metadata of volume %s: %w", v.opt.Name, err)
 		}
 		v.m.MetaDone(v.now(), b.Version, b, nil)
@@ -133,27 +135,24 @@ func (v *Volume) start() error {
 }
 
 func (v *Volume) machineConfig() replica.Config {
-	or := func(d, def time.Duration) int64 {
-		if d == 0 {
-			d = def
-		}
-		return int64(d)
-	}
 	o := &v.opt
+	t := v.tuned.Load().machine()
 	cfg := replica.Config{Self: o.Self, Name: o.Name, Size: v.size, Rand: randomID, VolumeID: randomVolume,
-		WriteTimeout:  or(o.WriteTimeout, 10*time.Second),
-		FlushInterval: or(o.FlushInterval, time.Second),
-		FlushBytes:    o.FlushBytes,
-		ActivityIdle:  or(o.ActivityIdle, 30*time.Second),
+		WriteTimeout:  t.WriteTimeout,
+		FlushInterval: t.FlushInterval,
+		FlushBytes:    t.FlushBytes,
+		ActivityIdle:  t.ActivityIdle,
 		HandshakeTime: int64(15 * time.Second),
 		RetryMin:      int64(100 * time.Millisecond),
 		RetryMax:      int64(2 * time.Second),
 		AskTime:       int64(5 * time.Second),
 		QueueBytes:    32 << 20,
-		NoData:        o.NoData,
-		OnReadError:   o.OnReadError,
-		DiskTimeout:   int64(o.DiskTimeout),
-		Sync:          resync.Options{WindowBytes: o.SyncWindow, RateBytes: o.SyncRate, FloorBytes: o.SyncFloor},
+		NoData:        t.NoData,
+		OnReadError:   t.OnReadError,
+		DiskTimeout:   t.DiskTimeout,
+		Sync:          t.Sync,
+		Policy:        t.Policy,
+		AskTarget:     t.AskTarget,
 	}
 	if cfg.FlushBytes == 0 {
 		cfg.FlushBytes = 64 << 20
@@ -313,7 +312,7 @@ func (v *Volume) run(b *effects, here bool) {
 			v.complete(e.Req, e.Err)
 		case replica.DoConnect:
 			if v.opt.AskConnect != nil {
-				v.opt.AskConnect(v.opt.Peers[e.Peer].Name)
+				v.opt.AskConnect(v.peers()[e.Peer].Name)
 			}
 		case replica.DoSync:
 			v.startSync(e.Peer)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -194,19 +195,9 @@ func (n *Node) addPeer(p Peer) (*peer, error) {
 		return nil, fmt.Errorf("peer %q has this node's own name", p.Name)
 	case n.peers[p.Name] != nil:
 		return nil, fmt.Errorf("peer %q is there already", p.Name)
-	case len(p.Keys) < 1 || len(p.Keys) > 2:
-		return nil, fmt.Errorf("peer %q has %d keys, want one or two", p.Name, len(p.Keys))
 	}
-	for _, k := range p.Keys {
-		if len(k) != ed25519.PublicKeySize {
-			return nil, fmt.Errorf("peer %q: key of %d bytes", p.Name, len(k))
-		}
-		if k.Equal(n.public) {
-			return nil, fmt.Errorf("peer %q has this node's own key", p.Name)
-		}
-		if other := n.byKey[[ed25519.PublicKeySize]byte(k)]; other != nil {
-			return nil, fmt.Errorf("peers %q and %q have the same key", other.Name, p.Name)
-		}
+	if err := n.checkKeys(p); err != nil {
+		return nil, err
 	}
 	added := newPeer(n, p)
 	n.peers[p.Name] = added
@@ -214,6 +205,51 @@ func (n *Node) addPeer(p Peer) (*peer, error) {
 		n.byKey[[ed25519.PublicKeySize]byte(k)] = added
 	}
 	return added, nil
+}
+
+// checkKeys says what is wrong with a peer's keys. REQUIRES n.mu.
+func (n *Node) checkKeys(p Peer) error {
+	if len(p.Keys) < 1 || len(p.Keys) > 2 {
+		return fmt.Errorf("peer %q has %d keys, want one or two", p.Name, len(p.Keys))
+	}
+	for _, k := range p.Keys {
+		if len(k) != ed25519.PublicKeySize {
+			return fmt.Errorf("peer %q: key of %d bytes", p.Name, len(k))
+		}
+		if k.Equal(n.public) {
+			return fmt.Errorf("peer %q has this node's own key", p.Name)
+		}
+		if other := n.byKey[[ed25519.PublicKeySize]byte(k)]; other != nil && other.Name != p.Name {
+			return fmt.Errorf("peers %q and %q have the same key", other.Name, p.Name)
+		}
+	}
+	return nil
+}
+
+// UpdatePeer gives the peer of that name another address or other keys. A session
+// whose key is still accepted goes on; one whose key is not ends.
+func (n *Node) UpdatePeer(p Peer) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	old := n.peers[p.Name]
+	if n.closed || old == nil {
+		return fmt.Errorf("peer %q: %w", p.Name, ErrClosed)
+	}
+	if err := n.checkKeys(p); err != nil {
+		return err
+	}
+	for _, k := range old.Keys {
+		delete(n.byKey, [ed25519.PublicKeySize]byte(k))
+	}
+	for _, k := range p.Keys {
+		n.byKey[[ed25519.PublicKeySize]byte(k)] = old
+	}
+	old.Address, old.Keys = p.Address, slices.Clone(p.Keys)
+	select {
+	case old.updated <- struct{}{}:
+	default: // it has not looked yet
+	}
+	return nil
 }
 
 var errRemoved = errors.New("peer removed")

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -25,8 +26,9 @@ type Peer struct {
 
 // peer keeps the session with one Peer. Owner of all fields below ctx: run.
 type peer struct {
-	Peer
+	Peer    // Address and Keys are guarded by node.mu: see target
 	node    *Node
+	updated chan struct{}   // Address or Keys have changed; capacity 1
 	inbound chan *candidate // from welcome
 	done    chan struct{}   // closed when run has ended
 	ctx     context.Context // ends with stop
@@ -58,8 +60,21 @@ type dialResult struct {
 
 func newPeer(n *Node, p Peer) *peer {
 	ctx, stop := context.WithCancelCause(context.Background())
-	return &peer{Peer: p, node: n, inbound: make(chan *candidate), done: make(chan struct{}), ctx: ctx, stop: stop,
+	return &peer{Peer: p, node: n, updated: make(chan struct{}, 1), inbound: make(chan *candidate), done: make(chan struct{}), ctx: ctx, stop: stop,
 		dialed: make(chan dialResult, 1)}
+}
+
+// target returns where the peer is and whose keys it may prove, as of now.
+func (p *peer) target() (address string, keys []ed25519.PublicKey) {
+	p.node.mu.Lock()
+	defer p.node.mu.Unlock()
+	return p.Address, p.Keys
+}
+
+// accepts reports whether the peer may prove that key, as of now.
+func (p *peer) accepts(key ed25519.PublicKey) bool {
+	_, keys := p.target()
+	return slices.ContainsFunc(keys, func(k ed25519.PublicKey) bool { return k.Equal(key) })
 }
 
 // run is the peer's goroutine: it dials, chooses between connections and calls
@@ -91,13 +106,21 @@ func (p *peer) run() {
 		case r := <-p.dialed:
 			p.dialing = false
 			if r.err != nil {
-				p.node.report(p.Name, p.Address, true, r.err)
+				address, _ := p.target()
+				p.node.report(p.Name, address, true, r.err)
 				p.timer.Reset(p.nextDelay())
 			} else {
 				p.offer(r.c)
 			}
 		case c := <-p.inbound:
 			p.offer(c)
+		case <-p.updated:
+			p.backoff = 0
+			if p.live == nil {
+				p.timer.Reset(p.firstDelay())
+			} else if !p.accepts(p.live.key) {
+				p.live.end(protocol.CodeOperator, "the key that this connection began with is no longer accepted on "+p.node.options.Name, ErrClosed)
+			}
 		}
 	}
 }
@@ -122,6 +145,10 @@ func (p *peer) shutdown() {
 
 // offer makes c the peer's session, unless the one it has is to stay.
 func (p *peer) offer(c *candidate) {
+	if !p.accepts(c.key) { // any more
+		c.conn.CloseWithError(quic.ApplicationErrorCode(protocol.CodeNotAllowed), "the key is no longer accepted")
+		return
+	}
 	if !p.prefers(c) {
 		c.conn.CloseWithError(quic.ApplicationErrorCode(protocol.CodeDuplicate), "another session goes on")
 		return
@@ -179,7 +206,8 @@ func (p *peer) down() {
 // dials says whether this node is the one to dial at once. While the peer's
 // keys are being rotated both may be.
 func (p *peer) dials() bool {
-	for _, k := range p.Keys {
+	_, keys := p.target()
+	for _, k := range keys {
 		if bytes.Compare(p.node.public, k) < 0 {
 			return true
 		}
@@ -211,11 +239,12 @@ func (p *peer) nextDelay() time.Duration {
 func (p *peer) dial() (*candidate, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, p.node.options.DialTimeout)
 	defer cancel()
-	addr, err := resolve(ctx, p.Address)
+	address, keys := p.target()
+	addr, err := resolve(ctx, address)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := p.node.transport.Dial(ctx, addr, clientTLS(p.node.cert, p.Keys), p.node.quicConfig)
+	conn, err := p.node.transport.Dial(ctx, addr, clientTLS(p.node.cert, keys), p.node.quicConfig)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package quicnet
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ type Session struct {
 	frames *frameReader // of ctl. Owner: control
 	dialed bool
 	hello  protocol.NodeHello // the peer's
+	key    ed25519.PublicKey  // that the peer proved
 
 	epoch time.Time     // when the session started; heard counts from here
 	heard atomic.Int64  // ns after epoch at which bytes last came
@@ -42,7 +44,7 @@ type Session struct {
 
 func newSession(c *candidate) *Session {
 	s := &Session{
-		node: c.peer.node, peer: c.peer, conn: c.conn, ctl: c.ctl, frames: c.frames, dialed: c.dialed, hello: c.hello,
+		node: c.peer.node, peer: c.peer, conn: c.conn, ctl: c.ctl, frames: c.frames, dialed: c.dialed, hello: c.hello, key: c.key,
 		epoch:   time.Now(),
 		ending:  make(chan struct{}),
 		done:    make(chan struct{}),

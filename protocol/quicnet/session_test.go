@@ -3,6 +3,7 @@ package quicnet
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"io"
 	"testing"
@@ -158,6 +159,39 @@ func TestRemovePeer(t *testing.T) {
 	}
 	beta.knows(alpha)
 	next(t, alpha.ups, "session after adding the peer again")
+}
+
+// TestUpdatePeer: a second key leaves the session alone; one that goes ends it, and
+// the peer comes back when it proves the other.
+func TestUpdatePeer(t *testing.T) {
+	alpha, beta, _, _ := startPair(t, nil)
+	renewed := newIdentity(t)
+	peer := Peer{Name: "alpha", Address: alpha.Addr().String(), Keys: []ed25519.PublicKey{alpha.id.Public(), renewed.Public()}}
+	if err := beta.UpdatePeer(peer); err != nil {
+		t.Fatal(err)
+	}
+	if err := beta.UpdatePeer(Peer{Name: "gamma", Keys: peer.Keys}); err == nil {
+		t.Error("a peer that is not there was updated")
+	}
+	if err := beta.UpdatePeer(Peer{Name: "alpha", Keys: []ed25519.PublicKey{beta.id.Public()}}); err == nil {
+		t.Error("a peer was given this node's own key")
+	}
+	select {
+	case err := <-beta.downs:
+		t.Fatalf("an added key ended the session: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	peer.Keys = peer.Keys[1:]
+	if err := beta.UpdatePeer(peer); err != nil {
+		t.Fatal(err)
+	}
+	next(t, beta.downs, "down at beta")
+	next(t, alpha.downs, "down at alpha")
+	addr := alpha.Addr().String()
+	alpha.stop()
+	back := startNode(t, "alpha", renewed, func(o *Options) { o.Listen, o.Instance = addr, 2 })
+	back.knows(beta)
+	next(t, back.ups, "session with the new key")
 }
 
 // TestBothDial: with keys that make both sides dial at once, exactly one
