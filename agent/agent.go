@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/qrbd/qrbd/agent/config"
@@ -62,9 +63,12 @@ type Agent struct {
 	log    *slog.Logger
 	events *control.Ring
 
-	lock       *stateLock
-	slots      []*slot // by configuration, never changed
-	doors      []*door // set before ready is closed
+	lock *stateLock
+	// config is what the configuration says as far as it holds here: Reload changes it.
+	config     atomic.Pointer[config.Config]
+	slotList   atomic.Pointer[[]*slot] // by configuration; it only grows
+	doorList   atomic.Pointer[[]*door] // set before ready is closed; it only grows
+	reloading  sync.Mutex
 	ready      chan struct{}
 	clientPool *blockdev.Pool
 	peerPool   *blockdev.Pool
@@ -102,6 +106,9 @@ func Start(o Options) (*Agent, error) {
 		peerPool:   blockdev.NewPool(peerPoolBytes),
 		ready:      make(chan struct{}),
 	}
+	a.config.Store(o.Config)
+	a.slotList.Store(new([]*slot))
+	a.doorList.Store(new([]*door))
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.links = newLinks(a)
 	a.hooks = hook.NewRunner(a.log)
@@ -138,25 +145,23 @@ func (a *Agent) start() (err error) {
 	if a.lock, err = lockState(a.cfg.Node.State); err != nil {
 		return err
 	}
+	var slots []*slot
 	for _, v := range a.cfg.Volumes {
-		verify, err := newVerifier(v.Name, v.Size, a.cfg.VerifyPath(v.Name))
-		if err != nil {
-			a.log.Warn("the records of verifies are not used", "volume", v.Name, "err", err)
-		}
-		a.slots = append(a.slots, &slot{cfg: v, verify: verify, meter: volume.NewMeter()})
+		slots = append(slots, a.newSlot(v))
 	}
+	a.slotList.Store(&slots)
 	a.openAll()
-	if a.doors, err = openDoors(a.slots, a.clientPool, a.log); err != nil {
+	doors, err := openDoors(slots, a.clientPool, a.log)
+	if err != nil {
 		return err
 	}
+	a.doorList.Store(&doors)
 	close(a.ready)
 	if a.net, err = a.opt.network(a); err != nil {
 		return err
 	}
-	for _, s := range a.slots {
-		if s.cfg.VerifyEvery > 0 {
-			a.spawn(func(ctx context.Context) { a.runSchedule(ctx, s) })
-		}
+	for _, s := range slots {
+		a.spawn(func(ctx context.Context) { a.runSchedule(ctx, s) })
 	}
 	if a.metrics, err = a.startMetrics(); err != nil {
 		return err
@@ -165,10 +170,24 @@ func (a *Agent) start() (err error) {
 	return err
 }
 
+func (a *Agent) newSlot(v config.Volume) *slot {
+	verify, err := newVerifier(v.Name, v.Size, a.cfg.VerifyPath(v.Name))
+	if err != nil {
+		a.log.Warn("the records of verifies are not used", "volume", v.Name, "err", err)
+	}
+	return newSlot(v, verify)
+}
+
+// slots returns the configured volumes. The list does not change; Reload makes another.
+func (a *Agent) slots() []*slot { return *a.slotList.Load() }
+
+// doors returns the exports, likewise.
+func (a *Agent) doors() []*door { return *a.doorList.Load() }
+
 // openAll opens the volumes side by side: each reads its own files.
 func (a *Agent) openAll() {
 	var wg sync.WaitGroup
-	for _, s := range a.slots {
+	for _, s := range a.slots() {
 		wg.Go(func() { a.open(s) })
 	}
 	wg.Wait()
@@ -201,7 +220,7 @@ func (a *Agent) openLinked(s *slot) error {
 
 // slot returns the slot of that name, or nil.
 func (a *Agent) slot(name string) *slot {
-	for _, s := range a.slots {
+	for _, s := range a.slots() {
 		if s.cfg.Name == name {
 			return s
 		}
@@ -240,8 +259,11 @@ func (a *Agent) Close(ctx context.Context) error {
 	a.stopping = true
 	a.spawnMu.Unlock()
 	var errs []error
-	each(len(a.doors), func(i int) error { return a.doors[i].close(ctx) }, &errs)
-	each(len(a.slots), func(i int) error { return a.slots[i].close(ctx) }, &errs)
+	a.reloading.Lock() // what a reload has begun to open is closed too, and none begins
+	defer a.reloading.Unlock()
+	doors, slots := a.doors(), a.slots()
+	each(len(doors), func(i int) error { return doors[i].close(ctx) }, &errs)
+	each(len(slots), func(i int) error { return slots[i].close(ctx) }, &errs)
 	a.cancel()
 	// What is left has nothing to drain; it gets its time even when ctx is over.
 	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTimeout)

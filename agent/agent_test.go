@@ -314,8 +314,8 @@ func TestSharedAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stop(t, a)
-	if len(a.doors) != 1 {
-		t.Fatalf("%d servers for one address", len(a.doors))
+	if len(a.doors()) != 1 {
+		t.Fatalf("%d servers for one address", len(a.doors()))
 	}
 	vols["web"].setRole("primary")
 	if _, err := dial(t, a, "web"); err != nil {
@@ -355,13 +355,23 @@ func TestRun(t *testing.T) {
 	reload, done := make(chan struct{}), make(chan error, 1)
 	go func() { done <- Run(ctx, o, reload) }()
 	notice("READY=1\nSTATUS=2 volumes: crm secondary, up-to-date; web secondary, up-to-date")
+	const volumes = "\nSTATUS=2 volumes: crm secondary, up-to-date; web secondary, up-to-date"
+	reloaded := func() {
+		t.Helper()
+		b := make([]byte, 4096)
+		if n, err := systemd.Read(b); err != nil || !strings.HasPrefix(string(b[:n]), "RELOADING=1\nMONOTONIC_USEC=") || !strings.HasSuffix(string(b[:n]), volumes) {
+			t.Errorf("systemd was told %q, %v", b[:n], err)
+		}
+		notice("READY=1" + volumes)
+	}
 	reload <- struct{}{}
+	reloaded()
 	valid := "[node]\nname = \"alpha\"\nlisten = \":1\"\n"
-	reload <- struct{}{} // the first is answered now
 	if err := os.WriteFile(c.File, []byte(valid), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	reload <- struct{}{}
+	reloaded()
 	cancel()
 	notice("STOPPING=1\nSTATUS=2 volumes: crm secondary, up-to-date; web secondary, up-to-date")
 	if err := <-done; err != nil {
@@ -372,7 +382,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("volume %s was told %q", v.name, v.calls)
 		}
 	}
-	for _, want := range []string{"has faults", "need a restart", "agent stopping"} {
+	for _, want := range []string{"has faults", "nothing is changed", "node.listen", "agent stopping"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log does not say %q:\n%s", want, &log)
 		}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/blockdev"
@@ -16,9 +18,18 @@ import (
 // door is one export address: an NBD server and the volumes behind it.
 type door struct {
 	export config.Export
-	slots  []*slot
 	server *nbd.Server
 	ended  chan struct{} // closed when Serve has returned
+
+	mu    sync.Mutex
+	slots []*slot // guarded by mu; replaced, never changed
+}
+
+// volumes returns what is behind the door.
+func (d *door) volumes() []*slot {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.slots
 }
 
 // openDoors listens on every export address of the slots.
@@ -35,22 +46,48 @@ func openDoors(slots []*slot, pool *blockdev.Pool, log *slog.Logger) ([]*door, e
 		d.slots = append(d.slots, s)
 	}
 	for i, d := range doors {
-		l, err := nbd.Listen(d.export.String())
-		if err != nil {
+		if err := d.open(pool, log); err != nil {
 			for _, open := range doors[:i] {
 				open.close(context.Background())
 			}
-			return nil, fmt.Errorf("export of volume %s: %w", d.slots[0].cfg.Name, err)
+			return nil, err
 		}
-		d.server = nbd.NewServer(nbd.Options{Exports: d, Log: log, Pool: pool})
-		go func() {
-			defer close(d.ended)
-			if err := d.server.Serve(l); err != nil {
-				log.Error("export ended", "export", d.export.String(), "err", err)
-			}
-		}()
 	}
 	return doors, nil
+}
+
+// open listens and serves until close.
+func (d *door) open(pool *blockdev.Pool, log *slog.Logger) error {
+	l, err := nbd.Listen(d.export.String())
+	if err != nil {
+		return fmt.Errorf("export of volume %s: %w", d.slots[0].cfg.Name, err)
+	}
+	d.server = nbd.NewServer(nbd.Options{Exports: d, Log: log, Pool: pool})
+	go func() {
+		defer close(d.ended)
+		if err := d.server.Serve(l); err != nil {
+			log.Error("export ended", "export", d.export.String(), "err", err)
+		}
+	}()
+	return nil
+}
+
+// addDoor exports a volume that was added: behind the door that listens on its address
+// already, or behind a new one. REQUIRES a.reloading.
+func (a *Agent) addDoor(s *slot) error {
+	if d := a.doorOf(s); d != nil {
+		d.mu.Lock()
+		d.slots = append(slices.Clone(d.slots), s)
+		d.mu.Unlock()
+		return nil
+	}
+	d := &door{export: s.cfg.Export, ended: make(chan struct{}), slots: []*slot{s}}
+	if err := d.open(a.clientPool, a.log); err != nil {
+		return err
+	}
+	doors := append(slices.Clone(a.doors()), d)
+	a.doorList.Store(&doors)
+	return nil
 }
 
 func (d *door) close(ctx context.Context) error {
@@ -61,8 +98,9 @@ func (d *door) close(ctx context.Context) error {
 
 // List implements nbd.Exports.
 func (d *door) List() []string {
-	names := make([]string, len(d.slots))
-	for i, s := range d.slots {
+	slots := d.volumes()
+	names := make([]string, len(slots))
+	for i, s := range slots {
 		names[i] = s.cfg.Name
 	}
 	return names
@@ -93,10 +131,11 @@ func (d *door) Open(name string) (*nbd.Export, error) {
 
 // find returns the slot of that name; "" means the only one.
 func (d *door) find(name string) *slot {
-	if name == "" && len(d.slots) == 1 {
-		return d.slots[0]
+	slots := d.volumes()
+	if name == "" && len(slots) == 1 {
+		return slots[0]
 	}
-	for _, s := range d.slots {
+	for _, s := range slots {
 		if s.cfg.Name == name {
 			return s
 		}
@@ -123,7 +162,7 @@ func (a *Agent) clients(s *slot) int {
 }
 
 func (a *Agent) doorOf(s *slot) *door {
-	for _, d := range a.doors {
+	for _, d := range a.doors() {
 		if d.export == s.cfg.Export {
 			return d
 		}

@@ -52,14 +52,14 @@ func TestExportFollowsTheRole(t *testing.T) {
 
 func TestDoorFindsVolumes(t *testing.T) {
 	a, _ := start(t, nil)
-	d := &door{slots: a.slots}
+	d := &door{slots: a.slots()}
 	if _, err := d.Open(""); !errors.Is(err, nbd.ErrUnknownExport) {
 		t.Errorf("the default of two: %v", err)
 	}
 	if _, err := d.Open("db"); !errors.Is(err, nbd.ErrUnknownExport) {
 		t.Errorf("unknown: %v", err)
 	}
-	if d.find("web") != a.slots[1] || (&door{slots: a.slots[:1]}).find("") != a.slots[0] {
+	if d.find("web") != a.slots()[1] || (&door{slots: a.slots()[:1]}).find("") != a.slots()[0] {
 		t.Error("not found")
 	}
 	if got := strings.Join(d.List(), " "); got != "crm web" {

@@ -100,7 +100,9 @@ func (v *fakeVolume) Disconnect(_ context.Context, p string) error { return v.no
 func (v *fakeVolume) ReplaceDisk(_ context.Context, fresh func() (volume.Disk, error)) error {
 	return v.note("replace-disk")
 }
-func (v *fakeVolume) Invalidate(context.Context) error { return v.note("invalidate") }
+func (v *fakeVolume) Tune(volume.Tuning)                { _ = v.note("tune") }
+func (v *fakeVolume) AddPeer(p volume.PeerConfig) error { return v.note("add peer %s", p.Name) }
+func (v *fakeVolume) Invalidate(context.Context) error  { return v.note("invalidate") }
 func (v *fakeVolume) Verify(ctx context.Context, o volume.VerifyOptions, progress func(done, total int64)) (volume.VerifyReport, error) {
 	if v.verify != nil {
 		return v.verify(ctx, o, progress)
@@ -288,7 +290,9 @@ func (s *fakeSession) Open(ctx context.Context, o protocol.StreamOpen) (volume.S
 // noNetwork is a node without sessions but those that a test makes.
 type noNetwork struct{}
 
-func (noNetwork) Close(context.Context) error { return nil }
+func (noNetwork) AddPeer(config.Peer) error    { return nil }
+func (noNetwork) UpdatePeer(config.Peer) error { return nil }
+func (noNetwork) Close(context.Context) error  { return nil }
 
 // testConfig is a node alpha with the volumes crm and web, peers beta and gamma;
 // web has no gamma.

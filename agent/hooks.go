@@ -11,12 +11,12 @@ import (
 // fireHooks has the commands run that are configured for what e says. It does not
 // block.
 func (a *Agent) fireHooks(s *slot, e volume.Event) {
-	if len(s.cfg.Hooks.Commands) == 0 {
+	if len(s.live().Hooks.Commands) == 0 {
 		return
 	}
 	st := s.status()
 	for _, n := range hooksFor(e, st) {
-		a.hooks.Fire(s.cfg.Hooks, a.hookEvent(n, e, st))
+		a.hooks.Fire(s.live().Hooks, a.hookEvent(n, e, st))
 	}
 }
 
@@ -84,5 +84,5 @@ func goodPeer(st volume.Status) bool {
 // mayResync runs the volume's before-resync-target: an error refuses.
 func (a *Agent) mayResync(ctx context.Context, s *slot, peer, why string) error {
 	e := volume.Event{Volume: s.cfg.Name, Peer: peer, Field: "replication", New: protocol.SyncTarget.String(), Reason: why}
-	return a.hooks.Ask(ctx, s.cfg.Hooks, a.hookEvent(hook.BeforeResyncTarget, e, s.status()))
+	return a.hooks.Ask(ctx, s.live().Hooks, a.hookEvent(hook.BeforeResyncTarget, e, s.status()))
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/volume"
@@ -36,6 +37,10 @@ type figured interface {
 
 // network keeps sessions with the peers and tells links of them.
 type network interface {
+	// AddPeer begins to keep a session with one more peer; UpdatePeer gives one that is
+	// there another address or other keys. A session whose key is still accepted goes on.
+	AddPeer(p config.Peer) error
+	UpdatePeer(p config.Peer) error
 	// Close ends every session and returns when the goroutines have ended, or ctx
 	// has.
 	Close(ctx context.Context) error
@@ -105,7 +110,7 @@ func (l *links) sessionUp(s session) {
 	if !s.Dialer() {
 		return
 	}
-	for _, sl := range l.a.slots {
+	for _, sl := range l.a.slots() {
 		if _, err := sl.opened(); err == nil && sl.hasPeer(s.Peer()) {
 			l.connect(s, sl)
 		}
@@ -136,7 +141,7 @@ func (l *links) unreachable(peer string, cause error) {
 	l.mu.Lock()
 	l.reasons[peer] = cause.Error()
 	l.mu.Unlock()
-	for _, sl := range l.a.slots {
+	for _, sl := range l.a.slots() {
 		if vol, err := sl.opened(); err == nil && sl.hasPeer(peer) {
 			vol.PeerUnreachable(peer, cause)
 		}
@@ -146,7 +151,7 @@ func (l *links) unreachable(peer string, cause error) {
 // status returns the session with each configured peer.
 func (l *links) status() []control.LinkStatus {
 	var out []control.LinkStatus
-	for _, p := range l.a.cfg.Peers {
+	for _, p := range l.a.config.Load().Peers {
 		l.mu.Lock()
 		s, reason := l.sessions[p.Name], l.reasons[p.Name]
 		l.mu.Unlock()
@@ -214,7 +219,7 @@ func (l *links) ask(sl *slot, peer string) {
 // volumeOpened connects a volume that was opened after its peers' sessions came
 // up.
 func (l *links) volumeOpened(sl *slot) {
-	for _, p := range sl.cfg.Peers {
+	for _, p := range sl.live().Peers {
 		l.ask(sl, p.Name)
 	}
 }

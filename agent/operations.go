@@ -26,7 +26,7 @@ func (a *Agent) StatusIO() control.NodeStatus { return a.statusWith((*slot).stat
 func (a *Agent) statusWith(status func(*slot) volume.Status) control.NodeStatus {
 	st := control.NodeStatus{Node: a.cfg.Node.Name, Version: a.opt.Version, Volumes: []volume.Status{}, Links: a.links.status(),
 		IdentitySince: a.identitySince, CertificateEnds: a.certificateEnds}
-	for _, s := range a.slots {
+	for _, s := range a.slots() {
 		v := status(s)
 		v.Clients = a.clients(s)
 		st.Volumes = append(st.Volumes, v)
@@ -42,7 +42,7 @@ func (a *Agent) find(name string) (*slot, error) {
 	if s := a.slot(name); s != nil {
 		return s, nil
 	}
-	return nil, unknownVolume(a.cfg, name)
+	return nil, unknownVolume(a.config.Load(), name)
 }
 
 // findOpen returns the slot and its volume.
@@ -103,10 +103,10 @@ func (a *Agent) Create(ctx context.Context, name string, r control.CreateRequest
 		}
 		return &volume.Error{Code: protocol.CodeBusy, Text: fmt.Sprintf("volume %s is running: stop the agent, then run qrbd create %s --force", name, name)}
 	}
-	if err := createFiles(a.cfg, &s.cfg, r.Force); err != nil {
+	if err := createFiles(a.cfg, s.live(), r.Force); err != nil {
 		return &volume.Error{Code: protocol.CodeNotAllowed, Text: err.Error()}
 	}
-	a.log.Info("volume created", "volume", name, "backing", s.cfg.Backing, "bytes", s.cfg.Size)
+	a.log.Info("volume created", "volume", name, "backing", s.cfg.Backing, "bytes", s.live().Size)
 	return a.openLinked(s)
 }
 
@@ -224,8 +224,9 @@ func (a *Agent) checkPeer(name, peer string, empty bool) error {
 	if s.hasPeer(peer) || peer == "" && empty {
 		return nil
 	}
-	names := make([]string, len(s.cfg.Peers))
-	for i, p := range s.cfg.Peers {
+	peers := s.live().Peers
+	names := make([]string, len(peers))
+	for i, p := range peers {
 		names[i] = p.Name
 	}
 	if len(names) == 0 {

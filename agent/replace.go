@@ -45,10 +45,10 @@ func (a *Agent) ReplaceDisk(ctx context.Context, name string) error {
 
 // freshDisk makes backing store and metadata anew and opens them.
 func (a *Agent) freshDisk(s *slot) (volume.Disk, error) {
-	if err := createFiles(a.cfg, &s.cfg, true); err != nil {
+	if err := createFiles(a.cfg, s.live(), true); err != nil {
 		return volume.Disk{}, &volume.Error{Code: protocol.CodeDiskFailed, Text: err.Error()}
 	}
-	d, err := openDisk(a, &s.cfg)
+	d, err := openDisk(a, s.live())
 	if err != nil {
 		return volume.Disk{}, &volume.Error{Code: protocol.CodeDiskFailed, Text: err.Error()}
 	}
@@ -65,7 +65,7 @@ func (a *Agent) reopenEmpty(ctx context.Context, s *slot, vol running) error {
 	if err := vol.Close(ctx); err != nil {
 		a.log.Warn("closing a volume whose disk failed", "volume", name, "err", err)
 	}
-	if err := createFiles(a.cfg, &s.cfg, true); err != nil {
+	if err := createFiles(a.cfg, s.live(), true); err != nil {
 		err = fmt.Errorf("its disk failed, and could not be replaced: %w. Correct that, then run: qrbd create %s --force", err, name)
 		s.set(nil, err)
 		return &volume.Error{Code: protocol.CodeDiskFailed, Text: err.Error()}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/blockdev"
@@ -21,9 +22,15 @@ type running interface {
 
 // slot is a configured volume.
 type slot struct {
+	// cfg is what the agent was started with, or what the volume was added with. Only
+	// what no reload changes is read there: name, backing and export. For the rest see
+	// live.
 	cfg    config.Volume
 	verify *verifier
 	meter  *volume.Meter // outlives vol
+
+	effective atomic.Pointer[config.Volume]
+	retimed   chan struct{} // the schedule of verifies has changed; capacity 1
 
 	// operation serialises what changes the role or the files. A second
 	// operation is refused, not queued: its operator decided on an older state.
@@ -38,6 +45,15 @@ type slot struct {
 	code   protocol.Code
 	leave  int // > 0: the role is being given up, no client may enter
 }
+
+func newSlot(v config.Volume, verify *verifier) *slot {
+	s := &slot{cfg: v, verify: verify, meter: volume.NewMeter(), retimed: make(chan struct{}, 1)}
+	s.effective.Store(&v)
+	return s
+}
+
+// live returns the configuration that holds now. It is not changed, but replaced.
+func (s *slot) live() *config.Volume { return s.effective.Load() }
 
 // errNotCreated: the volume has neither metadata nor, maybe, a backing store.
 var errNotCreated = errors.New("not created")
@@ -67,7 +83,7 @@ func (s *slot) set(vol running, err error) {
 
 // hasPeer says whether the volume is configured with that peer.
 func (s *slot) hasPeer(name string) bool {
-	for _, p := range s.cfg.Peers {
+	for _, p := range s.live().Peers {
 		if p.Name == name {
 			return true
 		}
@@ -88,7 +104,7 @@ func (s *slot) status() volume.Status {
 	}
 	st := volume.Status{
 		Name:       s.cfg.Name,
-		Size:       s.cfg.Size,
+		Size:       s.live().Size,
 		Role:       protocol.Secondary.String(),
 		Disk:       protocol.Diskless.String(),
 		Export:     s.cfg.Export.String(),
@@ -96,7 +112,7 @@ func (s *slot) status() volume.Status {
 		Reason:     reason,
 		Peers:      []volume.PeerStatus{},
 	}
-	for _, p := range s.cfg.Peers {
+	for _, p := range s.live().Peers {
 		st.Peers = append(st.Peers, volume.PeerStatus{
 			Name:        p.Name,
 			Connection:  protocol.Standalone.String(),

@@ -182,7 +182,7 @@ func (a *Agent) Verify(ctx context.Context, name string, r control.VerifyRequest
 		return nil, nil
 	}
 	var peers []string
-	for _, p := range s.cfg.Peers {
+	for _, p := range s.live().Peers {
 		if r.Peer == "" || p.Name == r.Peer {
 			peers = append(peers, p.Name)
 		}
@@ -244,20 +244,29 @@ func (c verifySchedule) tick() time.Duration {
 	return min(max(c.every/8, 100*time.Millisecond), 30*time.Second)
 }
 
+// next is when the schedule is to be looked at; never if there is none.
+func (c verifySchedule) next() <-chan time.Time {
+	if c.every == 0 {
+		return nil
+	}
+	return time.After(c.tick())
+}
+
 // runSchedule verifies a volume by its schedule while it is primary here, every peer
 // that is in sync, one after the other. One that cannot run now is tried again.
 func (a *Agent) runSchedule(ctx context.Context, s *slot) {
-	c := verifySchedule{every: s.cfg.VerifyEvery, window: s.cfg.VerifyWindow, size: s.cfg.Size}
-	t := time.NewTicker(c.tick())
-	defer t.Stop()
 	told := ""
 	for {
+		v := s.live()
+		c := verifySchedule{every: v.VerifyEvery, window: v.VerifyWindow, size: v.Size}
 		select {
-		case <-t.C:
+		case <-c.next():
+		case <-s.retimed:
+			continue
 		case <-ctx.Done():
 			return
 		}
-		for _, p := range s.cfg.Peers {
+		for _, p := range s.live().Peers {
 			err := a.verifyIfDue(ctx, s, c, p.Name)
 			switch {
 			case err == nil:

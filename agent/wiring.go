@@ -22,7 +22,7 @@ import (
 // openVolume opens metadata and backing store and starts the volume on them.
 // errNotCreated: there is no metadata.
 func openVolume(a *Agent, s *slot) (running, error) {
-	v := &s.cfg
+	v := s.live()
 	d, err := openDisk(a, v)
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func (a *Agent) openStore(v *config.Volume) (blockdev.Device, error) {
 }
 
 func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File, state *meta.State) volume.Options {
-	v := &s.cfg
+	v := s.live()
 	o := volume.Options{
 		Name:          v.Name,
 		Self:          a.cfg.Node.Name,
@@ -143,13 +143,9 @@ func startNetwork(a *Agent) (network, error) {
 		PeerTimeout: a.cfg.Node.PeerTimeout,
 	}
 	for _, p := range a.cfg.Peers {
-		peer := quicnet.Peer{Name: p.Name, Address: p.Address}
-		for _, text := range p.Keys {
-			key, err := quicnet.ParseKey(text)
-			if err != nil {
-				return nil, fmt.Errorf("peer %s: %w", p.Name, err)
-			}
-			peer.Keys = append(peer.Keys, key)
+		peer, err := quicPeer(p)
+		if err != nil {
+			return nil, err
 		}
 		o.Peers = append(o.Peers, peer)
 	}
@@ -161,7 +157,40 @@ func startNetwork(a *Agent) (network, error) {
 	if info, err := os.Stat(filepath.Join(a.cfg.Node.State, quicnet.KeyFile)); err == nil {
 		a.identitySince = info.ModTime()
 	}
-	return node, nil
+	return quicNetwork{node}, nil
+}
+
+func quicPeer(p config.Peer) (quicnet.Peer, error) {
+	peer := quicnet.Peer{Name: p.Name, Address: p.Address}
+	for _, text := range p.Keys {
+		key, err := quicnet.ParseKey(text)
+		if err != nil {
+			return peer, fmt.Errorf("peer %s: %w", p.Name, err)
+		}
+		peer.Keys = append(peer.Keys, key)
+	}
+	return peer, nil
+}
+
+// quicNetwork is a quicnet.Node as the agent sees it.
+type quicNetwork struct{ node *quicnet.Node }
+
+func (n quicNetwork) Close(ctx context.Context) error { return n.node.Close(ctx) }
+
+func (n quicNetwork) AddPeer(p config.Peer) error {
+	peer, err := quicPeer(p)
+	if err != nil {
+		return err
+	}
+	return n.node.AddPeer(peer)
+}
+
+func (n quicNetwork) UpdatePeer(p config.Peer) error {
+	peer, err := quicPeer(p)
+	if err != nil {
+		return err
+	}
+	return n.node.UpdatePeer(peer)
 }
 
 // handler is links as the session layer's Handler. Sessions and their ends are

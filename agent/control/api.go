@@ -106,6 +106,14 @@ type WaitRequest struct {
 	TimeoutSeconds float64 `json:"timeout_seconds"` // 0: no limit
 }
 
+// ReloadReport says what a reload of the configuration did, a line each.
+type ReloadReport struct {
+	File    string   `json:"file"`
+	Applied []string `json:"applied"` // holds now
+	Restart []string `json:"restart"` // holds when the agent is started again
+	Failed  []string `json:"failed"`  // was tried; the agent is as before
+}
+
 // Progress is one line of a long operation's answer. The last line has Done or
 // Error.
 type Progress struct {
@@ -139,6 +147,9 @@ type Node interface {
 	Status() NodeStatus
 	// StatusIO is Status with what the volumes have counted.
 	StatusIO() NodeStatus
+	// Reload reads the configuration anew and applies what can be applied; a file with
+	// faults is refused as a whole.
+	Reload(ctx context.Context) (ReloadReport, error)
 	Explain(name string) (volume.Explanation, error)
 	Create(ctx context.Context, name string, r CreateRequest) error
 	Promote(ctx context.Context, name string, r PromoteRequest) error

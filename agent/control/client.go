@@ -56,6 +56,13 @@ func (c *Client) StatusIO(ctx context.Context) (NodeStatus, error) {
 	return s, err
 }
 
+// Reload has the agent read its configuration anew.
+func (c *Client) Reload(ctx context.Context) (ReloadReport, error) {
+	var r ReloadReport
+	err := c.do(ctx, http.MethodPost, "/v1/reload", struct{}{}, &r)
+	return r, err
+}
+
 // Explain returns what would happen on connect or promote now.
 func (c *Client) Explain(ctx context.Context, name string) (volume.Explanation, error) {
 	var e volume.Explanation

@@ -79,6 +79,9 @@ func (f *fakeNode) Disconnect(_ context.Context, n string, r DisconnectRequest) 
 func (f *fakeNode) ReplaceDisk(_ context.Context, n string) error {
 	return f.note("replace-disk %s", n)
 }
+func (f *fakeNode) Reload(context.Context) (ReloadReport, error) {
+	return ReloadReport{File: "q.toml", Applied: []string{"peer gamma added"}}, f.note("reload")
+}
 func (f *fakeNode) Invalidate(_ context.Context, n string) error { return f.note("invalidate %s", n) }
 func (f *fakeNode) Archives(n string) ([]volume.ArchiveInfo, error) {
 	until := time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
@@ -150,6 +153,13 @@ func TestOperationsReachTheNode(t *testing.T) {
 		{func() error { return c.Disconnect(ctx, "crm", DisconnectRequest{}) }, "disconnect crm {Peer:}"},
 		{func() error { return c.ReplaceDisk(ctx, "crm") }, "replace-disk crm"},
 		{func() error { return c.Invalidate(ctx, "crm") }, "invalidate crm"},
+		{func() error {
+			r, err := c.Reload(ctx)
+			if err == nil && len(r.Applied) != 1 {
+				t.Errorf("%+v", r)
+			}
+			return err
+		}, "reload"},
 		{func() error { return c.Invalidate(ctx, "a..b/c?d") }, "invalidate a..b/c?d"},
 		{func() error { _, err := c.Explain(ctx, "crm"); return err }, "explain crm"},
 	}

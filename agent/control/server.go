@@ -77,6 +77,14 @@ func (s *Server) routes() http.Handler {
 		}
 		writeJSON(w, http.StatusOK, s.node.Status())
 	})
+	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) {
+		report, err := s.node.Reload(r.Context())
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+		writeJSON(w, http.StatusOK, report)
+	})
 	mux.HandleFunc("GET /v1/volumes/{name}/explain", func(w http.ResponseWriter, r *http.Request) {
 		e, err := s.node.Explain(r.PathValue("name"))
 		if err != nil {

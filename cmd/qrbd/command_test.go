@@ -65,6 +65,9 @@ func (f *fakeNode) Disconnect(_ context.Context, n string, r control.DisconnectR
 func (f *fakeNode) ReplaceDisk(_ context.Context, n string) error {
 	return f.note("replace-disk %s", n)
 }
+func (f *fakeNode) Reload(context.Context) (control.ReloadReport, error) {
+	return control.ReloadReport{File: "/etc/qrbd/qrbd.toml", Applied: []string{"peer gamma added"}, Restart: []string{"node.heartbeat"}}, f.note("reload")
+}
 func (f *fakeNode) Invalidate(_ context.Context, n string) error { return f.note("invalidate %s", n) }
 func (f *fakeNode) Archives(n string) ([]volume.ArchiveInfo, error) {
 	until := time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)

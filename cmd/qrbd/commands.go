@@ -78,6 +78,7 @@ func commands(t *terminal) []*cli.Command {
 		}, runInit),
 		command(t, "identity", "", "print this node's name and public key", 0, 0, []cli.Flag{jsonFlag()}, runIdentity),
 		command(t, "config", "check", "check the configuration", 1, 1, []cli.Flag{jsonFlag()}, runConfig),
+		command(t, "reload", "", "have the agent read its configuration anew and apply what it can", 0, 0, remote(jsonFlag()), runReload),
 		command(t, "agent", "", "run the node in the foreground", 0, 0, []cli.Flag{
 			&cli.StringFlag{Name: "log-level", Usage: "`LEVEL`: debug, info, warn or error", Value: "info"},
 			&cli.StringFlag{Name: "log-format", Usage: "`FORMAT`: text or json", Value: "text"},

@@ -16,6 +16,7 @@ import (
 
 	"github.com/qrbd/qrbd/agent"
 	"github.com/qrbd/qrbd/agent/config"
+	"github.com/qrbd/qrbd/agent/control"
 	"github.com/qrbd/qrbd/protocol/quicnet"
 )
 
@@ -158,6 +159,42 @@ func runConfig(c call) error {
 	}
 	fmt.Fprintf(c.t.out, "%s is valid: node %s, %s, %s\n", cfg.File, cfg.Node.Name, plural(len(cfg.Peers), "peer"), plural(len(cfg.Volumes), "volume"))
 	return nil
+}
+
+// runReload says what the agent did. What could not be applied is a failure; what needs a
+// restart is not.
+func runReload(c call) error {
+	client, err := c.client()
+	if err != nil {
+		return err
+	}
+	r, err := client.Reload(c.Context.Context)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		if err := printJSON(c.t.out, r); err != nil {
+			return err
+		}
+	} else {
+		printReload(c.t.out, r)
+	}
+	if len(r.Failed) > 0 {
+		return fmt.Errorf("not applied: %s", strings.Join(r.Failed, "; "))
+	}
+	return nil
+}
+
+func printReload(w io.Writer, r control.ReloadReport) {
+	if len(r.Applied)+len(r.Restart)+len(r.Failed) == 0 {
+		fmt.Fprintf(w, "%s: nothing has changed\n", r.File)
+	}
+	for _, line := range r.Applied {
+		fmt.Fprintf(w, "applied: %s\n", line)
+	}
+	for _, line := range r.Restart {
+		fmt.Fprintf(w, "needs a restart of the agent: %s\n", line)
+	}
 }
 
 func runVersion(c call) error {
