@@ -22,16 +22,16 @@ import (
 // archiveWorkers read for an archive's clients.
 const archiveWorkers = 4
 
-// openArchives reads a volume's archives. The directory of all volumes is made only
+// openArchives reads a volume's archives, of which its metadata vouch for one. The directory of all volumes is made only
 // where it is the default: another may be a file system that is not mounted.
-func (a *Agent) openArchives(v *config.Volume, store archive.Base) (*archive.Dir, error) {
+func (a *Agent) openArchives(v *config.Volume, vouched uint64, store archive.Base) (*archive.Dir, error) {
 	if a.cfg.Node.ArchiveDir == "" && v.Archive != config.ArchiveOff {
 		if err := os.Mkdir(a.cfg.ArchiveRoot(), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("archives: %w", err)
 		}
 	}
 	d, err := archive.OpenDir(archive.Options{Shelf: archive.Directory(a.cfg.ArchivePath(v.Name)), Volume: v.Name, Node: a.cfg.Node.Name, Size: v.Size,
-		Limit: v.ArchiveLimit, Now: time.Now, Rand: random}, store)
+		Limit: v.ArchiveLimit, Vouched: vouched, Now: time.Now, Rand: random}, store)
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
 	}

@@ -55,14 +55,13 @@ func createFiles(c *config.Config, v *config.Volume, force bool) error {
 	had := !errors.Is(err, fs.ErrNotExist)
 	made := false
 	err = createBacking(v, force, func() error {
-		// What an archive lies over is about to go.
-		if err := archive.SealAll(archive.Directory(c.ArchivePath(v.Name)), time.Now(), "the replica was created anew"); err != nil {
-			return fmt.Errorf("archives of volume %s: %w", v.Name, err)
-		}
 		if err := meta.Create(metaPath, newSuper(c, v), force); err != nil {
 			return fmt.Errorf("metadata of volume %s in %s: %w", v.Name, metaPath, err)
 		}
 		made = true
+		// What an archive lies over is about to go. The new metadata vouch for none; that
+		// the archives say so, too, is for those who list them.
+		_ = archive.SealAll(archive.Directory(c.ArchivePath(v.Name)), time.Now(), "the replica was created anew")
 		return nil
 	})
 	if err != nil && made && !had {

@@ -28,7 +28,7 @@ func openVolume(a *Agent, s *slot) (running, error) {
 		return nil, err
 	}
 	s.base.set(d.Store)
-	archives, err := a.openArchives(v, &s.base)
+	archives, err := a.openArchives(v, d.State.Super.Archive, &s.base)
 	if err != nil {
 		return nil, errors.Join(err, d.Store.Close(), d.Meta.Close())
 	}

@@ -32,6 +32,7 @@ type Discard struct {
 	Volume  protocol.VolumeID
 	History []protocol.Generation
 	Disk    protocol.Disk // before the handshake
+	Archive uint64        // the owner's answer: which archive keeps it
 	Blocks  int64         // that will be overwritten at most
 }
 
@@ -110,7 +111,7 @@ func (m *Machine) Archived(now Time, id PeerID, d *Discard, err error) bool {
 			m.cfg.Self, m.cfg.Name, err, m.cfg.Self, m.cfg.Name))
 		return m.lost == d.Lost
 	default:
-		m.lost = d.Lost
+		m.lost, m.vouched, m.noArchive = d.Lost, d.Archive, false
 	}
 	m.beginTarget(p)
 	return true
@@ -126,6 +127,25 @@ func (m *Machine) ArchiveFailed(now Time, id PeerID, err error) {
 	}
 	m.standAlone(p, refusal(protocol.CodeNotAllowed, "%s stopped being overwritten: %v. Nothing is lost. Make room for the archive, then run on %s: qrbd connect %s",
 		m.cfg.Self, err, m.cfg.Self, m.cfg.Name))
+}
+
+// Disown makes it durable that an archive does not count as kept up any more,
+// whatever it says itself: it could neither keep what is about to be overwritten, nor
+// be sealed. Nothing is overwritten before done(nil). An error: the metadata cannot
+// be written either, and the disk has failed.
+func (m *Machine) Disown(now Time, archive uint64, done func(error)) {
+	m.now = now
+	if m.vouched == archive && archive != 0 {
+		m.vouched = 0
+		m.persist()
+	}
+	m.whenSettled(func() {
+		if m.metaDead {
+			m.reply(done, refusal(protocol.CodeDiskFailed, "the disk of %s on %s has failed: %s", m.cfg.Name, m.cfg.Self, m.diskWhy))
+			return
+		}
+		m.reply(done, nil)
+	})
 }
 
 // Discarding returns what the sync from a peer, while this node is its target,
@@ -148,6 +168,9 @@ func (m *Machine) discarded(p *peer, why string) {
 		d = p.discards
 	}
 	m.lost = 0
+	if m.noArchive { // what is overwritten from here on is not kept
+		m.vouched = 0
+	}
 	m.persist()
 	// Before that a crash has the sync resumed, with this archive.
 	m.whenDurable(func() { m.emit(Effect{Kind: DoArchiveEnd, Discard: d}) })

@@ -75,19 +75,21 @@ type Machine struct {
 	out []Effect
 	now Time
 
-	volume   protocol.VolumeID
-	instance uint64
-	role     protocol.Role
-	reign    uint64 // how often the role has changed
-	disk     protocol.Disk
-	diskWhy  string
-	current  protocol.Generation
-	history  []protocol.Generation
-	lost     protocol.Generation // given up, while the sync that overwrites it has not ended
-	crashed  bool                // was primary when it stopped without notice
-	replayed bool                // whole extents were marked when it started
-	shaken   bool                // may have lost what was not flushed, and has not found its equal since
-	fenced   bool                // promoted by the operator's word
+	volume    protocol.VolumeID
+	instance  uint64
+	role      protocol.Role
+	reign     uint64 // how often the role has changed
+	disk      protocol.Disk
+	diskWhy   string
+	current   protocol.Generation
+	history   []protocol.Generation
+	lost      protocol.Generation // given up, while the sync that overwrites it has not ended
+	vouched   uint64              // Stored.Archive
+	noArchive bool                // it could not be opened
+	crashed   bool                // was primary when it stopped without notice
+	replayed  bool                // whole extents were marked when it started
+	shaken    bool                // may have lost what was not flushed, and has not found its equal since
+	fenced    bool                // promoted by the operator's word
 	// restoring: what was given up is half-way back. Peers are kept away.
 	restoring bool
 	stopping  bool
@@ -168,7 +170,11 @@ type span struct {
 // every bit of theirs is set toward every peer.
 func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 	m := &Machine{cfg: cfg, now: now, activity: activity, role: protocol.Secondary,
-		volume: st.Volume, disk: st.Disk, current: st.Current, history: st.History, seq: st.Seq, holds: st.Seq, crashed: st.Primary, shaken: st.Shaken, lost: st.Lost, restoring: st.Restoring}
+		volume: st.Volume, disk: st.Disk, current: st.Current, history: st.History, seq: st.Seq, holds: st.Seq, crashed: st.Primary, shaken: st.Shaken, lost: st.Lost, restoring: st.Restoring,
+		vouched: st.Archive, noArchive: st.NoArchive}
+	if m.noArchive && m.lost == 0 { // else only what gives Lost up would overwrite anything, and that needs the archive
+		m.vouched = 0
+	}
 	if m.cfg.RingMax == 0 {
 		m.cfg.RingMax = ringMax
 	}

@@ -27,6 +27,9 @@ type Stored struct {
 	History []protocol.Generation
 	Seq     uint64
 	Lost    protocol.Generation // given up, and not overwritten to the end; 0: none
+	Archive uint64              // that these metadata vouch for: unless it says itself that it is sealed it has all that was overwritten since; 0: none
+	// NoArchive is the owner's: Archive could not be opened. Not stored.
+	NoArchive bool
 	// Restoring: what was given up is half-way back.
 	Restoring bool
 	Peers     []PeerSlot // same order as Config.Peers
@@ -175,7 +178,7 @@ func (m *Machine) stored() *Stored {
 		return m.storedNew()
 	}
 	s := &Stored{Volume: m.volume, Disk: m.disk, Primary: m.role == protocol.Primary || m.crashed,
-		Clean: m.cleanMark, Shaken: m.shaken, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring}
+		Clean: m.cleanMark, Shaken: m.shaken, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring, Archive: m.vouched}
 	for _, p := range m.peers {
 		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk, First: p.wroteFirst, Last: p.wroteLast, Older: m.wasPrimary(p)})
 		p.wroteKept = p.wroteLast

@@ -45,15 +45,57 @@ const (
 	ArchiveOff
 )
 
-// settleArchive brings the archive that a crash left to where the metadata stands.
-func (v *Volume) settleArchive(lost protocol.Generation) error {
-	if v.opt.ArchiveMode == ArchiveOff {
-		return v.opt.Archives.Seal("archive is off in the configuration")
+// settleArchive brings the archive that a crash left to where the metadata stands,
+// and has the metadata vouch for none that is not kept up.
+func (v *Volume) settleArchive(st *replica.Stored) {
+	a := v.opt.Archives
+	var err error
+	switch have := a.Lost(); {
+	case v.opt.ArchiveMode == ArchiveOff:
+		err = a.Seal("archive is off in the configuration")
+		err = errors.Join(err, a.Abandon(a.ID()))
+		st.Archive = 0
+	case have != 0 && have != st.Lost:
+		err = a.Complete(have)
 	}
-	if have := v.opt.Archives.Lost(); have != 0 && have != lost {
-		return v.opt.Archives.Complete(have)
+	if err != nil {
+		v.log.Error("the archive of a side that was given up", "err", err)
 	}
+	st.NoArchive = a.ID() != st.Archive
+}
+
+// disown has the metadata say that an archive which cannot be sealed is not kept up
+// any more, and gives it up. With an error nothing may be overwritten.
+func (v *Volume) disown(u *archive.UnsealedError) error {
+	done := make(chan error, 1)
+	v.mu.Lock()
+	v.m.Disown(v.now(), u.ID, func(err error) { done <- err })
+	v.unlockAndRun()
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("%w, nor can the metadata disown it: %w", u, err)
+		}
+	case <-v.stop:
+		return fmt.Errorf("%w: %w", u, blockdev.ErrShutdown)
+	}
+	v.log.Error("an archive ends, and cannot be sealed; it is not exact any more", "archive", u.Name, "err", errors.Join(u.Err, v.opt.Archives.Abandon(u.ID)))
 	return nil
+}
+
+// keepAll is Archives.Keep; an archive that can neither take the ranges nor be sealed is
+// disowned.
+func (v *Volume) keepAll(list ...blockdev.Extent) error {
+	for {
+		err := v.opt.Archives.Keep(list...)
+		var u *archive.UnsealedError
+		if !errors.As(err, &u) {
+			return err
+		}
+		if err := v.disown(u); err != nil {
+			return err
+		}
+	}
 }
 
 // beside runs fn in a goroutine that Close waits for; not at all once it is closed.
@@ -115,6 +157,9 @@ func (v *Volume) beginArchive(id replica.PeerID, d *replica.Discard) {
 	if errors.Is(err, errStoreFlush) {
 		v.m.PeerApplied(v.now(), id, 0, err)
 	}
+	if err == nil {
+		d.Archive = v.opt.Archives.ID()
+	}
 	given := v.m.Archived(v.now(), id, d, err)
 	v.archiving = d
 	v.unlockAndRun()
@@ -169,7 +214,7 @@ func (l *link) keep(list ...blockdev.Extent) error {
 	if !v.opt.Archives.Live() {
 		return nil
 	}
-	err := v.opt.Archives.Keep(list...)
+	err := v.keepAll(list...)
 	if err != nil {
 		v.mu.Lock()
 		if v.links[l.id] == l {
@@ -213,19 +258,27 @@ func (l *link) keepAhead(fr *frameReader, d *protocol.Data) error {
 }
 
 // keepLocal archives what a client's request is about to overwrite. The client comes
-// first: an archive that cannot take it is sealed.
-func (v *Volume) keepLocal(r *replica.Request) {
+// first: an archive that cannot take it is sealed, or disowned. An error says that the
+// metadata cannot be written either: then the disk has failed.
+func (v *Volume) keepLocal(r *replica.Request) error {
 	if !v.opt.Archives.Live() {
-		return
+		return nil
 	}
 	switch r.Op {
 	case replica.Write, replica.Zero, replica.Trim:
-		err := v.opt.Archives.Keep(blockdev.Extent{Off: r.Off, Len: r.Len, Zero: r.Op != replica.Write})
-		if err != nil {
-			v.log.Error("the archive ends early", "err", errors.Join(err, v.opt.Archives.Seal(err.Error())))
+		err := v.keepAll(blockdev.Extent{Off: r.Off, Len: r.Len, Zero: r.Op != replica.Write})
+		if err == nil {
+			return nil
 		}
+		v.log.Error("the archive ends early", "err", err)
+		err = v.opt.Archives.Seal(err.Error())
+		if u := (*archive.UnsealedError)(nil); errors.As(err, &u) {
+			return v.disown(u)
+		}
+		return err
 	case replica.Read, replica.Flush, replica.Pull:
 	}
+	return nil
 }
 
 // waitingRun is a run of a sync whose turn to be applied comes when what it

@@ -24,7 +24,7 @@ func archived(t *testing.T, limit int64, rate int64) *cluster {
 	c.options = func(name string, o *Options) {
 		o.SyncRate = rate
 		d, err := archive.OpenDir(archive.Options{Shelf: archive.Directory(filepath.Join(dir, name)), Volume: "crm", Node: name, Size: c.size,
-			Limit: limit, Now: time.Now, Rand: randomID}, c.nodes[name].store)
+			Limit: limit, Vouched: o.State.Super.Archive, Now: time.Now, Rand: randomID}, c.nodes[name].store)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -253,7 +253,7 @@ func TestArchiveWithoutRoom(t *testing.T) {
 	shelf := &tightShelf{Shelf: archive.Directory(filepath.Join(dir, "crm"))}
 	shelf.free.Store(64<<20 + 100<<10)
 	c.options = func(name string, o *Options) {
-		d, err := archive.OpenDir(archive.Options{Shelf: shelf, Volume: "crm", Node: name, Size: c.size, Limit: 1 << 20, Now: time.Now, Rand: randomID}, c.nodes[name].store)
+		d, err := archive.OpenDir(archive.Options{Shelf: shelf, Volume: "crm", Node: name, Size: c.size, Limit: 1 << 20, Vouched: o.State.Super.Archive, Now: time.Now, Rand: randomID}, c.nodes[name].store)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -302,11 +302,62 @@ func (c *cluster) viewIs2(name string, want []byte) {
 	c.viewIs(name, want)
 }
 
+// TestArchiveThatCannotBeSealed: where the archives are nothing can be written any more.
+// What is overwritten then is not kept, and no restart takes the archive for exact
+// because it says "following" still.
+func TestArchiveThatCannotBeSealed(t *testing.T) {
+	c := archived(t, 1<<30, 0)
+	ctx := context.Background()
+	c.split()
+	c.kill("beta")
+	shelf := &tightShelf{Shelf: archive.Directory(filepath.Join(t.TempDir(), "crm"))}
+	shelf.free.Store(1 << 40)
+	c.options = func(name string, o *Options) {
+		d, err := archive.OpenDir(archive.Options{Shelf: shelf, Volume: "crm", Node: name, Size: c.size, Limit: 1 << 30, Vouched: o.State.Super.Archive, Now: time.Now, Rand: randomID}, c.nodes[name].store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Archives = d
+	}
+	c.start("beta")
+	want := c.image("beta")
+	c.discard("beta", "alpha")
+	c.synced("alpha", "beta")
+	c.viewIs("beta", want)
+	shelf.broken.Store(true)
+	for range 2 {
+		c.randomWrites("alpha", 5, 60)
+		c.flush("alpha")
+		c.equal("alpha", "beta")
+		if i := c.archivesOf("beta")[0]; i.Exact || i.Reason == "" {
+			t.Fatalf("nothing is kept any more: %+v", i)
+		}
+		c.kill("beta")
+		c.start("beta")
+		c.synced("alpha", "beta")
+	}
+	shelf.broken.Store(false)
+	c.kill("beta")
+	c.start("beta")
+	list := c.archivesOf("beta")
+	if list[0].Exact || list[0].Phase != "sealed" || list[0].Until == nil {
+		t.Fatalf("after a restart: %+v", list)
+	}
+	if err := c.v("beta").Disconnect(ctx, ""); err != nil {
+		t.Fatal(err)
+	}
+	var e *Error
+	if err := c.v("beta").RestoreArchive(ctx, list[0].ID, nil); !errors.As(err, &e) || !strings.Contains(e.Text, "would be mixed") {
+		t.Fatalf("restoring: %v", err)
+	}
+}
+
 // tightShelf has little room.
 type tightShelf struct {
 	archive.Shelf
-	free atomic.Int64
-	full atomic.Int64 // > 0: files cannot grow beyond
+	free   atomic.Int64
+	full   atomic.Int64 // > 0: files cannot grow beyond
+	broken atomic.Bool  // nothing can be written
 }
 
 func (s *tightShelf) Free() (int64, error) { return s.free.Load(), nil }
@@ -330,6 +381,9 @@ type tightFile struct {
 }
 
 func (f *tightFile) WriteAt(p []byte, off int64) (int, error) {
+	if f.shelf.broken.Load() {
+		return 0, errors.New("input/output error")
+	}
 	if full := f.shelf.full.Load(); full > 0 && off+int64(len(p)) > full {
 		n, err := f.Storage.WriteAt(p[:max(0, full-off)], off)
 		return n, errors.Join(blockdev.ErrNoSpace, err)

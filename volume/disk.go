@@ -77,6 +77,9 @@ func (v *Volume) ReplaceDisk(ctx context.Context, fresh func() (Disk, error)) er
 		}
 		return publicError(err)
 	}
+	if err := v.opt.Archives.Abandon(v.opt.Archives.ID()); err != nil { // the new metadata vouch for none
+		v.log.Warn("closing the archive of a replaced disk", "err", err)
+	}
 	v.setDisk(d.Store, d.Meta)
 	v.opt.State = d.State
 	v.kept = &d.State.Super

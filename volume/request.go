@@ -195,7 +195,10 @@ func (v *Volume) worker() {
 
 func (v *Volume) execute(o *op) {
 	r := o.request()
-	v.keepLocal(r)
+	if err := v.keepLocal(r); err != nil {
+		v.localDone(r, err)
+		return
+	}
 	var err error
 	switch r.Op {
 	case replica.Read:

@@ -107,9 +107,7 @@ func (v *Volume) start() error {
 	if st.Clean {
 		activity = bitmap.NewActivity(v.size)
 	}
-	if err := v.settleArchive(st.Lost); err != nil {
-		return err
-	}
+	v.settleArchive(&st)
 	v.m = replica.New(cfg, st, activity, v.now())
 	v.links = make([]*link, len(cfg.Peers))
 	v.applying = make([]*link, len(cfg.Peers))

@@ -3,6 +3,7 @@ package sim
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -38,23 +39,23 @@ func (x *lostSide) block(block, size int64) (from, to int64, want []uint64) {
 	return from, to, page[from%sectorsPage : from%sectorsPage+to-from]
 }
 
-// openArchives is what the agent and volume.settleArchive do; false: it died.
-func (p *process) openArchives(lost protocol.Generation) bool {
+// openArchives is what the agent and volume.settleArchive do.
+func (p *process) openArchives(st *replica.Stored) {
 	w, n := p.w, p.n
-	o := archive.Options{Shelf: n.shelf, Volume: "crm", Node: n.name, Size: w.sc.size, Limit: w.sc.archiveLimit, Reserve: 1,
+	o := archive.Options{Shelf: n.shelf, Volume: "crm", Node: n.name, Size: w.sc.size, Limit: w.sc.archiveLimit, Reserve: 1, Vouched: st.Archive,
 		Now: func() time.Time { return time.Unix(0, p.now()) }, Rand: w.id}
 	d, err := archive.OpenDir(o, diskBase{n})
 	if err != nil {
 		w.fail("%s: archives: %v", n.name, err)
 	}
 	p.archives = d
-	if have := d.Lost(); have != 0 && have != lost {
+	if have := d.Lost(); have != 0 && have != st.Lost {
 		if err := d.Complete(have); err != nil {
 			w.fail("%s: an archive cannot be brought to where the metadata stands: %v", n.name, err)
 		}
 	}
+	st.NoArchive = d.ID() != st.Archive
 	p.checkLost()
-	return true
 }
 
 // archiveLater is volume.archiveLater: one job after the other.
@@ -84,6 +85,9 @@ func (p *process) beginArchive(id replica.PeerID, d *replica.Discard, done func(
 	w, n := p.w, p.n
 	w.log("%s archives: %s", n.name, d)
 	answer := func(err error) {
+		if err == nil {
+			d.Archive = p.archives.ID()
+		}
 		kept := p.m.Archived(p.now(), id, d, err)
 		p.archiving = d
 		if err == nil && !kept {
@@ -154,59 +158,74 @@ func (p *process) endArchive(d *replica.Discard) {
 	})
 }
 
-// keep is link.keep; the gathering that saves syncs is not imitated.
-func (l *link) keep(off, n int64, zero bool) error {
+// keep is link.keep; the gathering that saves syncs is not imitated. then is not called
+// when the process dies of it.
+func (l *link) keep(off, n int64, zero bool, then func(error)) {
 	p := l.p
 	if !p.archives.Live() {
-		return nil
-	}
-	p.n.shelf.trouble(0.01)
-	err := p.archives.Keep(blockdev.Extent{Off: off, Len: n, Zero: zero})
-	p.unsealed()
-	if p.n.shelf.endTrouble(p) {
-		return errCrash
-	}
-	if err != nil {
-		p.w.count("archive failed")
-		if l.current() {
-			p.m.ArchiveFailed(p.now(), l.id, err)
-		}
-		p.run()
-	}
-	return err
-}
-
-// keepLocal is volume.keepLocal; false: the process died.
-func (p *process) keepLocal(r *replica.Request) bool {
-	if !p.archives.Live() {
-		return true
-	}
-	p.n.shelf.trouble(0.01)
-	err := p.archives.Keep(blockdev.Extent{Off: r.Off, Len: r.Len, Zero: r.Op != replica.Write})
-	p.unsealed()
-	if p.n.shelf.endTrouble(p) {
-		return false
-	}
-	if err != nil {
-		p.w.log("%s: the archive ends early: %v, %v", p.n.name, err, p.archives.Seal(err.Error()))
-	}
-	return true
-}
-
-// unsealed forgets the lost side when its archive says no more than in memory that it
-// has ended: the shelf did not take that. The next process may believe otherwise.
-func (p *process) unsealed() {
-	if p.n.lost == nil || !p.n.shelf.failed {
+		then(nil)
 		return
 	}
-	p.n.shelf.failed = false
-	list, _ := p.archives.List()
-	for i := range list {
-		if list[i].Err != nil && list[i].Phase == archive.Following {
-			p.w.count("archive not sealed")
-			p.n.lost = nil
+	p.keepAll(blockdev.Extent{Off: off, Len: n, Zero: zero}, func(err error) {
+		if err != nil {
+			p.w.count("archive failed")
+			if l.current() {
+				p.m.ArchiveFailed(p.now(), l.id, err)
+			}
+			p.run()
 		}
+		then(err)
+	})
+}
+
+// keepLocal is volume.keepLocal; then is not called when the process dies of it.
+func (p *process) keepLocal(r *replica.Request, then func(error)) {
+	if !p.archives.Live() {
+		then(nil)
+		return
 	}
+	p.keepAll(blockdev.Extent{Off: r.Off, Len: r.Len, Zero: r.Op != replica.Write}, func(err error) {
+		if err == nil {
+			then(nil)
+			return
+		}
+		err = p.archives.Seal(err.Error())
+		p.w.log("%s: the archive ends early: %v", p.n.name, err)
+		p.unlessUnsealed(err, then)
+	})
+}
+
+// keepAll is volume.keepAll.
+func (p *process) keepAll(e blockdev.Extent, then func(error)) {
+	p.n.shelf.trouble(0.01)
+	err := p.archives.Keep(e)
+	if p.n.shelf.endTrouble(p) {
+		return
+	}
+	p.unlessUnsealed(err, then)
+}
+
+// unlessUnsealed disowns the archive that an error says could not be sealed, as
+// volume.disown does.
+func (p *process) unlessUnsealed(err error, then func(error)) {
+	var u *archive.UnsealedError
+	if !errors.As(err, &u) {
+		then(err)
+		return
+	}
+	p.w.count("archive not sealed")
+	p.m.Disown(p.now(), u.ID, func(err error) {
+		p.w.log("%s: archive %s is disowned: %v", p.n.name, u.Name, err)
+		if err != nil {
+			then(fmt.Errorf("%w: %w", u, err))
+			return
+		}
+		if err := p.archives.Abandon(u.ID); err != nil {
+			p.w.fail("%s: abandoning archive %s: %v", p.n.name, u.Name, err)
+		}
+		then(nil)
+	})
+	p.run()
 }
 
 // checkLost is C8: of a side that was given up every block is as it was, in the
@@ -235,10 +254,7 @@ func (p *process) checkLost() {
 				w.fail("C8: the archive of %s on %s: %v", short(n.lost.gen), n.name, list[i].Err)
 			}
 		}
-		if !p.archives.Live() { // sealed
-			n.lost = nil
-		}
-		return
+		return // sealed, or given up: whoever calls it exact again answers for every block
 	}
 	f, err := p.archives.Look(info.Name)
 	if err != nil {

@@ -240,23 +240,23 @@ func (l *link) syncApply(r resync.Run, vals []uint64) {
 			l.bulkDone(err)
 			return
 		}
-		if err := l.keep(r.Off, r.Len, vals == nil); err != nil {
-			l.leave()
-			if !l.p.dead {
-				l.bulkDone(err)
-			}
-			return
-		}
-		l.p.n.disk.write(l.p, r.Off, r.Len, vals, false, func(err error) {
-			l.leave()
+		l.keep(r.Off, r.Len, vals == nil, func(err error) {
 			if err != nil {
-				l.bulkDone(l.storeFailed(err))
+				l.leave()
+				l.bulkDone(err)
 				return
 			}
-			if err := l.target.Wrote(r); err != nil {
-				l.w.fail("%s: %v", l.peer.name, err)
-			}
-			l.bulkDone(l.writeBulk(&protocol.SyncAck{ID: r.ID}, nil))
+			l.p.n.disk.write(l.p, r.Off, r.Len, vals, false, func(err error) {
+				l.leave()
+				if err != nil {
+					l.bulkDone(l.storeFailed(err))
+					return
+				}
+				if err := l.target.Wrote(r); err != nil {
+					l.w.fail("%s: %v", l.peer.name, err)
+				}
+				l.bulkDone(l.writeBulk(&protocol.SyncAck{ID: r.ID}, nil))
+			})
 		})
 	})
 }

@@ -87,6 +87,9 @@ func (p *process) replaceDisk() {
 	}
 	p.checkLost()
 	n.lost = nil // it lay over the old disk
+	if err := p.archives.Abandon(p.archives.ID()); err != nil {
+		w.fail("%s: %v", n.name, err)
+	}
 	n.disk = newDisk(w, w.sc.size)
 	super := meta.Super{Size: w.sc.size, Node: n.name, Name: "crm", Disk: protocol.Inconsistent, Clean: true}
 	for _, q := range n.peers {

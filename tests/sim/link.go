@@ -452,23 +452,21 @@ func (l *link) applyNow(d *protocol.Data, vals []uint64) {
 			l.leave()
 			done(err)
 		}
-		if d.Op != protocol.DataFlush {
-			if err := l.keep(d.Off, d.Len, d.Op != protocol.DataWrite); err != nil {
+		if d.Op == protocol.DataFlush {
+			left(nil)
+			return
+		}
+		if d.Op != protocol.DataWrite {
+			vals = nil
+		}
+		l.keep(d.Off, d.Len, d.Op != protocol.DataWrite, func(err error) {
+			if err != nil {
 				l.leave()
-				if !p.dead {
-					l.rxDone(err)
-				}
+				l.rxDone(err)
 				return
 			}
-		}
-		switch d.Op {
-		case protocol.DataWrite:
 			p.n.disk.write(p, d.Off, d.Len, vals, false, left)
-		case protocol.DataZero, protocol.DataTrim:
-			p.n.disk.write(p, d.Off, d.Len, nil, false, left)
-		default:
-			left(nil)
-		}
+		})
 	})
 }
 

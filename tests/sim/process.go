@@ -121,9 +121,7 @@ func (n *node) start() {
 	for _, q := range st.Peers {
 		p.dirty = append(p.dirty, q.Dirty)
 	}
-	if !p.openArchives(st.Lost) {
-		return
-	}
+	p.openArchives(&st)
 	p.m = replica.New(p.config(), st, p.activity(state), p.now())
 	p.m.Effects()
 	for {
@@ -189,7 +187,7 @@ func (p *process) config() replica.Config {
 // configuration.
 func (p *process) stored(state *meta.State) replica.Stored {
 	s := &state.Super
-	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&1 != 0}
+	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&1 != 0, Archive: s.Archive}
 	for i, q := range p.n.peers {
 		if i >= len(s.Peers) {
 			st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Dirty: bitmap.NewSet(bitmap.Blocks(p.w.sc.size))})
@@ -212,7 +210,7 @@ func (p *process) batch(b replica.MetaBatch) *meta.Batch {
 	out := &meta.Batch{Activity: b.Activity}
 	if s := b.Super; s != nil {
 		sup := &meta.Super{Volume: s.Volume, Size: p.super.Size, Node: p.super.Node, Name: p.super.Name, Disk: s.Disk, Primary: s.Primary,
-			Clean: s.Clean, Shaken: s.Shaken, Flags: 0, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost}
+			Clean: s.Clean, Shaken: s.Shaken, Flags: 0, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Archive: s.Archive}
 		if s.Restoring {
 			sup.Flags = 1
 		}
@@ -449,22 +447,33 @@ func (p *process) local(r *replica.Request) {
 		return
 	}
 	o := r.Tag.(*clientOp)
-	if r.Op != replica.Read && !p.keepLocal(r) {
+	if r.Op != replica.Read {
+		p.keepLocal(r, func(err error) {
+			if err != nil {
+				done(err)
+				return
+			}
+			p.localWrite(r, o, done)
+		})
 		return
 	}
-	switch r.Op {
-	case replica.Read:
-		if p.w.p(0.5) && !d.failed && !d.isBad(r.Off, r.Len) { // in memory
-			o.got = d.values(r.Off, r.Len)
-			done(nil)
-			return
+	if p.w.p(0.5) && !d.failed && !d.isBad(r.Off, r.Len) { // in memory
+		o.got = d.values(r.Off, r.Len)
+		done(nil)
+		return
+	}
+	d.read(p, r.Off, r.Len, func(v []uint64, err error) {
+		if !r.Late() { // else it was answered, by a peer
+			o.got = v
 		}
-		d.read(p, r.Off, r.Len, func(v []uint64, err error) {
-			if !r.Late() { // else it was answered, by a peer
-				o.got = v
-			}
-			done(err)
-		})
+		done(err)
+	})
+}
+
+// localWrite changes the store for a client.
+func (p *process) localWrite(r *replica.Request, o *clientOp, done func(error)) {
+	d := p.n.disk
+	switch r.Op {
 	case replica.Write:
 		if r.Len <= 64<<10 && !r.FUA && p.w.p(0.5) { // inline
 			if err := d.trouble(true); err != nil {

@@ -15,10 +15,10 @@ type shelf struct {
 	w     *World
 	files map[string]*shelfFile
 	// Of the operation under way.
-	budget  int  // > 0: this many writes and syncs until the process dies
-	crashed bool // it has
-	fails   bool // the next write or sync finds an error
-	failed  bool // something did since unsealed looked
+	budget  int   // > 0: this many writes and syncs until the process dies
+	crashed bool  // it has
+	fails   bool  // the next write or sync finds an error
+	bad     int64 // until then every one does
 }
 
 type shelfFile struct {
@@ -66,9 +66,15 @@ func (s *shelf) step() error {
 	if s.crashed {
 		return errCrash
 	}
+	if s.w.now < s.bad && !s.w.calm {
+		return errSpace
+	}
 	if s.fails && s.w.p(0.5) {
 		s.fails = false
-		s.failed = true
+		if s.w.aside2.Float64() < 0.5 {
+			s.bad = s.w.now + s.w.aside2.Int64N(20*second)
+			s.w.count("archives not writable for long")
+		}
 		s.w.count("archive error")
 		return errSpace
 	}

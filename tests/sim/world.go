@@ -29,13 +29,14 @@ type event struct {
 
 // World is one run. It belongs to one goroutine.
 type World struct {
-	seed  uint64
-	rng   *rand.Rand
-	aside *rand.Rand // what is drawn from it changes nothing that the others decide
-	now   int64
-	seq   uint64
-	heap  []event
-	done  int // events executed
+	seed   uint64
+	rng    *rand.Rand
+	aside  *rand.Rand // what is drawn from it changes nothing that the others decide
+	aside2 *rand.Rand // of archives, likewise
+	now    int64
+	seq    uint64
+	heap   []event
+	done   int // events executed
 
 	sc     scenario
 	nodes  []*node

@@ -24,9 +24,27 @@ var update = flag.Bool("update", false, "write the golden files")
 
 func ext(off, n int64) blockdev.Extent { return blockdev.Extent{Off: off, Len: n} }
 
+// mustOpen opens a shelf of whose archives the metadata vouch for the newest.
 func mustOpen(t testing.TB, s Shelf, base Base) *Dir {
 	t.Helper()
-	d, err := OpenDir(testOptions(s), base)
+	o := testOptions(s)
+	names, err := s.Names()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(names)
+	if len(names) > 0 {
+		st, err := s.Open(names[len(names)-1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := open(st, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Vouched = f.head.File
+	}
+	d, err := OpenDir(o, base)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -343,9 +361,10 @@ func TestCompleteFails(t *testing.T) {
 			if err := d.Complete(11); !errors.Is(err, ErrFailed) || d.Lost() != 0 {
 				t.Fatalf("completing: %v, generation %v is still collected", err, d.Lost())
 			}
-			for range 2 {
-				if err := d.Keep(ext(0, blockSize)); err != nil {
-					t.Fatalf("the end of a sync that could not be noted stops the next one: %v", err)
+			for range 2 { // nothing is overwritten before the metadata disown it
+				var u *UnsealedError
+				if err := d.Keep(ext(0, blockSize)); !errors.As(err, &u) || u.ID != d.ID() {
+					t.Fatalf("neither kept nor sealed: %v", err)
 				}
 			}
 			if list, err := d.List(); err != nil || len(list) != 1 || list[0].Exact() {
@@ -362,6 +381,70 @@ func TestCompleteFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An archive that could not be sealed when something was overwritten beside it is never
+// exact again: not in this process, not when the disk is well again, and not after a
+// power cut that leaves "following" on it.
+func TestNeverExactUnvouched(t *testing.T) {
+	st, sh := newStore(t), newShelf()
+	rnd := rand.New(rand.NewPCG(1, 1))
+	st.fill(t, rnd, 0, testSize)
+	d := begun(t, sh, st)
+	overwrite(t, d, st, rnd)
+	if err := d.Complete(11); err != nil {
+		t.Fatal(err)
+	}
+	id := d.ID()
+	var m *memFile
+	for _, f := range sh.files {
+		m = f
+	}
+	check := func(when string, d *Dir) {
+		t.Helper()
+		list, err := d.List()
+		if err != nil || len(list) != 1 || list[0].Exact() || list[0].Phase != Sealed || list[0].Why == "" || d.Live() {
+			t.Fatalf("%s: %+v, %v, live %v", when, list, err, d.Live())
+		}
+		f, err := d.Look(list[0].Name)
+		if err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		if i := f.Info(); i.Exact() {
+			t.Fatalf("%s: %+v", when, i)
+		}
+		f.Release()
+	}
+	m.failSync = errTest
+	var u *UnsealedError
+	if err := d.Keep(ext(299*blockSize, blockSize)); !errors.As(err, &u) || u.ID != id {
+		t.Fatalf("keeping: %v", err)
+	}
+	if err := d.Abandon(id + 1); err != nil || d.ID() != id {
+		t.Fatalf("another was abandoned: %v, %x", err, d.ID())
+	}
+	if err := d.Abandon(id); err != nil {
+		t.Fatal(err)
+	}
+	st.fill(t, rnd, 299*blockSize, blockSize)
+	check("abandoned", d)
+	o := testOptions(sh) // vouches for none
+	reopened := func() *Dir {
+		t.Helper()
+		d, err := OpenDir(o, st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	check("opened on a broken disk", reopened())
+	m.data, m.pending = slices.Clone(m.durable), nil
+	check("after a power cut, on a broken disk", reopened())
+	m.failSync = nil
+	m.data, m.pending = slices.Clone(m.durable), nil
+	check("on a disk that is well again", reopened())
+	o.Vouched = id
+	check("sealed once, and vouched for again", reopened())
 }
 
 func TestOnlyOneIsLive(t *testing.T) {

@@ -23,6 +23,10 @@ type Options struct {
 	Limit int64
 	// Reserve is what stays free on the shelf, bytes. Zero: DefaultReserve.
 	Reserve int64
+	// Vouched is the file id of the archive that the volume's metadata call kept up;
+	// zero: none. Every other is sealed, or, if the disk does not take that, counts as
+	// sealed: nothing tells what was overwritten beside it.
+	Vouched uint64
 	Now     func() time.Time // required
 	Rand    func() uint64    // required; never zero
 }
@@ -60,7 +64,7 @@ func OpenDir(o Options, base Base) (*Dir, error) {
 	return d, nil
 }
 
-// openOne finds out whether an archive is live; of several the newest stays so.
+// openOne finds out whether an archive is live.
 func (d *Dir) openOne(name string) error {
 	f, err := d.read(name)
 	if err != nil {
@@ -68,11 +72,13 @@ func (d *Dir) openOne(name string) error {
 	}
 	switch {
 	case f.Phase() == Sealed:
-	case d.live.Load() == nil:
+	case f.head.File == d.opt.Vouched:
 		d.adopt(f)
 		return nil
 	default:
-		err = f.seal(d.opt.Now(), "a newer archive was begun")
+		if err = f.seal(d.opt.Now(), notKeptUp); err == nil && f.Info().Blocks == 0 { // begun, and nothing was overwritten
+			return errors.Join(f.Release(), d.opt.Shelf.Remove(name))
+		}
 	}
 	return errors.Join(err, f.Release())
 }
@@ -97,7 +103,8 @@ func (d *Dir) read(name string) (*File, error) {
 }
 
 // SealAll seals every archive of a shelf whose volume's store is replaced. What
-// cannot be read is left as it is.
+// cannot be read is left as it is: without metadata that vouch for it, it counts as
+// sealed.
 func SealAll(s Shelf, now time.Time, why string) error {
 	names, err := s.Names()
 	if err != nil {
@@ -217,6 +224,12 @@ func (d *Dir) need(s Start) (int64, error) {
 // resume goes on with the archive of an interrupted sync.
 func (d *Dir) resume(s Start) error {
 	f := d.live.Load()
+	if f == nil { // it could not be opened; nothing was overwritten since
+		if err := d.openVouched(s.Lost); err != nil {
+			return err
+		}
+		f = d.live.Load()
+	}
 	if f == nil || f.head.Lost != s.Lost {
 		return fmt.Errorf("%w: generation %s, in %s", ErrMissing, s.Lost, d.opt.Shelf.Path())
 	}
@@ -235,6 +248,34 @@ func (d *Dir) resume(s Start) error {
 	return f.change(func(st *state) { st.phase, st.whole = Collecting, false })
 }
 
+// openVouched makes the archive that the metadata vouch for live, if it is that of
+// lost. REQUIRES d.mu.
+func (d *Dir) openVouched(lost protocol.Generation) error {
+	names, err := d.opt.Shelf.Names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		f, err := d.look(name)
+		if err != nil {
+			continue // whatever it is
+		}
+		is := f.head.File == d.opt.Vouched && f.head.Lost == lost
+		if err := f.Release(); err != nil || !is {
+			continue
+		}
+		if f, err = d.read(name); err != nil {
+			return err
+		}
+		if f.Phase() == Sealed {
+			return f.Release()
+		}
+		d.adopt(f)
+		return nil
+	}
+	return nil
+}
+
 // reopen takes a file that has failed for what is on the disk now. It stays live
 // throughout: nothing is overwritten meanwhile. REQUIRES d.mu.
 func (d *Dir) reopen(old *File) (*File, error) {
@@ -248,6 +289,32 @@ func (d *Dir) reopen(old *File) (*File, error) {
 	return f, old.Release()
 }
 
+// ID returns the file id of the live archive; zero: none.
+func (d *Dir) ID() uint64 {
+	if d == nil {
+		return 0
+	}
+	if f := d.live.Load(); f != nil {
+		return f.head.File
+	}
+	return 0
+}
+
+// Abandon gives the live archive up, if it is the one of that file id, without a word
+// of that on its disk. REQUIRES that the metadata do not vouch for it any more,
+// durably.
+func (d *Dir) Abandon(id uint64) error {
+	if d == nil {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if id == 0 || d.ID() != id {
+		return nil
+	}
+	return d.drop()
+}
+
 // drop forgets the live archive without sealing it. REQUIRES d.mu.
 func (d *Dir) drop() error {
 	f := d.live.Load()
@@ -256,7 +323,7 @@ func (d *Dir) drop() error {
 }
 
 // endLive seals the live archive; one that holds nothing is removed. One that cannot
-// be sealed collects no longer. REQUIRES d.mu.
+// be sealed (*UnsealedError) collects no longer, and stays live. REQUIRES d.mu.
 func (d *Dir) endLive(why string) error {
 	f := d.live.Load()
 	if f == nil {
@@ -264,7 +331,7 @@ func (d *Dir) endLive(why string) error {
 	}
 	if err := f.seal(d.opt.Now(), why); err != nil {
 		f.follow()
-		return fmt.Errorf("sealing archive %s: %w", f.head.Name(), err)
+		return &UnsealedError{f.head.File, f.head.Name(), err}
 	}
 	empty, unused := f.Info().Blocks == 0, f.inUse() == 1
 	if err := d.drop(); err != nil {
@@ -282,8 +349,9 @@ func (d *Dir) Live() bool { return d != nil && d.live.Load() != nil }
 // Keep archives what the ranges hold, as far as a live archive lacks it; a range
 // with Zero is about to be zeroed. After nil the ranges may be overwritten. An error
 // says that they must not be: the archive of a sync that discards cannot take them.
-// An archive that only follows is sealed instead, and fails if that cannot be made
-// durable.
+// An archive that only follows is sealed instead. *UnsealedError: that cannot be made
+// durable; nothing may be overwritten before the metadata disown the archive and it is
+// abandoned.
 func (d *Dir) Keep(list ...blockdev.Extent) error {
 	if d == nil {
 		return nil
@@ -304,17 +372,15 @@ func (d *Dir) Keep(list ...blockdev.Extent) error {
 			return fmt.Errorf("the archive of the side that is given up cannot take what is about to be overwritten: %w", err)
 		}
 		if err := d.Seal(err.Error()); err != nil && d.live.Load() == f {
-			// The volume comes first. The archive has failed: it is no longer
-			// exact, and the next Keep tries to say so on the disk again.
-			_ = f.fail(err)
-			return nil
+			return err
 		}
 	}
 }
 
 // Complete says that the sync which overwrites a side has ended, or never began: from
 // now on its archive follows. If that is not the live one nothing happens. An error
-// says that the disk does not know; the archive, which has failed, holds nobody up.
+// says that the disk does not know; the archive has failed, and what it cannot keep
+// has it sealed or disowned.
 func (d *Dir) Complete(lost protocol.Generation) error {
 	if d == nil {
 		return nil
@@ -335,7 +401,7 @@ func (d *Dir) Complete(lost protocol.Generation) error {
 	return err
 }
 
-// Seal ends the live archive, durably.
+// Seal ends the live archive, durably, or it is an *UnsealedError.
 func (d *Dir) Seal(why string) error {
 	if d == nil {
 		return nil

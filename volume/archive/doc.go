@@ -27,7 +27,9 @@
 //   - What Keep covered is on stable storage when it returns nil.
 //   - After an error nothing is appended to a file any more until it was opened anew:
 //     it is then not known what the file system still holds.
-//   - An archive is sealed durably before anything is overwritten that it lacks.
+//   - An archive is sealed durably before anything is overwritten that it lacks, or else
+//     the volume's metadata durably cease to vouch for it (Options.Vouched). Only the
+//     one that they vouch for is ever live, and only a live one is exact.
 //   - A segment that was not synced may be torn or missing: the file is cut there. One
 //     that was synced and does not read back is damage, which is reported, and the
 //     archive is neither exported nor restored.

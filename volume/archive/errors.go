@@ -26,6 +26,17 @@ var (
 	ErrInUse = errors.New("archive is in use")
 )
 
+// UnsealedError: an archive has ended, and its disk does not take that.
+type UnsealedError struct {
+	ID   uint64 // of the file
+	Name string
+	Err  error
+}
+
+func (e *UnsealedError) Error() string { return fmt.Sprintf("sealing archive %s: %v", e.Name, e.Err) }
+
+func (e *UnsealedError) Unwrap() error { return e.Err }
+
 // RoomError: what would have to be archived does not fit.
 type RoomError struct {
 	Path       string // of the directory

@@ -19,6 +19,9 @@ type Info struct {
 	Err    error  // it cannot be read, or is damaged
 }
 
+// notKeptUp is why an archive that does not say that it is sealed counts as sealed.
+const notKeptUp = "it was not kept up: nothing tells what was overwritten beside it"
+
 // Exact reports whether the view is the lost side to the last block.
 func (i *Info) Exact() bool { return i.Err == nil && i.Phase != Sealed }
 
@@ -79,6 +82,9 @@ func (d *Dir) look(name string) (*File, error) {
 	if err != nil {
 		st.Close()
 		return nil, err
+	}
+	if f.state.phase != Sealed { // Invariant: what is exact is live
+		f.state.phase, f.state.sealed, f.state.why = Sealed, f.head.Time, notKeptUp
 	}
 	return f, nil
 }

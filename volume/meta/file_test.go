@@ -17,7 +17,7 @@ func testSuper(size int64) Super {
 	return Super{
 		Volume: protocol.VolumeID{1, 2, 3}, Size: size, Node: "alpha", Name: "crm",
 		Disk: protocol.UpToDate, Primary: true, Shaken: true, Flags: 0x80000001,
-		Current: 0x1122334455667788, History: []protocol.Generation{9, 8, 7}, Seq: 1 << 40, Lost: 0x2122232425262728,
+		Current: 0x1122334455667788, History: []protocol.Generation{9, 8, 7}, Seq: 1 << 40, Lost: 0x2122232425262728, Archive: 0x3132333435363738,
 		Peers: []PeerSlot{
 			{Name: "beta", Bitmap: 0x99, Disk: protocol.Outdated, Flags: 5, First: 0x0102030405060708, Last: 0x1112131415161718},
 			{Name: "gamma", Disk: protocol.UpToDate},

@@ -23,9 +23,10 @@ type Super struct {
 	Current protocol.Generation
 	History []protocol.Generation // newest first, at most protocol.HistoryMax
 
-	Lost  protocol.Generation // given up, while the sync that overwrites it has not ended; 0: none
-	Seq   uint64              // no sequence from here on was ever used; persisted in steps
-	Peers []PeerSlot          // at most protocol.PeersMax; the index is the bitmap region. Peers are appended, never moved
+	Lost    protocol.Generation // given up, while the sync that overwrites it has not ended; 0: none
+	Archive uint64              // file id of the only archive that counts as kept up unless it says itself that it is sealed; 0: none
+	Seq     uint64              // no sequence from here on was ever used; persisted in steps
+	Peers   []PeerSlot          // at most protocol.PeersMax; the index is the bitmap region. Peers are appended, never moved
 }
 
 // PeerSlot is what a node remembers of one peer.
@@ -82,6 +83,7 @@ const (
 	atHistory0 = 336  // 8 each, historyMax
 	atPeer0    = 592  // peerBytes each, peersMax; ends at 2,032
 	atTimes0   = 2032 // 16 each, peersMax: First, Last; ends at 2,272
+	atArchive  = 2272 // 8
 
 	// A name takes 72 bytes: 1 length, 64 text, 7 zero.
 
@@ -133,6 +135,7 @@ func (s *Super) encode(p []byte) {
 	le.PutUint64(p[atSeq:], s.Seq)
 	le.PutUint32(p[atFlags:], s.Flags)
 	le.PutUint64(p[atLost:], uint64(s.Lost))
+	le.PutUint64(p[atArchive:], s.Archive)
 	p[atDisk] = byte(s.Disk)
 	if s.Primary {
 		p[atState] |= statePrimary
@@ -184,6 +187,7 @@ func decodeSuper(p []byte) (Super, error) {
 		Current: protocol.Generation(le.Uint64(p[atCurrent:])),
 		Seq:     le.Uint64(p[atSeq:]),
 		Lost:    protocol.Generation(le.Uint64(p[atLost:])),
+		Archive: le.Uint64(p[atArchive:]),
 	}
 	copy(s.Volume[:], p[atVolume:])
 	var ok [2]bool
