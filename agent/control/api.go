@@ -44,6 +44,13 @@ type CreateRequest struct {
 	Force bool `json:"force"` // overwrite what is there
 }
 
+// DestroyRequest asks for the end of this node's replica.
+type DestroyRequest struct {
+	Backing  bool `json:"backing"`  // remove the backing store too
+	Archives bool `json:"archives"` // and what lost sides of split brains held
+	Force    bool `json:"force"`    // also if it may be the last copy
+}
+
 // PromoteRequest carries volume.PromoteOptions.
 type PromoteRequest struct {
 	Force      bool `json:"force"`
@@ -152,6 +159,8 @@ type Node interface {
 	Reload(ctx context.Context) (ReloadReport, error)
 	Explain(name string) (volume.Explanation, error)
 	Create(ctx context.Context, name string, r CreateRequest) error
+	// Destroy removes this node's replica; the volume is then one that is not created.
+	Destroy(ctx context.Context, name string, r DestroyRequest) error
 	Promote(ctx context.Context, name string, r PromoteRequest) error
 	Demote(ctx context.Context, name string, r DemoteRequest) error
 	Switchover(ctx context.Context, name string, r SwitchoverRequest) error

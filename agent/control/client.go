@@ -75,6 +75,11 @@ func (c *Client) Create(ctx context.Context, name string, r CreateRequest) error
 	return c.post(ctx, name, "create", r)
 }
 
+// Destroy removes this node's replica of a volume.
+func (c *Client) Destroy(ctx context.Context, name string, r DestroyRequest) error {
+	return c.post(ctx, name, "destroy", r)
+}
+
 // Promote makes the volume primary here.
 func (c *Client) Promote(ctx context.Context, name string, r PromoteRequest) error {
 	return c.post(ctx, name, "promote", r)

@@ -82,6 +82,9 @@ func (f *fakeNode) ReplaceDisk(_ context.Context, n string) error {
 func (f *fakeNode) Reload(context.Context) (ReloadReport, error) {
 	return ReloadReport{File: "q.toml", Applied: []string{"peer gamma added"}}, f.note("reload")
 }
+func (f *fakeNode) Destroy(_ context.Context, n string, r DestroyRequest) error {
+	return f.note("destroy %s %+v", n, r)
+}
 func (f *fakeNode) Invalidate(_ context.Context, n string) error { return f.note("invalidate %s", n) }
 func (f *fakeNode) Archives(n string) ([]volume.ArchiveInfo, error) {
 	until := time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
@@ -153,6 +156,7 @@ func TestOperationsReachTheNode(t *testing.T) {
 		{func() error { return c.Disconnect(ctx, "crm", DisconnectRequest{}) }, "disconnect crm {Peer:}"},
 		{func() error { return c.ReplaceDisk(ctx, "crm") }, "replace-disk crm"},
 		{func() error { return c.Invalidate(ctx, "crm") }, "invalidate crm"},
+		{func() error { return c.Destroy(ctx, "crm", DestroyRequest{Backing: true}) }, "destroy crm {Backing:true Archives:false Force:false}"},
 		{func() error {
 			r, err := c.Reload(ctx)
 			if err == nil && len(r.Applied) != 1 {

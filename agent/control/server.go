@@ -95,6 +95,7 @@ func (s *Server) routes() http.Handler {
 	})
 	mux.HandleFunc("GET /v1/events", s.streamEvents)
 	mux.HandleFunc("POST /v1/volumes/{name}/create", call(s, s.node.Create))
+	mux.HandleFunc("POST /v1/volumes/{name}/destroy", call(s, s.node.Destroy))
 	mux.HandleFunc("POST /v1/volumes/{name}/promote", call(s, s.node.Promote))
 	mux.HandleFunc("POST /v1/volumes/{name}/demote", call(s, s.node.Demote))
 	mux.HandleFunc("POST /v1/volumes/{name}/switchover", call(s, s.node.Switchover))

@@ -68,6 +68,9 @@ func (f *fakeNode) ReplaceDisk(_ context.Context, n string) error {
 func (f *fakeNode) Reload(context.Context) (control.ReloadReport, error) {
 	return control.ReloadReport{File: "/etc/qrbd/qrbd.toml", Applied: []string{"peer gamma added"}, Restart: []string{"node.heartbeat"}}, f.note("reload")
 }
+func (f *fakeNode) Destroy(_ context.Context, n string, r control.DestroyRequest) error {
+	return f.note("destroy %s %+v", n, r)
+}
 func (f *fakeNode) Invalidate(_ context.Context, n string) error { return f.note("invalidate %s", n) }
 func (f *fakeNode) Archives(n string) ([]volume.ArchiveInfo, error) {
 	until := time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
@@ -172,6 +175,8 @@ func TestCommandsReachTheAgent(t *testing.T) {
 		{"disconnect crm beta", "disconnect crm {Peer:beta}"},
 		{"replace-disk crm", "replace-disk crm"},
 		{"invalidate crm", "invalidate crm"},
+		{"destroy crm --yes --archives", "destroy crm {Backing:false Archives:true Force:false}"},
+		{"destroy --force --yes crm --backing", "destroy crm {Backing:true Archives:false Force:true}"},
 		{"verify crm beta", "verify crm {Peer:beta Off:0 Len:0 Rate:0 Repair:false From: Resume:false Stop:false}"},
 		{"explain crm --json", "explain crm"},
 	}
@@ -378,11 +383,30 @@ func TestCreateWithoutAgent(t *testing.T) {
 func TestCreateOfVolumeTheAgentDoesNotKnow(t *testing.T) {
 	b := newBench(t)
 	b.agent(&fakeNode{err: &volume.Error{Code: protocol.CodeUnknownVolume, Text: "not configured"}})
-	if code, _, errs := b.run("create crm --config {config}"); code != exitFailed || !strings.Contains(errs, "restart it") {
+	if code, _, errs := b.run("create crm --config {config}"); code != exitFailed || !strings.Contains(errs, "qrbd reload") {
 		t.Errorf("exit %d, %s", code, errs)
 	}
 	if code, _, errs := b.run("create db --config {config}"); code != exitFailed || !strings.Contains(errs, "not configured") {
 		t.Errorf("exit %d, %s", code, errs)
+	}
+}
+
+// TestDestroyAsks: without --yes nothing is destroyed unless somebody types the name.
+func TestDestroyAsks(t *testing.T) {
+	b := newBench(t)
+	node := &fakeNode{}
+	b.agent(node)
+	if code, _, errs := b.run("destroy crm --config {config}"); code != exitFailed || !strings.Contains(errs, "--yes") || len(node.calls) != 0 {
+		t.Errorf("exit %d, %s, %q", code, errs, node.calls)
+	}
+}
+
+func TestReloadSays(t *testing.T) {
+	b := newBench(t)
+	b.agent(&fakeNode{})
+	code, out, errs := b.run("reload --config {config}")
+	if code != exitDone || out != "applied: peer gamma added\nneeds a restart of the agent: node.heartbeat\n" {
+		t.Errorf("exit %d, %q, %q", code, out, errs)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
 
 	"github.com/qrbd/qrbd/agent"
 	"github.com/qrbd/qrbd/agent/config"
@@ -86,6 +87,12 @@ func commands(t *terminal) []*cli.Command {
 		command(t, "create", "VOLUME", "make a volume's backing store and metadata", 1, 1, remote(
 			boolFlag("force", "overwrite what is there: its data are lost"),
 		), runCreate),
+		command(t, "destroy", "VOLUME", "remove this node's replica of a volume", 1, 1, remote(
+			boolFlag("yes", "do not ask for the volume's name again"),
+			boolFlag("backing", "remove the backing store too (of a block device: zero its first MiB)"),
+			boolFlag("archives", "remove the archives too"),
+			boolFlag("force", "also if this may be the last copy"),
+		), runDestroy),
 		command(t, "status", "[VOLUME]", "show roles, states, and what is out of sync", 0, 1, remote(
 			jsonFlag(),
 			boolFlag("watch", "keep showing it, until q or Ctrl-C"),
@@ -207,12 +214,52 @@ func runCreate(c call) error {
 	case errors.Is(err, control.ErrNotRunning):
 		err = agent.CreateOffline(cfg, name, force)
 	case errors.As(err, &ve) && ve.Code == protocol.CodeUnknownVolume && cfg.Volume(name) != nil:
-		err = fmt.Errorf("volume %s is in %s, but the running agent started before that: restart it, then create the volume", name, cfg.File)
+		err = fmt.Errorf("volume %s is in %s, but the running agent does not know it yet: run qrbd reload, then create the volume", name, cfg.File)
 	}
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(c.t.out, "volume %s is created; once it is on its peers too, start it on one node with: qrbd promote %s --force\n", name, name)
+	return nil
+}
+
+// runDestroy asks once more: what it removes is not only out of sync but gone.
+func runDestroy(c call) error {
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	name := c.volumeName()
+	if !c.Bool("yes") {
+		if err := c.t.confirm(fmt.Sprintf("This removes the replica of volume %s on %s. Type the volume's name to go on: ", name, cfg.Node.Name), name); err != nil {
+			return err
+		}
+	}
+	r := control.DestroyRequest{Backing: c.Bool("backing"), Archives: c.Bool("archives"), Force: c.Bool("force")}
+	client, err := c.client()
+	if err != nil {
+		return err
+	}
+	if err = client.Destroy(c.Context.Context, name, r); errors.Is(err, control.ErrNotRunning) {
+		err = agent.DestroyOffline(cfg, name, r)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.t.out, "volume %s is destroyed on %s; take it out of %s here, and this node out of its peers on the others\n", name, cfg.Node.Name, cfg.File)
+	return nil
+}
+
+// confirm has word typed again.
+func (t *terminal) confirm(question, word string) error {
+	if t.in == nil || !term.IsTerminal(int(t.in.Fd())) {
+		return fmt.Errorf("nothing was changed: say --yes, or run the command on a terminal and type the name")
+	}
+	fmt.Fprint(t.out, question)
+	var answer string
+	if _, err := fmt.Fscanln(t.in, &answer); err != nil || answer != word {
+		return fmt.Errorf("nothing was changed: %q is not %s", answer, word)
+	}
 	return nil
 }
 
