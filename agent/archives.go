@@ -140,10 +140,10 @@ func (a *Agent) serveArchive(ctx context.Context, name, id string, dev blockdev.
 type oneExport struct{ e *nbd.Export }
 
 // List implements nbd.Exports.
-func (x oneExport) List() []string { return []string{x.e.Name} }
+func (x oneExport) List(nbd.Caller) []string { return []string{x.e.Name} }
 
 // Open implements nbd.Exports.
-func (x oneExport) Open(name string) (*nbd.Export, error) {
+func (x oneExport) Open(name string, _ nbd.Caller) (*nbd.Export, error) {
 	if name != "" && name != x.e.Name {
 		return nil, nbd.ErrUnknownExport
 	}

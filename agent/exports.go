@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/blockdev"
@@ -58,11 +60,22 @@ func openDoors(slots []*slot, pool *blockdev.Pool, log *slog.Logger) ([]*door, e
 
 // open listens and serves until close.
 func (d *door) open(pool *blockdev.Pool, log *slog.Logger) error {
+	name := d.slots[0].cfg.Name
+	o := nbd.Options{Exports: d, Log: log, Pool: pool}
+	if t := d.slots[0].cfg.ExportTLS; t != nil { // the same for all of an address
+		var err error
+		if o.TLS, err = nbd.LoadCredentials(t.Certificate, t.Key, t.ClientCA); err != nil {
+			return fmt.Errorf("export_tls of volume %s: %w", name, err)
+		}
+		if end := o.TLS.Expires(); time.Now().After(end) {
+			log.Warn("the certificate of an export has expired: clients will refuse it; put a new one in its place", "export", d.export.String(), "certificate", t.Certificate, "expired", end)
+		}
+	}
 	l, err := nbd.Listen(d.export.String())
 	if err != nil {
-		return fmt.Errorf("export of volume %s: %w", d.slots[0].cfg.Name, err)
+		return fmt.Errorf("export of volume %s: %w", name, err)
 	}
-	d.server = nbd.NewServer(nbd.Options{Exports: d, Log: log, Pool: pool})
+	d.server = nbd.NewServer(o)
 	go func() {
 		defer close(d.ended)
 		if err := d.server.Serve(l); err != nil {
@@ -76,6 +89,9 @@ func (d *door) open(pool *blockdev.Pool, log *slog.Logger) error {
 // already, or behind a new one. REQUIRES a.reloading.
 func (a *Agent) addDoor(s *slot) error {
 	if d := a.doorOf(s); d != nil {
+		if !d.volumes()[0].cfg.ExportTLS.Same(s.cfg.ExportTLS) {
+			return fmt.Errorf("%s is open with another export_tls: restart the agent", d.export)
+		}
 		d.mu.Lock()
 		d.slots = append(slices.Clone(d.slots), s)
 		d.mu.Unlock()
@@ -97,20 +113,50 @@ func (d *door) close(ctx context.Context) error {
 }
 
 // List implements nbd.Exports.
-func (d *door) List() []string {
-	slots := d.volumes()
-	names := make([]string, len(slots))
-	for i, s := range slots {
-		names[i] = s.cfg.Name
+func (d *door) List(c nbd.Caller) []string {
+	var names []string
+	for _, s := range d.volumes() {
+		if admit(s.live(), c) == nil {
+			names = append(names, s.cfg.Name)
+		}
 	}
 	return names
 }
 
+// admit refuses a client whose certificate has none of the names that the volume
+// lets in. Names are compared without regard to case, as DNS names are.
+func admit(v *config.Volume, c nbd.Caller) error {
+	if v.ExportTLS == nil {
+		return nil
+	}
+	names := c.Names()
+	for _, name := range names {
+		if slices.ContainsFunc(v.ExportClients, func(allowed string) bool { return strings.EqualFold(name, allowed) }) {
+			return nil
+		}
+	}
+	who := "has no name"
+	if len(names) > 0 {
+		who = "is of " + strings.Join(names, ", ")
+	}
+	return &nbd.DeniedError{Text: fmt.Sprintf("the client's certificate %s: volume %s does not let it in (export_tls.clients)", who, v.Name)}
+}
+
+// expelUnlisted disconnects clients that the volume no longer lets in.
+func (a *Agent) expelUnlisted(s *slot) {
+	if d := a.doorOf(s); d != nil {
+		d.server.Expel(s.cfg.Name, func(c nbd.Caller) bool { return admit(s.live(), c) != nil })
+	}
+}
+
 // Open implements nbd.Exports: a volume is exported while it is primary.
-func (d *door) Open(name string) (*nbd.Export, error) {
+func (d *door) Open(name string, c nbd.Caller) (*nbd.Export, error) {
 	s := d.find(name)
 	if s == nil {
 		return nil, nbd.ErrUnknownExport
+	}
+	if err := admit(s.live(), c); err != nil {
+		return nil, err
 	}
 	vol, err := s.opened()
 	if err != nil {

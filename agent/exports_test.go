@@ -2,13 +2,19 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"net"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
 	"github.com/qrbd/qrbd/blockdev/nbd"
 	"github.com/qrbd/qrbd/blockdev/nbd/client"
+	"github.com/qrbd/qrbd/blockdev/nbd/testca"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/volume"
 )
@@ -53,18 +59,107 @@ func TestExportFollowsTheRole(t *testing.T) {
 func TestDoorFindsVolumes(t *testing.T) {
 	a, _ := start(t, nil)
 	d := &door{slots: a.slots()}
-	if _, err := d.Open(""); !errors.Is(err, nbd.ErrUnknownExport) {
+	if _, err := d.Open("", nbd.Caller{}); !errors.Is(err, nbd.ErrUnknownExport) {
 		t.Errorf("the default of two: %v", err)
 	}
-	if _, err := d.Open("db"); !errors.Is(err, nbd.ErrUnknownExport) {
+	if _, err := d.Open("db", nbd.Caller{}); !errors.Is(err, nbd.ErrUnknownExport) {
 		t.Errorf("unknown: %v", err)
 	}
 	if d.find("web") != a.slots()[1] || (&door{slots: a.slots()[:1]}).find("") != a.slots()[0] {
 		t.Error("not found")
 	}
-	if got := strings.Join(d.List(), " "); got != "crm web" {
+	if got := strings.Join(d.List(nbd.Caller{}), " "); got != "crm web" {
 		t.Errorf("list %s", got)
 	}
+}
+
+// TestExportOverTLS: an agent's volumes on one address, each with its own list of
+// clients.
+func TestExportOverTLS(t *testing.T) {
+	ca, dir := testca.New(t, "authority"), t.TempDir()
+	cert, key := ca.Issue(dir, testca.Leaf{CommonName: "alpha", DNSNames: []string{"alpha"}, Server: true})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	a, vols := start(t, nil, func(o *Options) {
+		for i, names := range [][]string{{"DB1.example"}, {"db1.example", "10.0.0.9"}} {
+			v := &o.Config.Volumes[i]
+			v.Export = config.Export{Network: "tcp", Address: address}
+			v.ExportTLS = &config.ExportTLS{Certificate: cert, Key: key, ClientCA: ca.Trust(dir)}
+			v.ExportClients = names
+		}
+	})
+	for _, v := range vols {
+		v.setRole("primary")
+	}
+	db1 := ca.Client(testca.Leaf{CommonName: "postgres", DNSNames: []string{"db1.example"}}, "alpha")
+	db9 := ca.Client(testca.Leaf{CommonName: "db9", IPs: []net.IP{{10, 0, 0, 9}}}, "alpha")
+	nameless := ca.Client(testca.Leaf{}, "alpha")
+	for _, tt := range []struct {
+		who  *tls.Config
+		to   string
+		want string
+	}{
+		{db1, "crm", ""}, {db1, "web", ""}, {db9, "web", ""},
+		{db9, "crm", "the client's certificate is of db9, 10.0.0.9: volume crm does not let it in (export_tls.clients)"},
+		{nameless, "crm", "the client's certificate has no name: volume crm does not let it in"},
+		{nil, "crm", "demands TLS"},
+	} {
+		c, err := client.Dial(t.Context(), "tcp:"+address, tt.to, client.Options{TLS: tt.who})
+		if err == nil {
+			c.Close()
+		}
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("to %s: %v, want %q", tt.to, err, tt.want)
+		}
+	}
+	d := a.doors()[0]
+	if got := d.List(nbd.Caller{Certificate: leaf(t, db9)}); !slices.Equal(got, []string{"web"}) || len(a.doors()) != 1 {
+		t.Errorf("db9 sees %v at %d addresses", got, len(a.doors()))
+	}
+}
+
+// TestClientTakenOffTheList is disconnected by the reload; others stay.
+func TestClientTakenOffTheList(t *testing.T) {
+	ca, dir := testca.New(t, "authority"), t.TempDir()
+	cert, key := ca.Issue(dir, testca.Leaf{CommonName: "alpha", DNSNames: []string{"alpha"}, Server: true})
+	a, vols := start(t, nil, func(o *Options) { // a socket does as well here
+		v := &o.Config.Volumes[0]
+		v.ExportTLS, v.ExportClients = &config.ExportTLS{Certificate: cert, Key: key, ClientCA: ca.Trust(dir)}, []string{"db1", "db2"}
+	})
+	vols["crm"].setRole("primary")
+	s := a.slot("crm")
+	open := map[string]*client.Client{}
+	for _, name := range s.cfg.ExportClients {
+		c, err := client.Dial(t.Context(), s.cfg.Export.String(), "crm", client.Options{TLS: ca.Client(testca.Leaf{CommonName: name}, "alpha")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		open[name] = c
+	}
+	v := *s.live()
+	v.ExportClients = []string{"db2"}
+	s.effective.Store(&v)
+	a.expelUnlisted(s)
+	if err := open["db1"].Flush(); err == nil {
+		t.Error("who was taken off the list is still served")
+	}
+	if err := open["db2"].Flush(); err != nil {
+		t.Errorf("who is on the list: %v", err)
+	}
+}
+
+func leaf(t *testing.T, cfg *tls.Config) *x509.Certificate {
+	t.Helper()
+	c, err := x509.ParseCertificate(cfg.Certificates[0].Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 func TestDemoteAndSwitchoverWithClients(t *testing.T) {

@@ -315,7 +315,7 @@ func testConfig(t *testing.T) *config.Config {
 }
 
 // start runs an agent of fake volumes; those named in without do not open.
-func start(t *testing.T, without map[string]error) (*Agent, map[string]*fakeVolume) {
+func start(t *testing.T, without map[string]error, change ...func(*Options)) (*Agent, map[string]*fakeVolume) {
 	t.Helper()
 	vols := map[string]*fakeVolume{}
 	var mu sync.Mutex
@@ -330,6 +330,9 @@ func start(t *testing.T, without map[string]error) (*Agent, map[string]*fakeVolu
 		v := newFakeVolume(s.cfg.Name)
 		vols[s.cfg.Name] = v
 		return v, nil
+	}
+	for _, f := range change {
+		f(&o)
 	}
 	a, err := Start(o)
 	if err != nil {

@@ -158,6 +158,7 @@ func (r *reload) change(d *config.VolumeDifference) {
 		if closed == nil {
 			vol.Tune(r.a.tuning(s))
 		}
+		r.a.expelUnlisted(s)
 		select {
 		case s.retimed <- struct{}{}:
 		default:

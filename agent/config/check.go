@@ -92,6 +92,22 @@ func (k *checker) exports() {
 			if sameAddress(v.Export.Address, k.c.Node.Metrics) {
 				k.fault(path, "%s is the address of node.metrics", v.Export.Address)
 			}
+			k.shared(path, v, k.c.Volumes[:i])
+		}
+	}
+}
+
+// shared checks a TCP export against those of the volumes before it.
+func (k *checker) shared(path string, v Volume, before []Volume) {
+	for _, o := range before {
+		switch {
+		case o.Export.Network != "tcp":
+		case o.Export != v.Export && (sameAddress(o.Export.Address, v.Export.Address) || sameAddress(v.Export.Address, o.Export.Address)):
+			k.fault(path, "%s overlaps %s of volume %s: write the same address, or use another port", v.Export, o.Export, o.Name)
+			return
+		case o.Export == v.Export && !o.ExportTLS.Same(v.ExportTLS):
+			k.fault(path, "%s is also the export of volume %s, but certificate, key and client_ca of export_tls differ: TLS comes before the client says which volume it wants", v.Export, o.Name)
+			return
 		}
 	}
 }

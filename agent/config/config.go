@@ -62,8 +62,11 @@ type Volume struct {
 	Size    int64 // bytes, a multiple of 512
 	Backing string
 	Export  Export
-	Peers   []VolumePeer
-	Hooks   hook.Set // [volume.hooks] over [hooks]
+	// ExportTLS is required of a TCP export off loopback; nil: no TLS.
+	ExportTLS     *ExportTLS
+	ExportClients []string // names of certificates, one of which a client must have
+	Peers         []VolumePeer
+	Hooks         hook.Set // [volume.hooks] over [hooks]
 	// AfterSB is what to do about a split brain without an operator's word.
 	AfterSB protocol.SplitPolicy
 
@@ -107,7 +110,7 @@ type VolumePeer struct {
 // Export is where a volume's NBD export listens. The zero Export is none.
 type Export struct {
 	Network string // "unix" or "tcp"
-	Address string // path, or host:port on loopback
+	Address string // path, or host:port with an IP address or no host
 }
 
 // String returns the export as it stands in a configuration.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -198,6 +199,20 @@ func TestFaults(t *testing.T) {
 		{"export length", node + strings.Replace(vol, "unix:/s", "unix:/"+strings.Repeat("s", 107), 1), []fault{{8, "volume.export", "at most 107"}}},
 		{"export off loopback", node + strings.Replace(vol, "unix:/s", "tcp:10.0.0.1:10809", 1), []fault{{8, "volume.export", "TLS"}}},
 		{"export everywhere", node + strings.Replace(vol, "unix:/s", "tcp::10809", 1), []fault{{8, "volume.export", "TLS"}}},
+		{"export host name", node + strings.Replace(vol, "unix:/s", "tcp:alpha.example:10809", 1) + secure, []fault{{8, "volume.export", "IP address"}}},
+		{"export by TLS on a socket", node + vol + secure, []fault{{9, "volume.export_tls", "tcp: exports"}}},
+		{"export_tls text", node + strings.Replace(vol, "unix:/s", "tcp::10809", 1) + "export_tls = \"/etc/qrbd/tls\"\n", []fault{{9, "volume.export_tls", "[volume.export_tls]"}}},
+		{"export_tls empty", node + strings.Replace(vol, "unix:/s", "tcp::10809", 1) + "[volume.export_tls]\n", []fault{
+			{9, "volume.export_tls.certificate", "missing"}, {9, "volume.export_tls.key", "missing"}, {9, "volume.export_tls.client_ca", "missing"}, {9, "volume.export_tls.clients", "missing"}}},
+		{"export_tls keys", node + strings.Replace(vol, "unix:/s", "tcp::10809", 1) + strings.NewReplacer("/c.pem", "c.pem", "clients", "client").Replace(secure), []fault{
+			{9, "volume.export_tls.clients", "missing"}, {10, "volume.export_tls.certificate", "absolute"}, {13, "volume.export_tls.client", "unknown key"}}},
+		{"export_tls clients", node + strings.Replace(vol, "unix:/s", "tcp::10809", 1) + strings.Replace(secure, `"db1"`, `"db1", "", "db1", 7`, 1), []fault{
+			{13, "volume.export_tls.clients", "entry 4"}, {13, "volume.export_tls.clients", "entry 2"}, {13, "volume.export_tls.clients", `"db1" is empty or there twice`}}},
+		{"export_tls nobody", node + strings.Replace(vol, "unix:/s", "tcp::10809", 1) + strings.Replace(secure, `"db1"`, "", 1), []fault{{13, "volume.export_tls.clients", "nobody"}}},
+		{"export_tls differs", node + strings.Replace(vol, "unix:/s", "tcp::10809", 1) + secure + strings.NewReplacer("crm", "web", "/b", "/c", "unix:/s", "tcp::10809").Replace(vol) +
+			strings.Replace(secure, "/ca.pem", "/ca2.pem", 1), []fault{{18, "volume.export", "also the export of volume crm"}}},
+		{"exports overlap", node + strings.Replace(vol, "unix:/s", "tcp:127.0.0.1:10809", 1) + strings.NewReplacer("crm", "web", "/b", "/c", "unix:/s", "tcp:0.0.0.0:10809").Replace(vol) +
+			secure, []fault{{13, "volume.export", "overlaps tcp:127.0.0.1:10809 of volume crm"}}},
 		{"export port", node + strings.Replace(vol, "unix:/s", "tcp:127.0.0.1:x", 1), []fault{{8, "volume.export", "port"}}},
 		{"export twice", node + vol + strings.NewReplacer("crm", "web", "/b", "/c").Replace(vol), []fault{{13, "volume.export", "in line 8"}}},
 		{"export is control", node + "control = \"/s\"\n" + vol, []fault{{9, "volume.export", "control socket"}}},
@@ -246,6 +261,38 @@ func TestErrorText(t *testing.T) {
 	want := "/etc/q.toml:5: node.metrix: unknown key: this section has name, listen, state, archive_dir, control, metrics, heartbeat, peer_timeout"
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
+	}
+}
+
+// secure is the table that an export off loopback needs, from line 9 on after node
+// and vol.
+const secure = `[volume.export_tls]
+certificate = "/c.pem"
+key = "/k.pem"
+client_ca = "/ca.pem"
+clients = ["db1"]
+`
+
+func TestExportTLS(t *testing.T) {
+	base := "[node]\nname = \"a\"\nlisten = \":1\"\n"
+	for _, address := range []string{"127.0.0.1:10809", "10.0.0.1:10809", ":10809", "0.0.0.0:10809", "[::]:10809", "[fe80::1%eth0]:10809"} {
+		file := base
+		for _, n := range []string{"x", "y"} { // certificates are shared by an address, lists of clients are not
+			file += "[[volume]]\nname = \"" + n + "\"\nsize = \"1MiB\"\nbacking = \"/" + n + "\"\nexport = \"tcp:" + address + "\"\n" +
+				strings.Replace(secure, "db1", "db-"+n, 1)
+		}
+		c, err := Parse("f", []byte(file))
+		if err != nil {
+			t.Errorf("%s: %v", address, err)
+			continue
+		}
+		got := c.Volumes[1].ExportTLS
+		if got == nil || got.Certificate != "/c.pem" || got.Key != "/k.pem" || got.ClientCA != "/ca.pem" || !slices.Equal(c.Volumes[1].ExportClients, []string{"db-y"}) {
+			t.Errorf("%s: %+v", address, got)
+		}
+		if c.Volumes[0].Export.Loopback() != (address == "127.0.0.1:10809") {
+			t.Errorf("%s: loopback %v", address, c.Volumes[0].Export.Loopback())
+		}
 	}
 }
 
@@ -325,7 +372,7 @@ func TestTemplate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(c.Peers) != 1 || len(c.Volumes) != 1 || c.Volumes[0].Peers[0].Mode != protocol.ModeA {
+	if len(c.Peers) != 1 || len(c.Volumes) != 2 || c.Volumes[1].ExportTLS == nil || c.Volumes[0].Peers[0].Mode != protocol.ModeA {
 		t.Errorf("peers %+v volumes %+v", c.Peers, c.Volumes)
 	}
 }

@@ -107,6 +107,7 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 	if v.VerifyWindow != (Window{}) && v.VerifyEvery == 0 {
 		s.fault("verify_window", "says nothing without verify_every")
 	}
+	v.ExportTLS, v.ExportClients = decodeExportTLS(s, v.Export)
 	mode := read(s, "protocol", "C", parseMode)
 	v.Peers = decodeVolumePeers(s, mode, peers)
 	v.AfterSB = decodePolicy(s)

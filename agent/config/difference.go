@@ -38,7 +38,7 @@ type VolumeDifference struct {
 
 // tunable are the fields of Volume that may change while it runs.
 var tunable = []string{"Hooks", "AfterSB", "VerifyEvery", "VerifyWindow", "ResyncRateMax", "ResyncRateMin", "ResyncWindow", "FlushBytes", "WriteTimeout",
-	"FlushInterval", "ActivityIdle", "OnNoData", "OnReadError", "DiskTimeout", "Archive"}
+	"FlushInterval", "ActivityIdle", "OnNoData", "OnReadError", "DiskTimeout", "Archive", "ExportClients"}
 
 // Compare says what next changes of c. A field that Compare has not been told of
 // needs a restart: nothing is taken for applied that is not.
@@ -131,8 +131,11 @@ func changed(a, b reflect.Value) (names []string) {
 
 // snake is a field's name as the key in the file: ResyncRateMax, resync_rate_max.
 func snake(field string) string {
-	if field == "AfterSB" {
+	switch field {
+	case "AfterSB":
 		return "after_sb_*pri"
+	case "ExportClients":
+		return "export_tls.clients"
 	}
 	var b strings.Builder
 	for i, r := range field {

@@ -21,6 +21,8 @@ func TestCompare(t *testing.T) {
 		{"metrics", `metrics = "127.0.0.1:9790"`, "", func(d Difference) any { return d.Restart }, []string{"node.metrics"}},
 		{"address", "10.0.0.2:7790", "10.0.0.9:7790", func(d Difference) any { return d.PeersChanged[0].Address }, "10.0.0.9:7790"},
 		{"a limit", "[[volume]]", "[[volume]]\nresync_rate_max = \"77MiB\"", func(d Difference) any { return d.VolumesChanged[0].Tuned }, []string{"resync_rate_max"}},
+		{"clients", "tcp:localhost:10809\"", "tcp::10809\"\n" + secure, func(d Difference) any { return []any{d.VolumesChanged[0].Tuned, d.VolumesChanged[0].Restart} },
+			[]any{[]string{"export_tls.clients"}, []string{"export", "export_tls"}}},
 		{"a store", "/var/lib/qrbd/crm.img", "/srv/crm.img", func(d Difference) any { return d.VolumesChanged[0].Restart }, []string{"backing"}},
 		{"a size", `"10GiB"`, `"11GiB"`, func(d Difference) any { return d.VolumesChanged[0].Size }, true},
 		{"a peer less", "peers    = [\"beta\", \"gamma\"]\nprotocol = \"B\"", "peers = [\"beta\"]\nprotocol = \"B\"", func(d Difference) any { return d.VolumesChanged[0].PeersRemoved }, []string{"gamma"}},

@@ -98,6 +98,20 @@ const templateRest = `#metrics      = "127.0.0.1:9790"       # Prometheus metric
 #[volume.protocols]                     # where a peer differs from protocol
 #gamma = "A"
 
+# An export to other hosts must have TLS and certificates (PEM files).
+#
+#[[volume]]
+#name     = "web"
+#size     = "1GiB"
+#backing  = "/var/lib/qrbd/web.img"
+#export   = "tcp:10.0.0.1:10809"
+#
+#[volume.export_tls]
+#certificate = "/etc/qrbd/tls/alpha.crt"
+#key         = "/etc/qrbd/tls/alpha.key"
+#client_ca   = "/etc/qrbd/tls/clients-ca.crt"
+#clients     = ["db1.example.org"]      # names in the certificates of the clients that are let in
+
 # Commands run on events, without a shell, with the event in QRBD_ variables. A
 # volume's own, in [volume.hooks], take the place of these.
 #

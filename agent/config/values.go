@@ -163,8 +163,8 @@ func parseExport(s string) (Export, error) {
 		if host == "localhost" {
 			host = "127.0.0.1"
 		}
-		if ip := net.ParseIP(stripZone(host)); ip == nil || !ip.IsLoopback() {
-			return Export{}, fmt.Errorf("%q is not on loopback: without TLS anyone on the network could write to the volume; use 127.0.0.1 or a unix: socket", s)
+		if net.ParseIP(stripZone(host)) == nil && host != "" {
+			return Export{}, fmt.Errorf("%q: the host must be an IP address of this node", s)
 		}
 		return Export{Network: "tcp", Address: net.JoinHostPort(host, port)}, nil
 	}

@@ -3,6 +3,7 @@ package nbd
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -26,8 +27,14 @@ const handshakeBuffer = 4096 // bytes; a half-open connection holds little more
 // conn is one client's connection.
 type conn struct {
 	srv  *Server
-	nc   net.Conn
-	name string // the client's address, for logs
+	nc   net.Conn // the socket; closing it ends everything
+	name string   // the client's address, for logs
+
+	// What is spoken over: nc, or TLS over it. Owner: the reader goroutine, which
+	// sets it in the handshake, and then whoever it starts.
+	rw  net.Conn
+	tls *tls.Conn // nil without TLS
+
 	// done is closed when the device has completed the last request and the
 	// goroutines have ended.
 	done chan struct{}
@@ -39,6 +46,7 @@ type conn struct {
 
 	// Terms of the transmission phase, set at the end of the handshake.
 	export     *Export // written under srv.mu
+	caller     Caller  // written under srv.mu
 	structured bool
 	allocation bool   // base:allocation was selected for this export
 	align      uint32 // alignment in bytes that the client is held to
@@ -58,7 +66,7 @@ type conn struct {
 func newConn(s *Server, nc net.Conn) *conn {
 	nc.SetDeadline(time.Now().Add(s.opt.HandshakeTimeout))
 	return &conn{
-		srv: s, nc: nc, name: nc.RemoteAddr().String(),
+		srv: s, nc: nc, rw: nc, name: nc.RemoteAddr().String(),
 		done: make(chan struct{}), stop: make(chan struct{}), quiet: make(chan struct{}, 1),
 	}
 }
@@ -66,17 +74,23 @@ func newConn(s *Server, nc net.Conn) *conn {
 // run is the connection's reader goroutine, from handshake to teardown.
 func (c *conn) run() {
 	log := c.srv.opt.Log.With("client", c.name)
-	h := handshake{c: c, br: bufio.NewReaderSize(c.nc, handshakeBuffer)}
+	h := handshake{c: c, br: bufio.NewReaderSize(c.rw, handshakeBuffer), caller: Caller{Addr: c.name}}
 	if err := h.haggle(); err != nil {
+		if errors.Is(err, errAborted) {
+			c.bye()
+		}
 		c.close(err)
 		log.Debug("NBD handshake ended", "reason", c.closeErr)
 		return
 	}
 	log = log.With("export", c.export.Name)
+	if names := h.caller.Names(); len(names) > 0 {
+		log = log.With("certificate", names)
+	}
 	log.Info("NBD client connected", "structured", c.structured, "read-only", c.export.ReadOnly)
 
 	early, _ := h.br.Peek(h.br.Buffered())
-	st := newStream(c.nc, c.srv.opt.StallTimeout)
+	st := newStream(c.rw, c.srv.opt.StallTimeout)
 	c.out.init(st, c.srv.opt)
 	c.out.broke = c.close
 	c.src.init(st, early, c.out.flush, c.out.resume)
@@ -93,6 +107,9 @@ func (c *conn) run() {
 		c.close(err)
 	}
 	c.out.settle(c.local)
+	if orderly(err) {
+		c.bye()
+	}
 	if err == nil {
 		err = errLeft
 	}

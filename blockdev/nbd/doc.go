@@ -5,7 +5,12 @@
 //
 // Source: the protocol document of the NBD project (doc/proto.md). The wire
 // vocabulary is that of github.com/pojntfx/go-nbd/pkg/protocol, completed in
-// wire.go. TLS and extended headers are not offered.
+// wire.go. Extended headers are not offered.
+//
+// TLS is all or nothing (the protocol's FORCEDTLS, or NOTLS): a server with
+// Credentials takes only STARTTLS and ABORT in plaintext, and then TLS 1.3 with a
+// client certificate of its CA. There is no mode in which a client chooses, as
+// whoever sits on the line would choose for it.
 //
 // A connection's life:
 //
@@ -33,6 +38,8 @@
 //     held from the decoding of the header until the reply is written or the
 //     connection is broken. Their number and bytes are bounded per connection, the
 //     bytes of all connections by the Pool. At the bound the server stops reading.
+//   - Nothing said in plaintext has an effect over TLS: options before STARTTLS
+//     are not looked at, bytes behind it end the connection.
 //   - Nothing that one option selected survives in another, save what the
 //     protocol says: structured replies and the set of metadata contexts.
 //

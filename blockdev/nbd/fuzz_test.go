@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/blockdev/nbd/testca"
 )
 
 // FuzzOption: the option parsers neither panic nor accept what breaks the
@@ -80,8 +81,8 @@ func (s sizeOnly) Extents(off, n int64, _ int) ([]blockdev.Extent, error) {
 
 type only struct{ e *Export }
 
-func (o only) List() []string               { return []string{o.e.Name} }
-func (o only) Open(string) (*Export, error) { return o.e, nil }
+func (o only) List(Caller) []string                 { return []string{o.e.Name} }
+func (o only) Open(string, Caller) (*Export, error) { return o.e, nil }
 
 // FuzzConnection: any bytes as a whole conversation leave the server able to end,
 // over a connection that is no socket.
@@ -94,24 +95,59 @@ func FuzzConnection(f *testing.F) {
 	for cmd := range uint16(9) {
 		f.Add(AppendRequest(append([]byte(nil), goTo...), RequestHeader{RequestMagic: MagicRequest, CommandFlags: 0, Type: cmd, Handle: 1, Offset: 0, Length: 64}))
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		s := NewServer(Options{Exports: only{&Export{Name: "x", Device: sizeOnly(1 << 20)}}, Log: slog.New(slog.DiscardHandler)})
-		mine, theirs := net.Pipe()
-		s.start(theirs)
-		go func() {
-			mine.SetDeadline(time.Now().Add(5 * time.Second))
-			mine.Write(b)
-			mine.Close()
-		}()
-		for p := make([]byte, 64<<10); ; {
-			if _, err := mine.Read(p); err != nil {
-				break
-			}
+	f.Fuzz(func(t *testing.T, b []byte) { converse(t, b, nil) })
+}
+
+// FuzzPlaintext: the same of a server that demands TLS, and no bytes get an export
+// out of it.
+func FuzzPlaintext(f *testing.F) {
+	ca, dir := testca.New(f, "authority"), f.TempDir()
+	cert, key := ca.Issue(dir, testca.Leaf{CommonName: "alpha", Server: true})
+	credentials, err := LoadCredentials(cert, key, ca.Trust(dir))
+	if err != nil {
+		f.Fatal(err)
+	}
+	start := binary.BigEndian.AppendUint64([]byte{0, 0, 0, 3}, MagicOption)
+	start = append(start, 0, 0, 0, 5, 0, 0, 0, 0)
+	f.Add(start)
+	f.Add(append(start[:len(start):len(start)], 22, 3, 1, 0, 5, 1, 0, 0, 1, 3))
+	f.Add(append(start[:len(start):len(start)], 21, 3, 3, 0, 2, 2, 0))
+	f.Add(append(start[:len(start)-5:len(start)-5], 7, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0))
+	f.Add(append(start[:len(start)-5:len(start)-5], 1, 0, 0, 0, 1, 'x'))
+	f.Fuzz(func(t *testing.T, b []byte) { converse(t, b, credentials) })
+}
+
+// closedExport fails the test when it is opened.
+type closedExport struct{ t *testing.T }
+
+func (c closedExport) List(Caller) []string { c.t.Error("listed in plaintext"); return nil }
+func (c closedExport) Open(string, Caller) (*Export, error) {
+	c.t.Error("opened in plaintext")
+	return nil, ErrUnknownExport
+}
+
+// converse sends bytes as a whole conversation and waits for the server's end.
+func converse(t *testing.T, b []byte, credentials *Credentials) {
+	o := Options{Exports: only{&Export{Name: "x", Device: sizeOnly(1 << 20)}}, Log: slog.New(slog.DiscardHandler), TLS: credentials}
+	if credentials != nil {
+		o.Exports = closedExport{t}
+	}
+	s := NewServer(o)
+	mine, theirs := net.Pipe()
+	s.start(theirs)
+	go func() {
+		mine.SetDeadline(time.Now().Add(5 * time.Second))
+		mine.Write(b)
+		mine.Close()
+	}()
+	for p := make([]byte, 64<<10); ; {
+		if _, err := mine.Read(p); err != nil {
+			break
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := s.Shutdown(ctx); err != nil {
-			t.Fatal(err)
-		}
-	})
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -25,6 +25,8 @@ var errAborted = errors.New("the client aborted the handshake")
 type handshake struct {
 	c  *conn
 	br *bufio.Reader
+	// caller has the certificate once TLS is in use.
+	caller Caller
 	// What the client agreed to in its flags.
 	fixed, noZeroes bool
 	structured      bool
@@ -46,7 +48,7 @@ func (h *handshake) haggle() error {
 		OptionMagic:    MagicOption,
 		HandshakeFlags: FlagFixedNewstyle | FlagNoZeroes,
 	})
-	if _, err := h.c.nc.Write(hello); err != nil {
+	if _, err := h.c.rw.Write(hello); err != nil {
 		return err
 	}
 	var b [4]byte
@@ -86,7 +88,11 @@ func (h *handshake) option() error {
 		if id != OptExportName {
 			// Answer, then take what the budget leaves, so that the answer is not
 			// lost to a reset.
-			if err := h.refuse(id, &optionError{RepErrTooBig, "too much option data"}); err != nil {
+			answer := &optionError{RepErrTooBig, "too much option data"}
+			if h.plain() {
+				answer = tlsRequired
+			}
+			if err := h.refuse(id, answer); err != nil {
 				return err
 			}
 			io.CopyN(io.Discard, h.br, left)
@@ -97,21 +103,32 @@ func (h *handshake) option() error {
 	h.response = h.response[:0]
 
 	switch id {
-	case OptExportName, OptList, OptInfo, OptGo, OptStructuredReply, OptListMetaContext, OptSetMetaContext:
-		return h.known(id, n)
 	case OptAbort:
 		if err := h.discard(n); err != nil {
 			return err
 		}
-		h.c.nc.Write(h.reply(id, RepAck, nil)) // the client may be gone already
+		h.send(h.reply(id, RepAck, nil)) // the client may be gone already
 		return errAborted
-	default: // STARTTLS and extended headers among them
-		if err := h.discard(n); err != nil {
-			return err
+	case OptExportName, OptList, OptInfo, OptGo, OptStructuredReply, OptListMetaContext, OptSetMetaContext:
+		if !h.plain() {
+			return h.known(id, n)
 		}
-		return h.refuse(id, &optionError{RepErrUnsup, "option not supported"})
 	}
+	if h.plain() {
+		return h.plainOption(id, n)
+	}
+	if err := h.discard(n); err != nil {
+		return err
+	}
+	if id == OptStartTLS && h.c.tls != nil {
+		return h.refuse(id, invalid("TLS is in use already"))
+	}
+	// Extended headers among them, and STARTTLS where there is no TLS.
+	return h.refuse(id, &optionError{RepErrUnsup, "option not supported"})
 }
+
+// plain says whether the client has yet to start the TLS that is demanded.
+func (h *handshake) plain() bool { return h.c.srv.opt.TLS != nil && h.c.tls == nil }
 
 // known answers an option that has data to look at.
 func (h *handshake) known(id uint32, n int64) error {
@@ -158,7 +175,7 @@ func (h *handshake) list(data []byte) error {
 	if len(data) != 0 {
 		return h.refuse(OptList, invalid("option takes no data"))
 	}
-	for _, name := range h.c.srv.opt.Exports.List() {
+	for _, name := range h.c.srv.opt.Exports.List(h.caller) {
 		b := binary.BigEndian.AppendUint32(nil, uint32(len(name)))
 		h.reply(OptList, RepServer, append(b, name...))
 	}
@@ -205,6 +222,10 @@ func (h *handshake) exportName(data []byte) error {
 	}
 	e, err := h.open(string(data), true)
 	if err != nil {
+		var denied *DeniedError
+		if errors.As(err, &denied) {
+			h.c.srv.complain(h.c.nc, "NBD client refused", "certificate", h.caller.Names(), "why", denied.Text)
+		}
 		return fmt.Errorf("export name: %w", err)
 	}
 	b := binary.BigEndian.AppendUint64(nil, uint64(e.Device.Size()))
@@ -219,11 +240,11 @@ func (h *handshake) exportName(data []byte) error {
 // open returns the export; with enter the connection is its client from here on.
 func (h *handshake) open(name string, enter bool) (*Export, error) {
 	for {
-		e, mark, err := h.c.srv.open(name)
+		e, mark, err := h.c.srv.open(name, h.caller)
 		if err != nil || !enter {
 			return e, err
 		}
-		again, err := h.c.srv.enter(h.c, e, mark)
+		again, err := h.c.srv.enter(h.c, h.caller, e, mark)
 		if !again {
 			return e, err
 		}
@@ -282,7 +303,7 @@ func (h *handshake) reply(id, kind uint32, data []byte) []byte {
 }
 
 func (h *handshake) send(b []byte) error {
-	_, err := h.c.nc.Write(b)
+	_, err := h.c.rw.Write(b)
 	return err
 }
 
@@ -292,6 +313,7 @@ func (h *handshake) refuse(id uint32, err error) error {
 	var (
 		bad    *optionError
 		policy *PolicyError
+		denied *DeniedError
 		kind   uint32
 		text   string
 	)
@@ -300,6 +322,9 @@ func (h *handshake) refuse(id uint32, err error) error {
 		kind, text = bad.rep, bad.text
 	case errors.As(err, &policy):
 		kind, text = RepErrPolicy, policy.Text
+	case errors.As(err, &denied):
+		h.c.srv.complain(h.c.nc, "NBD client refused", "certificate", h.caller.Names(), "why", denied.Text)
+		kind, text = RepErrPolicy, denied.Text
 	case errors.Is(err, blockdev.ErrShutdown):
 		kind, text = RepErrShutdown, "the server is shutting down"
 	case errors.Is(err, ErrUnknownExport):

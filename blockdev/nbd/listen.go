@@ -21,8 +21,8 @@ var ErrInUse = errors.New("address is in use")
 // Listen opens the address of an export:
 //
 //	unix:/path       a socket that only its owner may use (mode 0600)
-//	tcp:host:port    TCP; the protocol has neither authentication nor
-//	                 encryption here, so the host should be a loopback address
+//	tcp:host:port    TCP; off loopback the server needs Credentials, or anybody
+//	                 on the network may read and write
 //
 // A missing directory of a Unix socket is created. A socket that is left over
 // from a dead process is replaced; one that somebody answers on is ErrInUse, and

@@ -42,9 +42,9 @@ func newExports(l ...*nbd.Export) *exports {
 	return x
 }
 
-func (x *exports) List() []string { return x.names }
+func (x *exports) List(nbd.Caller) []string { return x.names }
 
-func (x *exports) Open(name string) (*nbd.Export, error) {
+func (x *exports) Open(name string, _ nbd.Caller) (*nbd.Export, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if name == "" && len(x.names) == 1 {
@@ -289,6 +289,7 @@ func outcomeOf(err error) string {
 		names := map[uint32]string{
 			nbd.RepErrUnsup: "unsup", nbd.RepErrPolicy: "policy", nbd.RepErrInvalid: "invalid",
 			nbd.RepErrUnknown: "unknown", nbd.RepErrShutdown: "shutdown", nbd.RepErrTooBig: "too big",
+			nbd.RepErrTLSReqd: "TLS required",
 		}
 		if n, ok := names[refused.Reply]; ok {
 			return n

@@ -25,18 +25,25 @@ type PolicyError struct{ Text string }
 
 func (e *PolicyError) Error() string { return "export refused: " + e.Text }
 
+// DeniedError is returned by Exports.Open for an export that this caller may not
+// use. The client is shown the text as that of a PolicyError, and the refusal is
+// logged.
+type DeniedError struct{ Text string }
+
+func (e *DeniedError) Error() string { return "client refused: " + e.Text }
+
 // Exports says what a server serves. Its methods are called by connections
 // concurrently, with nothing locked, and should not block for long: a client
 // waits.
 type Exports interface {
-	// List returns the names that a client may see.
-	List() []string
+	// List returns the names that the caller may see.
+	List(c Caller) []string
 	// Open returns the export of that name; "" means the default export, if
 	// there is exactly one. It is called for every option that names an export
 	// and takes nothing that would have to be given back. Errors:
-	// ErrUnknownExport, *PolicyError, blockdev.ErrShutdown; any other is logged
-	// and looks unknown to the client.
-	Open(name string) (*Export, error)
+	// ErrUnknownExport, *PolicyError, *DeniedError, blockdev.ErrShutdown; any other
+	// is logged and looks unknown to the client.
+	Open(name string, c Caller) (*Export, error)
 }
 
 // Export is one device as clients see it.
@@ -88,6 +95,9 @@ func (e *Export) check() error {
 type Options struct {
 	// Exports is required.
 	Exports Exports
+	// TLS makes every client start TLS with a certificate before anything else
+	// (nil: there is no TLS).
+	TLS *Credentials
 	// Log (discards).
 	Log *slog.Logger
 	// Pool bounds the bytes in flight over all connections (a pool of 256 MiB).
@@ -147,6 +157,8 @@ type Server struct {
 	// draining: options and requests are refused from now on. Read without mu.
 	draining atomic.Bool
 	wg       sync.WaitGroup // connection goroutines
+	// complaints about clients that were refused.
+	complaints complaints
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -250,12 +262,12 @@ func (s *Server) notHalfOpen(c *conn) {
 	}
 }
 
-// open returns the export of that name, checked, and a mark for enter.
-func (s *Server) open(name string) (*Export, uint64, error) {
+// open returns the export of that name for the caller, checked, and a mark for enter.
+func (s *Server) open(name string, c Caller) (*Export, uint64, error) {
 	s.mu.Lock()
 	mark := s.parted
 	s.mu.Unlock()
-	e, err := s.opt.Exports.Open(name)
+	e, err := s.opt.Exports.Open(name, c)
 	if err == nil {
 		err = e.check()
 	}
@@ -265,7 +277,7 @@ func (s *Server) open(name string) (*Export, uint64, error) {
 // enter makes c a client of the export that open returned with the mark. again
 // means that clients were disconnected meanwhile: the export may be gone, open
 // it anew.
-func (s *Server) enter(c *conn, e *Export, mark uint64) (again bool, err error) {
+func (s *Server) enter(c *conn, caller Caller, e *Export, mark uint64) (again bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.parted != mark {
@@ -278,7 +290,7 @@ func (s *Server) enter(c *conn, e *Export, mark uint64) (again bool, err error) 
 		return false, &PolicyError{Text: fmt.Sprintf("the limit of %d connections is reached", s.opt.MaxConns)}
 	}
 	s.notHalfOpen(c)
-	c.export = e
+	c.export, c.caller = e, caller
 	s.entered++
 	return false, c.nc.SetDeadline(time.Time{})
 }
@@ -320,6 +332,19 @@ func (s *Server) Disconnect(ctx context.Context, export string) error {
 		}
 	}
 	return nil
+}
+
+// Expel closes the connections that use the export and whose caller is to go,
+// without waiting. The caller first makes Open refuse them, as for Disconnect.
+func (s *Server) Expel(export string, goes func(Caller) bool) {
+	s.mu.Lock()
+	s.parted++
+	s.mu.Unlock()
+	for _, c := range s.clients(export) {
+		if goes(c.caller) { // set before c was among them, and not changed
+			c.close(errDisconnected)
+		}
+	}
 }
 
 // Shutdown takes the server out of service: it stops accepting, answers new

@@ -299,8 +299,8 @@ type openThen struct {
 	then func()
 }
 
-func (o *openThen) Open(name string) (*nbd.Export, error) {
-	e, err := o.exports.Open(name)
+func (o *openThen) Open(name string, c nbd.Caller) (*nbd.Export, error) {
+	e, err := o.exports.Open(name, c)
 	o.once.Do(o.then)
 	return e, err
 }

@@ -18,7 +18,8 @@ const (
 	// system allows it (net.core.wmem_max); the default of 208 KiB makes it wait
 	// for the client five times. TCP sizes its buffers itself.
 	unixBuffer = 1 << 20
-	smallMax   = 4 << 10 // bytes of short parts in one write: 256 simple replies
+	smallMax   = 4 << 10  // bytes of short parts in one write: 256 simple replies
+	chunkMax   = 64 << 10 // bytes of one write to what is no socket: four TLS records
 )
 
 // stream moves bytes over a connection with scattered reads and gathered writes
@@ -47,6 +48,7 @@ type stream struct {
 	writeFn func(fd uintptr) bool
 	small   []byte // copies of short parts; of fixed capacity, since outv points into it
 	joins   bool   // the last part of outv ends where small ends
+	joined  []byte // parts for what is no socket; made when needed
 }
 
 func newStream(c net.Conn, stall time.Duration) *stream {
@@ -172,8 +174,7 @@ func (s *stream) write() error {
 			return err
 		}
 		if s.raw == nil {
-			v := &s.outv[s.outNext]
-			n, err := s.conn.Write(unsafe.Slice(v.Base, v.Len))
+			n, err := s.conn.Write(s.chunk())
 			s.advance(n)
 			if err != nil {
 				return err
@@ -189,6 +190,24 @@ func (s *stream) write() error {
 		}
 	}
 	return nil
+}
+
+// chunk returns the next bytes to be written to what is no socket: of one part,
+// or joined, so that the header of a reply does not cost a TLS record of its own.
+func (s *stream) chunk() []byte {
+	v := &s.outv[s.outNext]
+	if first := unsafe.Slice(v.Base, v.Len); len(first) >= chunkMax || s.outNext == len(s.outv)-1 {
+		return first[:min(len(first), chunkMax)]
+	}
+	if s.joined == nil {
+		s.joined = make([]byte, 0, chunkMax)
+	}
+	s.joined = s.joined[:0]
+	for i := s.outNext; i < len(s.outv) && len(s.joined) < chunkMax; i++ {
+		part := unsafe.Slice(s.outv[i].Base, s.outv[i].Len)
+		s.joined = append(s.joined, part[:min(len(part), chunkMax-len(s.joined))]...)
+	}
+	return s.joined
 }
 
 // writeSome returns false to be called again when the socket has room.

@@ -39,11 +39,12 @@ var edges = map[string][]string{
 	"blockdev/crash":        {"blockdev"},
 	"blockdev/fault":        {"blockdev"},
 	"blockdev/nbd/client":   {"blockdev", "blockdev/nbd"},
+	"blockdev/nbd/testca":   {},
 }
 
 // support lists packages that any test file may import, beside its edges: they
 // exist for tests, and nothing that ships imports them.
-var support = []string{"blockdev/blockdevtest", "blockdev/crash", "blockdev/fault", "blockdev/nbd/client"}
+var support = []string{"blockdev/blockdevtest", "blockdev/crash", "blockdev/fault", "blockdev/nbd/client", "blockdev/nbd/testca"}
 
 // owners lists modules that only some packages may import.
 var owners = map[string][]string{

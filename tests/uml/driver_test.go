@@ -50,8 +50,8 @@ func (c *counted) Trim(off, n int64, f blockdev.Flags) error {
 // one is the only export.
 type one struct{ e *nbd.Export }
 
-func (o one) List() []string { return []string{o.e.Name} }
-func (o one) Open(name string) (*nbd.Export, error) {
+func (o one) List(nbd.Caller) []string { return []string{o.e.Name} }
+func (o one) Open(name string, _ nbd.Caller) (*nbd.Export, error) {
 	if name != o.e.Name {
 		return nil, nbd.ErrUnknownExport
 	}

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -21,6 +22,9 @@ type Options struct {
 	// BlockSize asks for the export's block sizes, which binds the client to the
 	// minimum.
 	BlockSize bool
+	// TLS demands TLS of the server (nil: plaintext). There is no way back from it:
+	// a server that refuses STARTTLS, or cannot prove its name, ends in an error.
+	TLS *tls.Config
 }
 
 // Client is an export of an NBD server as a blockdev.Device.
@@ -79,7 +83,7 @@ func New(ctx context.Context, conn net.Conn, export string, o Options) (*Client,
 	c := &Client{conn: conn, calls: make(map[uint64]*call), received: make(chan struct{})}
 	h, err := greet(conn)
 	if err == nil {
-		err = c.negotiate(h, export, o)
+		err = c.negotiate(ctx, h, export, o)
 	}
 	if !stop() {
 		err = errors.Join(err, ctx.Err())
@@ -88,16 +92,22 @@ func New(ctx context.Context, conn net.Conn, export string, o Options) (*Client,
 		conn.Close()
 		return nil, fmt.Errorf("NBD export %q at %v: %w", export, conn.RemoteAddr(), err)
 	}
+	c.conn = h.Conn
 	go c.receive(h.r)
 	return c, nil
 }
 
-func (c *Client) negotiate(h *Handshake, export string, o Options) error {
+func (c *Client) negotiate(ctx context.Context, h *Handshake, export string, o Options) error {
 	if h.Flags&nbd.FlagFixedNewstyle == 0 {
 		return fmt.Errorf("%w: not fixed newstyle", ErrProtocol)
 	}
 	if err := h.SendFlags(uint32(h.Flags & (nbd.FlagFixedNewstyle | nbd.FlagNoZeroes))); err != nil {
 		return err
+	}
+	if o.TLS != nil {
+		if err := h.StartTLS(ctx, o.TLS); err != nil {
+			return err
+		}
 	}
 	var refused *OptionError
 	if !o.Simple {

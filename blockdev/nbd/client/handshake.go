@@ -3,6 +3,7 @@ package client
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -90,6 +91,24 @@ func greet(c net.Conn) (*Handshake, error) {
 func (h *Handshake) SendFlags(flags uint32) error {
 	_, err := h.Conn.Write(binary.BigEndian.AppendUint32(nil, flags))
 	return err
+}
+
+// StartTLS asks for TLS and goes on over it. After an error the connection is of
+// no use; nothing was said but STARTTLS.
+func (h *Handshake) StartTLS(ctx context.Context, cfg *tls.Config) error {
+	if _, err := h.Ask(nbd.OptStartTLS, nil); err != nil {
+		return fmt.Errorf("TLS is demanded: %w", err)
+	}
+	if n := h.r.Buffered(); n > 0 {
+		return fmt.Errorf("%w: %d bytes in plaintext behind the answer to STARTTLS", ErrProtocol, n)
+	}
+	secure := tls.Client(h.Conn, cfg)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return fmt.Errorf("TLS with the NBD server: %w", err)
+	}
+	h.Conn = secure
+	h.r.Reset(secure)
+	return nil
 }
 
 // AppendOption appends an option to b.
