@@ -214,6 +214,7 @@ func (m *Machine) onNewGeneration(p *peer, g *protocol.NewGeneration) {
 		if p.epoch == epoch && p.linked {
 			m.release(p)
 			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.GenerationAck{Current: current}})
+			m.tellState(p)
 		}
 	})
 }

@@ -51,12 +51,20 @@ func (m *Machine) needsMending(p *peer) string {
 		return fmt.Sprintf("the %s does not go on", planWord(plan.Kind()))
 	case p.repl == protocol.ReplOff && m.usable() && p.disk > protocol.Failed:
 		return "connected, both disks are in order, and nothing is replicated"
+	case m.deserted(p):
+		return "the primary that kept the two in sync is gone"
 	case p.repl != protocol.Established || p.dirty.Count() <= p.verified:
 		return ""
 	case m.role == protocol.Primary || p.role == protocol.Primary || m.primary() == "" && p.role == protocol.Secondary:
 		return fmt.Sprintf("%d blocks are out of sync and nothing copies them", p.dirty.Count())
 	}
 	return ""
+}
+
+// deserted reports whether this secondary and p have only been told by a primary that
+// is gone that they are in sync, and nobody has taken its place.
+func (m *Machine) deserted(p *peer) bool {
+	return p.repl == protocol.Established && p.lastWhy == RuleDefer && m.primary() == "" && p.heard.Primary == ""
 }
 
 func planWord(k resync.Kind) string {

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/qrbd/qrbd/protocol"
 )
@@ -281,6 +282,8 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 		ans.Code, ans.Text = protocol.CodeBusy, m.cfg.Self+" is being promoted itself"
 	case m.primary() != "" && m.primary() != p.name:
 		ans.Code, ans.Text = protocol.CodeTwoPrimaries, m.cfg.Name+" is primary on "+m.primary()+", which "+m.cfg.Self+" is connected to"
+	case m.newer(p) && !a.Force:
+		ans.Code, ans.Text = protocol.CodeNotAllowed, fmt.Sprintf("%s has newer data than %s. Promote %s, or wait until %s is in sync", m.cfg.Self, p.name, m.cfg.Self, p.name)
 	case p.repl == protocol.Established && p.lastWhy != RuleDefer && p.dirty.Count() != 0 && p.dirty.Count() > p.verified && !a.Force:
 		ans.Code, ans.Text = protocol.CodeBusy, fmt.Sprintf("%d blocks of %s are out of sync with %s: they are compared now, try again in a moment", p.dirty.Count(), m.cfg.Self, p.name)
 	default:
@@ -291,6 +294,13 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 		}
 	}
 	m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: ans})
+}
+
+// newer reports whether this replica, which is a good one, has gone on from the
+// generation that p is at: they follow one primary, or did until a moment ago.
+func (m *Machine) newer(p *peer) bool {
+	g := p.heard.Current
+	return m.disk > protocol.Outdated && g != 0 && g != m.current && (p.slot == g || slices.Contains(m.history, g))
 }
 
 func (m *Machine) onPromoteAnswer(p *peer, a *protocol.PromoteAnswer) {

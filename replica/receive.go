@@ -124,9 +124,12 @@ func (m *Machine) onState(p *peer, s *protocol.State) {
 }
 
 // broadcastState tells every connected peer what changed here.
-func (m *Machine) broadcastState() {
+func (m *Machine) broadcastState() { m.tellState(nil) }
+
+// tellState tells it to all but one.
+func (m *Machine) tellState(but *peer) {
 	for _, p := range m.peers {
-		if p.linked && p.settled {
+		if p != but && p.linked && p.settled {
 			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.State{Role: m.role, Disk: m.disk, Current: m.current, Primary: m.primary()}})
 		}
 	}

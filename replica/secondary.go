@@ -234,6 +234,7 @@ func (m *Machine) endReign(p *peer) {
 		if q != p && !q.weak {
 			m.recent.markAfter(q.stable, q.dirty)
 		}
+		q.mendAt = max(q.mendAt, m.now+mendEvery) // the next primary may be about to come
 		q.weak, q.told, q.stable, q.marked = false, false, 0, 0
 	}
 	m.recent.list = m.recent.list[:0]

@@ -785,6 +785,21 @@ func (o *oracle) joined(p *process, from *node) {
 	o.w.log("oracle: %s joins branch %d at %d, floors %d/%d", p.n.name, st.br.id, st.pos, st.vol, st.dur)
 }
 
+// newest: C6. Nobody is promoted beside a replica, connected to it, that has followed a
+// primary into a later generation.
+func (o *oracle) newest(p *process) {
+	st := o.st[p.n.index]
+	for i, n := range p.n.peers {
+		x, l := o.st[n.index], p.linkTo(n)
+		if l == nil || left(n, p, l) || x.broken || x.gaveUp || p.look().Peers[i].Repl != protocol.Established || n.proc.m.View().Current == p.view.Current {
+			continue
+		}
+		if idx := unique(x.mark(), st.mark()); idx != 0 && unique(st.mark(), x.mark()) == 0 {
+			o.w.fail("C6: %s is promoted beside %s, connected to it, which has %d of branch %d, and %s does not", p.n.name, n.name, idx, x.br.id, p.n.name)
+		}
+	}
+}
+
 // promoted: C1 and C6. The new reign begins with what the replica holds.
 func (o *oracle) promoted(p *process) {
 	if v := p.look(); v.Bare && p.seen.former != nil {
@@ -817,6 +832,9 @@ func (o *oracle) promoted(p *process) {
 				}
 			}
 		}
+	}
+	if !forced {
+		o.newest(p)
 	}
 	b := o.newBranch(st.br, st.pos, p.n.name)
 	b.carry(d)
