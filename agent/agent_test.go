@@ -14,7 +14,7 @@ import (
 	"github.com/qrbd/qrbd/agent/control"
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
-	"github.com/qrbd/qrbd/protocol/quicnet"
+	"github.com/qrbd/qrbd/protocol/session"
 )
 
 // pair is two real agents, alpha and beta, that share the volume crm.
@@ -42,7 +42,7 @@ func newPair(t *testing.T) *pair {
 
 // know makes other the only peer of c.
 func (p *pair) know(c *config.Config, name string, other *config.Config) {
-	id, err := quicnet.LoadOrCreateIdentity(other.Node.State)
+	id, err := session.LoadOrCreateIdentity(other.Node.State)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -247,7 +247,7 @@ func TestStartFailsCleanly(t *testing.T) {
 
 func identityOf(t *testing.T, c *config.Config) string {
 	t.Helper()
-	id, err := quicnet.LoadIdentity(c.Node.State)
+	id, err := session.LoadIdentity(c.Node.State)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,7 @@
 //
 //	            control socket ──► Agent (operations.go)
 //	                                 │
-//	NBD clients ──► exports.go ──► slot ◄── links.go ◄── quicnet sessions
+//	NBD clients ──► exports.go ──► slot ◄── links.go ◄── sessions (quicnet, tcpnet)
 //	                                 │
 //	                                 ▼
 //	                          volume.Volume ──► backing store, metadata

@@ -12,8 +12,8 @@ import (
 	"github.com/qrbd/qrbd/volume"
 )
 
-// session is one authenticated connection to a peer's agent.
-type session interface {
+// peerSession is one authenticated connection to a peer's agent.
+type peerSession interface {
 	// Peer returns the peer's configured name.
 	Peer() string
 	// Dialer says that this side dialled, and therefore opens volumes' streams.
@@ -63,8 +63,8 @@ type links struct {
 
 	mu sync.Mutex
 	// Guarded by mu.
-	sessions map[string]session // by peer
-	opening  map[link]bool      // pairs that are being opened
+	sessions map[string]peerSession // by peer
+	opening  map[link]bool          // pairs that are being opened
 	waiting  map[pairKey]*half
 	refusals map[string]int    // under way, by peer
 	reasons  map[string]string // why there is no session, by peer
@@ -77,7 +77,7 @@ type link struct{ volume, peer string }
 // pairKey names the two streams of one attempt. The session is part of it: an
 // attempt of an earlier session can never be completed by a later one.
 type pairKey struct {
-	s       session
+	s       peerSession
 	volume  string
 	attempt uint64
 }
@@ -92,7 +92,7 @@ type half struct {
 func newLinks(a *Agent) *links {
 	return &links{
 		a:        a,
-		sessions: map[string]session{},
+		sessions: map[string]peerSession{},
 		opening:  map[link]bool{},
 		waiting:  map[pairKey]*half{},
 		refusals: map[string]int{},
@@ -102,7 +102,7 @@ func newLinks(a *Agent) *links {
 
 // sessionUp makes s the session with its peer. The dialler connects every
 // volume that they have in common; the other side waits to be connected.
-func (l *links) sessionUp(s session) {
+func (l *links) sessionUp(s peerSession) {
 	l.mu.Lock()
 	l.sessions[s.Peer()] = s
 	delete(l.reasons, s.Peer())
@@ -118,7 +118,7 @@ func (l *links) sessionUp(s session) {
 }
 
 // sessionDown forgets s; what it carried has ended with it.
-func (l *links) sessionDown(s session) {
+func (l *links) sessionDown(s peerSession) {
 	var orphans []*half
 	l.mu.Lock()
 	if l.sessions[s.Peer()] == s {
@@ -173,7 +173,7 @@ func (l *links) status() []control.LinkStatus {
 }
 
 // message handles what a peer's agent says on the control stream.
-func (l *links) message(s session, m protocol.Message) {
+func (l *links) message(s peerSession, m protocol.Message) {
 	ask, ok := m.(*protocol.ConnectAsk)
 	if !ok {
 		l.a.log.Warn("unexpected message on the control stream", "peer", s.Peer(), "type", m.Type())
@@ -244,7 +244,7 @@ func (l *links) common(name, peer string) (*slot, error) {
 
 // connect opens a volume's pair of streams and hands it over. A pair that is
 // being opened already serves this call too.
-func (l *links) connect(s session, sl *slot) {
+func (l *links) connect(s peerSession, sl *slot) {
 	key := link{sl.cfg.Name, s.Peer()}
 	l.mu.Lock()
 	busy := l.opening[key]
@@ -268,7 +268,7 @@ func (l *links) connect(s session, sl *slot) {
 }
 
 // openPair opens the write stream, then the bulk stream, of a new attempt.
-func (l *links) openPair(ctx context.Context, s session, name string) (volume.Conn, error) {
+func (l *links) openPair(ctx context.Context, s peerSession, name string) (volume.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, pairTimeout)
 	defer cancel()
 	attempt := random()
@@ -298,7 +298,7 @@ func (l *links) attach(sl *slot, peer string, c volume.Conn) {
 }
 
 // streamOpened takes a stream that the peer opened.
-func (l *links) streamOpened(s session, o protocol.StreamOpen, st volume.Stream) {
+func (l *links) streamOpened(s peerSession, o protocol.StreamOpen, st volume.Stream) {
 	mine, twin, err := l.pair(s, o, st)
 	switch {
 	case err != nil:
@@ -321,7 +321,7 @@ func (l *links) streamOpened(s session, o protocol.StreamOpen, st volume.Stream)
 }
 
 // pair finds the twin of a stream, or lets the stream wait for it.
-func (l *links) pair(s session, o protocol.StreamOpen, st volume.Stream) (mine, twin *half, err error) {
+func (l *links) pair(s peerSession, o protocol.StreamOpen, st volume.Stream) (mine, twin *half, err error) {
 	switch o.Kind {
 	case protocol.StreamWrite, protocol.StreamBulk:
 	default:

@@ -30,7 +30,7 @@ func (l *links) refuse(peer string, c volume.Conn, why error) {
 
 // refuseAsk answers a ConnectAsk for a volume that cannot be connected: with a
 // pair of streams, so that the reason reaches the volume that asked.
-func (l *links) refuseAsk(s session, name string, why error) {
+func (l *links) refuseAsk(s peerSession, name string, why error) {
 	peer := s.Peer()
 	if !l.mayRefuse(peer) {
 		return

@@ -12,7 +12,7 @@ import (
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
 	"github.com/qrbd/qrbd/protocol"
-	"github.com/qrbd/qrbd/protocol/quicnet"
+	"github.com/qrbd/qrbd/protocol/session"
 	"github.com/qrbd/qrbd/volume"
 )
 
@@ -47,7 +47,7 @@ func (a *Agent) loadConfig() (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if id, err := quicnet.LoadIdentity(a.cfg.Node.State); err == nil {
+	if id, err := session.LoadIdentity(a.cfg.Node.State); err == nil {
 		if err := next.CheckIdentity(id.PublicKey()); err != nil {
 			return nil, err
 		}
@@ -90,7 +90,7 @@ func (r *reload) apply(d config.Difference) {
 		r.applied("%s", what)
 	}
 	for _, p := range d.PeersChanged {
-		what := "peer " + p.Name + ": address or keys"
+		what := "peer " + p.Name + ": address, keys or transport"
 		if err := r.a.net.UpdatePeer(p); err != nil {
 			r.failed(what, err)
 			continue

@@ -11,7 +11,7 @@ import (
 
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
-	"github.com/qrbd/qrbd/protocol/quicnet"
+	"github.com/qrbd/qrbd/protocol/session"
 )
 
 // fileOf writes c as an operator would have; extra goes into [node], into the first
@@ -52,7 +52,7 @@ func loaded(t *testing.T) (*Agent, *config.Config, map[string]*fakeVolume, strin
 	c.Volumes[0].Peers = c.Volumes[0].Peers[:1]
 	var keys []string
 	for range 3 {
-		id, err := quicnet.NewIdentity()
+		id, err := session.NewIdentity()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,6 +15,8 @@ import (
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/protocol/quicnet"
+	"github.com/qrbd/qrbd/protocol/session"
+	"github.com/qrbd/qrbd/protocol/tcpnet"
 	"github.com/qrbd/qrbd/volume"
 	"github.com/qrbd/qrbd/volume/meta"
 )
@@ -124,7 +126,7 @@ func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File, s
 
 // startNetwork reads the identity and opens the replication port.
 func startNetwork(a *Agent) (network, error) {
-	id, err := quicnet.LoadOrCreateIdentity(a.cfg.Node.State)
+	id, err := session.LoadOrCreateIdentity(a.cfg.Node.State)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +134,7 @@ func startNetwork(a *Agent) (network, error) {
 	if err := a.cfg.CheckIdentity(id.PublicKey()); err != nil {
 		return nil, err
 	}
-	o := quicnet.Options{
+	o := session.Options{
 		Identity:    id,
 		Name:        a.cfg.Node.Name,
 		Listen:      a.cfg.Node.Listen,
@@ -141,29 +143,30 @@ func startNetwork(a *Agent) (network, error) {
 		Instance:    random(),
 		Heartbeat:   a.cfg.Node.Heartbeat,
 		PeerTimeout: a.cfg.Node.PeerTimeout,
+		Transports:  map[session.Transport]session.Opener{session.QUIC: quicnet.Open, session.TCP: tcpnet.Open},
 	}
 	for _, p := range a.cfg.Peers {
-		peer, err := quicPeer(p)
+		peer, err := sessionPeer(p)
 		if err != nil {
 			return nil, err
 		}
 		o.Peers = append(o.Peers, peer)
 	}
-	node, err := quicnet.Start(o)
+	node, err := session.Start(o)
 	if err != nil {
 		return nil, err
 	}
 	a.certificateEnds = node.CertificateEnds()
-	if info, err := os.Stat(filepath.Join(a.cfg.Node.State, quicnet.KeyFile)); err == nil {
+	if info, err := os.Stat(filepath.Join(a.cfg.Node.State, session.KeyFile)); err == nil {
 		a.identitySince = info.ModTime()
 	}
-	return quicNetwork{node}, nil
+	return sessionNetwork{node}, nil
 }
 
-func quicPeer(p config.Peer) (quicnet.Peer, error) {
-	peer := quicnet.Peer{Name: p.Name, Address: p.Address}
+func sessionPeer(p config.Peer) (session.Peer, error) {
+	peer := session.Peer{Name: p.Name, Address: p.Address, Transport: p.Transport}
 	for _, text := range p.Keys {
-		key, err := quicnet.ParseKey(text)
+		key, err := session.ParseKey(text)
 		if err != nil {
 			return peer, fmt.Errorf("peer %s: %w", p.Name, err)
 		}
@@ -172,21 +175,21 @@ func quicPeer(p config.Peer) (quicnet.Peer, error) {
 	return peer, nil
 }
 
-// quicNetwork is a quicnet.Node as the agent sees it.
-type quicNetwork struct{ node *quicnet.Node }
+// sessionNetwork is a session.Node as the agent sees it.
+type sessionNetwork struct{ node *session.Node }
 
-func (n quicNetwork) Close(ctx context.Context) error { return n.node.Close(ctx) }
+func (n sessionNetwork) Close(ctx context.Context) error { return n.node.Close(ctx) }
 
-func (n quicNetwork) AddPeer(p config.Peer) error {
-	peer, err := quicPeer(p)
+func (n sessionNetwork) AddPeer(p config.Peer) error {
+	peer, err := sessionPeer(p)
 	if err != nil {
 		return err
 	}
 	return n.node.AddPeer(peer)
 }
 
-func (n quicNetwork) UpdatePeer(p config.Peer) error {
-	peer, err := quicPeer(p)
+func (n sessionNetwork) UpdatePeer(p config.Peer) error {
+	peer, err := sessionPeer(p)
 	if err != nil {
 		return err
 	}
@@ -197,36 +200,36 @@ func (n quicNetwork) UpdatePeer(p config.Peer) error {
 // logged there.
 type handler struct{ l *links }
 
-func (h handler) SessionUp(s *quicnet.Session) { h.l.sessionUp(quicSession{s}) }
+func (h handler) SessionUp(s *session.Session) { h.l.sessionUp(netSession{s}) }
 
-func (h handler) SessionDown(s *quicnet.Session, _ error) { h.l.sessionDown(quicSession{s}) }
+func (h handler) SessionDown(s *session.Session, _ error) { h.l.sessionDown(netSession{s}) }
 
-func (h handler) StreamOpened(s *quicnet.Session, open protocol.StreamOpen, st *quicnet.Stream) {
-	h.l.streamOpened(quicSession{s}, open, st)
+func (h handler) StreamOpened(s *session.Session, open protocol.StreamOpen, st *session.Stream) {
+	h.l.streamOpened(netSession{s}, open, st)
 }
 
 func (h handler) ConnectFailed(peer string, err error) { h.l.unreachable(peer, err) }
 
-func (h handler) Message(s *quicnet.Session, m protocol.Message) { h.l.message(quicSession{s}, m) }
+func (h handler) Message(s *session.Session, m protocol.Message) { h.l.message(netSession{s}, m) }
 
-// quicSession is a quicnet.Session as links sees it. It is comparable: two of
+// netSession is a session.Session as links sees it. It is comparable: two of
 // the same session are equal.
-type quicSession struct{ s *quicnet.Session }
+type netSession struct{ s *session.Session }
 
-func (q quicSession) Peer() string                  { return q.s.Peer() }
-func (q quicSession) Dialer() bool                  { return q.s.Dialer() }
-func (q quicSession) Send(m protocol.Message) error { return q.s.Send(m) }
-func (q quicSession) RTT() time.Duration            { return q.s.RTT() }
+func (n netSession) Peer() string                  { return n.s.Peer() }
+func (n netSession) Dialer() bool                  { return n.s.Dialer() }
+func (n netSession) Send(m protocol.Message) error { return n.s.Send(m) }
+func (n netSession) RTT() time.Duration            { return n.s.RTT() }
 
-func (q quicSession) Figures() control.LinkStatus {
-	st := q.s.Stats()
-	major, minor := q.s.PeerVersion()
-	return control.LinkStatus{Transport: "quic", Protocol: fmt.Sprintf("%d.%d", major, minor), RTTMicros: st.RTT.Microseconds(),
+func (n netSession) Figures() control.LinkStatus {
+	st := n.s.Stats()
+	major, minor := n.s.PeerVersion()
+	return control.LinkStatus{Transport: n.s.Transport().String(), Protocol: fmt.Sprintf("%d.%d", major, minor), RTTMicros: st.RTT.Microseconds(),
 		BytesSent: st.BytesSent, BytesReceived: st.BytesReceived, PacketsSent: st.PacketsSent, PacketsLost: st.PacketsLost, CongestionWindow: st.CongestionWindow}
 }
 
-func (q quicSession) Open(ctx context.Context, o protocol.StreamOpen) (volume.Stream, error) {
-	st, err := q.s.Open(ctx, o)
+func (n netSession) Open(ctx context.Context, o protocol.StreamOpen) (volume.Stream, error) {
+	st, err := n.s.Open(ctx, o)
 	if err != nil {
 		return nil, err // not a nil *Stream in an interface
 	}

@@ -29,6 +29,7 @@ var codeTexts = [...]string{
 	CodeName:            "node has another name",
 	CodeCertificate:     "certificate expired",
 	CodeDuplicate:       "session replaced",
+	CodeTransport:       "transports differ",
 }
 
 // String returns the code's text; a code of a later version prints as its

@@ -80,6 +80,27 @@ func (m *ConnectAsk) decode(r *reader) { m.Volume = r.name(m.Volume) }
 
 func (m *ConnectAsk) check(int) error { return checkName(m.Volume) }
 
+// Type implements Message.
+func (*Close) Type() Type { return TypeClose }
+
+func (m *Close) encode(b []byte) []byte { return putText(putU16(b, uint16(m.Code)), m.Text) }
+
+func (m *Close) decode(r *reader) {
+	m.Code = Code(r.u16())
+	m.Text = r.text(m.Text)
+}
+
+func (m *Close) check(int) error { return nil }
+
+// Type implements Message.
+func (*Join) Type() Type { return TypeJoin }
+
+func (m *Join) encode(b []byte) []byte { return append(b, m.Ticket[:]...) }
+
+func (m *Join) decode(r *reader) { copy(m.Ticket[:], r.take(JoinTicketLen)) }
+
+func (m *Join) check(int) error { return nil }
+
 // String returns the word shown to people.
 func (k StreamKind) String() string { return word(uint8(k), "?", "write", "bulk") }
 

@@ -155,7 +155,7 @@ func TestAppendedFields(t *testing.T) {
 
 func TestUnknownTypes(t *testing.T) {
 	var d Decoder
-	for _, typ := range []Type{0, 6, 72, 200, 255} {
+	for _, typ := range []Type{0, 8, 72, 200, 255} {
 		frame := append(zeroHeader[:], "new in 1.7"...)
 		seal(frame, typ, 0, nil)
 		if _, err := ParseHeader(frame); !errors.Is(err, ErrUnknownType) {
@@ -367,7 +367,7 @@ func TestDecoderReuse(t *testing.T) {
 }
 
 func TestCodesSurvive(t *testing.T) {
-	for c := CodeNone; c <= CodeDuplicate+2; c++ {
+	for c := CodeNone; c <= CodeTransport+2; c++ {
 		back, ok := ParseCode(c.String())
 		if !ok || back != c || c.String() == "" {
 			t.Errorf("code %d prints as %q, parsed as %d %v", c, c, back, ok)

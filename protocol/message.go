@@ -160,6 +160,7 @@ const (
 	CodeCertificate          // a node's certificate has expired
 	CodeDuplicate            // another session of the same two nodes goes on
 	CodeRestart              // the handshake is to be had again
+	CodeTransport            // the two sides have different transports configured
 )
 
 // Refuse ends a handshake with a reason; the connection stands alone on both
@@ -353,6 +354,24 @@ type Pong struct {
 	ID   uint64
 	Time int64
 }
+
+// Close ends a session over TCP, on its control stream: its last frame. Over QUIC
+// the connection's own close says the same.
+type Close struct {
+	Code Code
+	Text string
+}
+
+// JoinTicketLen is the length of a Join's ticket.
+const JoinTicketLen = 32
+
+// Join is the first frame of a TCP connection that carries a stream of a session.
+// The ticket is one that only the two ends of the session's control connection
+// know (RFC 8446 section 7.5, label JoinLabel).
+type Join struct{ Ticket [JoinTicketLen]byte }
+
+// JoinLabel is the exporter label of tickets.
+const JoinLabel = "EXPORTER-qrbd session ticket"
 
 // StreamKind says what a stream is for.
 type StreamKind uint8

@@ -109,6 +109,8 @@ func drawField(t *rapid.T, field any, name string) any {
 		return Code(rapid.Uint16().Draw(t, name))
 	case Generation:
 		return Generation(rapid.Uint64().Draw(t, name))
+	case [JoinTicketLen]byte:
+		return [JoinTicketLen]byte(rapid.SliceOfN(rapid.Byte(), JoinTicketLen, JoinTicketLen).Draw(t, name))
 	case VolumeID:
 		return VolumeID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, name))
 	case SplitPolicy:

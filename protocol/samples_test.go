@@ -18,6 +18,8 @@ func samples() []sample {
 		{"pong", &Pong{ID: 3, Time: 4}, nil},
 		{"stream-open", &StreamOpen{Kind: StreamBulk, Volume: "crm", Attempt: 5}, nil},
 		{"connect-ask", &ConnectAsk{Volume: "crm"}, nil},
+		{"close", &Close{Code: CodeShutdown, Text: "alpha is stopping"}, nil},
+		{"join", &Join{Ticket: [JoinTicketLen]byte{1, 2, 3, 31: 32}}, nil},
 		{"hello", &Hello{
 			Volume: VolumeID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
 			Size:   10 << 30, Block: 4096, Attempt: 6, Instance: 7,

@@ -14,6 +14,8 @@ const (
 	TypePong       Type = 3
 	TypeStreamOpen Type = 4
 	TypeConnectAsk Type = 5
+	TypeClose      Type = 6
+	TypeJoin       Type = 7
 
 	TypeHello          Type = 16
 	TypeVerdict        Type = 17
@@ -91,6 +93,10 @@ func newMessage(t Type) Message {
 		return new(StreamOpen)
 	case TypeConnectAsk:
 		return new(ConnectAsk)
+	case TypeClose:
+		return new(Close)
+	case TypeJoin:
+		return new(Join)
 	case TypeHello:
 		return new(Hello)
 	case TypeVerdict:

@@ -11,6 +11,7 @@ import (
 func check(c *Config, e *Error) {
 	k := checker{c: c, e: e}
 	k.peers()
+	k.metrics()
 	k.volumes()
 	k.exports()
 	k.backings()
@@ -46,6 +47,13 @@ func (k *checker) peers() {
 			}
 			keys[key] = p.Name
 		}
+	}
+}
+
+// metrics: TCP's ports are shared with the peers that use that transport.
+func (k *checker) metrics() {
+	if m := k.c.Node.Metrics; m != "" && k.c.hasTCP() && sameAddress(m, k.c.Node.Listen) {
+		k.fault("node.metrics", "%s is node.listen, which a peer with transport = \"tcp\" uses on TCP too", m)
 	}
 }
 
@@ -91,6 +99,9 @@ func (k *checker) exports() {
 		case "tcp":
 			if sameAddress(v.Export.Address, k.c.Node.Metrics) {
 				k.fault(path, "%s is the address of node.metrics", v.Export.Address)
+			}
+			if k.c.hasTCP() && sameAddress(v.Export.Address, k.c.Node.Listen) {
+				k.fault(path, "%s is node.listen, which a peer with transport = \"tcp\" uses on TCP too", v.Export.Address)
 			}
 			k.shared(path, v, k.c.Volumes[:i])
 		}

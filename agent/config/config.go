@@ -11,6 +11,7 @@ import (
 
 	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/protocol/session"
 )
 
 // DefaultPath is where the configuration is looked for when neither --config
@@ -40,7 +41,7 @@ type Config struct {
 // Node is the [node] section.
 type Node struct {
 	Name        string
-	Listen      string // UDP host:port for peers
+	Listen      string // host:port for peers, UDP and, if a peer has that transport, TCP
 	State       string // directory of identity key, metadata and archives
 	ArchiveDir  string // "": archive in State
 	Control     string // path of the control socket
@@ -52,8 +53,10 @@ type Node struct {
 // Peer is a [[peer]] section.
 type Peer struct {
 	Name    string
-	Address string   // UDP host:port
+	Address string   // host:port
 	Keys    []string // public keys that are accepted, key first, then keys; one or two
+	// Transport is how sessions with it travel; the same on both sides.
+	Transport session.Transport
 }
 
 // Volume is a [[volume]] section.
@@ -161,6 +164,16 @@ func (c *Config) VolumeNames() string {
 		names[i] = v.Name
 	}
 	return strings.Join(names, ", ")
+}
+
+// hasTCP says whether peers are to reach this node over TCP.
+func (c *Config) hasTCP() bool {
+	for _, p := range c.Peers {
+		if p.Transport == session.TCP {
+			return true
+		}
+	}
+	return false
 }
 
 // CheckIdentity returns an *Error when a peer is configured with this node's

@@ -10,13 +10,13 @@ import (
 	"time"
 
 	"github.com/qrbd/qrbd/protocol"
-	"github.com/qrbd/qrbd/protocol/quicnet"
+	"github.com/qrbd/qrbd/protocol/session"
 )
 
 // newKey returns a valid public key.
 func newKey(t *testing.T) string {
 	t.Helper()
-	id, err := quicnet.NewIdentity()
+	id, err := session.NewIdentity()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,6 +47,7 @@ name    = "beta"
 address = "10.0.0.2:7790"
 key     = "KEY1"
 keys    = ["KEY2"]
+transport = "tcp"
 
 [[peer]]
 name    = "gamma"
@@ -94,6 +95,9 @@ func TestWholeConfiguration(t *testing.T) {
 	}
 	if len(c.Peers) != 2 || len(c.Peers[0].Keys) != 2 || len(c.Peers[1].Keys) != 1 || c.Peers[1].Address != "gamma.example.org:7790" {
 		t.Errorf("peers: %+v", c.Peers)
+	}
+	if c.Peers[0].Transport != session.TCP || c.Peers[1].Transport != session.QUIC {
+		t.Errorf("transports: %v, %v", c.Peers[0].Transport, c.Peers[1].Transport)
 	}
 	crm := c.Volume("crm")
 	if crm == nil || crm.Size != 10<<30 || crm.ResyncRateMax != 100<<20 || crm.ResyncWindow != 4<<20 || crm.ResyncRateMin != 1<<20 || crm.VerifyEvery != 24*time.Hour ||
@@ -162,6 +166,9 @@ func TestFaults(t *testing.T) {
 		{"names", "[node]\nname = \"al pha\"\nlisten = \":1\"\n[[peer]]\nname = \"..\"\naddress = \"b:1\"\nkey = \"KEY1\"\n", []fault{
 			{2, "node.name", "not a name"}, {5, "peer.name", "all dots"}}},
 		{"long name", "[node]\nname = \"" + strings.Repeat("x", 65) + "\"\nlisten = \":1\"\n", []fault{{2, "node.name", "1 to 64"}}},
+		{"transport", node + peer + "transport = \"sctp\"\n", []fault{{8, "peer.transport", `"quic" or "tcp"`}}},
+		{"TCP twice", strings.Replace(node, "10.0.0.1", "", 1) + "metrics = \"127.0.0.1:7790\"\n" + peer + "transport = \"tcp\"\n" + strings.Replace(vol, "unix:/s", "tcp:127.0.0.1:7790", 1), []fault{
+			{4, "node.metrics", "node.listen"}, {14, "volume.export", "node.metrics"}, {14, "volume.export", "node.listen"}}},
 		{"listen", "[node]\nname = \"a\"\nlisten = \"10.0.0.1\"\n", []fault{{3, "node.listen", "host:port"}}},
 		{"listen port", "[node]\nname = \"a\"\nlisten = \"10.0.0.1:70000\"\n", []fault{{3, "node.listen", "65535"}}},
 		{"listen port 0", "[node]\nname = \"a\"\nlisten = \"10.0.0.1:0\"\n", []fault{{3, "node.listen", "65535"}}},

@@ -6,6 +6,7 @@ import (
 
 	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/protocol/session"
 )
 
 // decode reads every key of the document into c. It reports what a single value
@@ -48,6 +49,7 @@ func decodePeer(s *section) Peer {
 		Name:    read(s, "name", required, parseName),
 		Address: read(s, "address", required, parseAddress),
 	}
+	p.Transport = read(s, "transport", session.QUIC.String(), session.ParseTransport)
 	if k := read(s, "key", "", parseKey); k != "" {
 		p.Keys = append(p.Keys, k)
 	}

@@ -11,7 +11,7 @@ import (
 // can do about it.
 type Difference struct {
 	PeersAdded     []Peer
-	PeersChanged   []Peer // address or keys
+	PeersChanged   []Peer // address, keys or transport
 	PeersRemoved   []string
 	VolumesAdded   []Volume
 	VolumesChanged []VolumeDifference

@@ -13,7 +13,7 @@ func Template(n Node) string {
 
 [node]
 name    = %s
-listen  = %s # UDP; peers connect here
+listen  = %s # UDP, and TCP if a peer has that transport
 state   = %s # identity key, metadata, archives
 control = %s # socket of the control API
 `, n.Name, quote(n.Name), column(n.Listen), column(n.State), column(n.Control))
@@ -61,6 +61,7 @@ const templateRest = `#metrics      = "127.0.0.1:9790"       # Prometheus metric
 #address = "10.0.0.2:7790"
 #key     = "qk1..."
 #keys    = ["qk1..."]   # a second key that is accepted, while the key is replaced
+#transport = "quic"     # or "tcp", faster on a short link without loss; the same on both nodes
 
 # One section for each volume, the same name and size on every node.
 #

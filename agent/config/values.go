@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/qrbd/qrbd/protocol"
-	"github.com/qrbd/qrbd/protocol/quicnet"
+	"github.com/qrbd/qrbd/protocol/session"
 )
 
 // socketPathMax is what sockaddr_un holds: 108 bytes with the closing zero.
@@ -178,6 +178,6 @@ func stripZone(host string) string {
 
 // parseKey checks a public key, typing errors included.
 func parseKey(s string) (string, error) {
-	_, err := quicnet.ParseKey(s)
+	_, err := session.ParseKey(s)
 	return s, err
 }

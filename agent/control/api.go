@@ -26,7 +26,7 @@ type LinkStatus struct {
 	Peer      string `json:"peer"`
 	Address   string `json:"address,omitempty"` // as configured
 	Up        bool   `json:"up"`
-	Transport string `json:"transport,omitempty"` // "quic"
+	Transport string `json:"transport,omitempty"` // "quic" or "tcp"
 	Protocol  string `json:"protocol,omitempty"`  // of the peer, "1.0"
 	Dialled   bool   `json:"dialled,omitempty"`   // by this node
 	Reason    string `json:"reason,omitempty"`    // why it is not up

@@ -17,7 +17,7 @@ import (
 	"github.com/qrbd/qrbd/agent"
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
-	"github.com/qrbd/qrbd/protocol/quicnet"
+	"github.com/qrbd/qrbd/protocol/session"
 )
 
 // identity is what `qrbd identity --json` prints.
@@ -66,11 +66,11 @@ func runInit(c call) error {
 }
 
 // loadIdentity reads the node's identity, or makes it and the state directory.
-func loadIdentity(state string) (*quicnet.Identity, error) {
+func loadIdentity(state string) (*session.Identity, error) {
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	return quicnet.LoadOrCreateIdentity(state)
+	return session.LoadOrCreateIdentity(state)
 }
 
 // initFault turns faults in what the flags said into wrong usage.
@@ -144,7 +144,7 @@ func runConfig(c call) error {
 		return err
 	}
 	// The key is read, not made: a check changes nothing.
-	if id, err := quicnet.LoadIdentity(cfg.Node.State); err == nil {
+	if id, err := session.LoadIdentity(cfg.Node.State); err == nil {
 		if err := cfg.CheckIdentity(id.PublicKey()); err != nil {
 			return err
 		}

@@ -1,30 +1,13 @@
-// Package quicnet keeps one session with each configured peer: a QUIC
-// connection, authenticated on both sides by pinned Ed25519 keys, that carries
-// the streams of all volumes. It is the only importer of quic-go.
+// Package quicnet carries sessions over QUIC: one connection with a peer, one
+// QUIC stream for each of the session's. It is the only importer of quic-go.
 //
-//	                  Node (one UDP socket)
-//	accept ──► welcome: TLS, key ─► hello ──┐
-//	                                        ▼
-//	dial ────► TLS, key ─► hello ───► peer.run: one live session ──► Handler
-//	                                        │
-//	                                     Session
-//	            control stream, urgency 0: NodeHello, Ping, Pong, ConnectAsk
-//	            write streams, urgency 1:  one per volume
-//	            bulk streams, urgency 7:   one per volume
+//	session.Node ──► endpoint (one UDP socket, dialing and accepting)
+//	                    └─► conn ──► stream: control, urgency 0
+//	                                         write, urgency 1
+//	                                         bulk, urgency 7
 //
-// Who dials: the node with the smaller public key, at once and with back-off.
-// The other one dials too when it has been without a session for a while, so
-// that a link that opens in one direction only, or a key that one side has
-// wrong, still leads to a session or to an error that names the cause. When two
-// connections meet, the one that the smaller key dialed stays.
+// Invariants: as package session has them; what an unknown node can make this one
+// hold is bounded by the first packet (Source: limits.go).
 //
-// Invariants: a peer has at most one session between SessionUp and SessionDown,
-// and the calls alternate; a byte of a stream is read or written only after both sides
-// have proved a configured key; every wait has an end; what an unknown or a
-// hostile node can make this one hold is bounded (Source: limits.go).
-//
-// Goroutines: Node owns accept and, for each connection that is being
-// established (at most handshakesMax), one welcome. Each peer owns run, at most one dial, and
-// its session's: heartbeat, control, accept, and one for each stream being
-// opened by the remote (at most openingMax). Close returns when all have ended.
+// Goroutines: quic-go's only. Close returns when they have ended.
 package quicnet

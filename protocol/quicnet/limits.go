@@ -3,27 +3,12 @@ package quicnet
 import "time"
 
 const (
-	// alpn names the way that sessions are opened: TLS, then NodeHello. It
-	// changes only when even that changes.
-	alpn = "qrbd/1"
-
-	// handshakesMax bounds the connections past TLS's first flight that are not
-	// sessions yet.
-	handshakesMax = 32
 	// connsSpare is how many connections, on top of two for each peer, may exist
 	// on the accepting side; more are refused by their first packet.
 	connsSpare = 48
 	// retryAbove: with so many connections a new one has to prove its address
 	// first (QUIC Retry), so that spoofed packets cost nothing more.
 	retryAbove = 16
-
-	// streamsMax bounds the streams that a peer may have open in a session:
-	// control, and two for each of 127 volumes.
-	streamsMax = 255
-	// openingMax bounds the streams of a session whose first frame is awaited.
-	openingMax = 16
-	// controlBodyMax bounds a frame on the control stream and a StreamOpen.
-	controlBodyMax = 4 << 10
 
 	// Flow control windows, in bytes. What a peer can make this node hold is the
 	// connection's window, whatever the number of streams; it also bounds
@@ -39,12 +24,6 @@ const (
 	// idleMin is the least idle timeout that QUIC is given. The heartbeat finds
 	// a dead peer long before; this one is for connections without one.
 	idleMin = 10 * time.Second
-
-	defaultHeartbeat   = 500 * time.Millisecond
-	defaultPeerTimeout = 3 * time.Second
-	defaultDialTimeout = 3 * time.Second
-	defaultBackoffMin  = 100 * time.Millisecond
-	defaultBackoffMax  = 2 * time.Second
 )
 
 // Urgencies of streams on the sending side, 0 being sent first. quic-go is

@@ -16,12 +16,12 @@ const module = "github.com/qrbd/qrbd"
 // one is a decision about the shape, made here.
 var edges = map[string][]string{
 	"cmd/qrbd": {"agent", "agent/config", "agent/control", "volume", "volume/meta", "volume/archive", "replica", "resync", "bitmap",
-		"protocol", "protocol/quicnet", "blockdev", "blockdev/nbd"},
-	"agent":            {"agent/config", "agent/control", "agent/hook", "agent/metrics", "volume", "volume/meta", "volume/archive", "protocol", "protocol/quicnet", "blockdev", "blockdev/nbd"},
+		"protocol", "protocol/session", "blockdev", "blockdev/nbd"},
+	"agent":            {"agent/config", "agent/control", "agent/hook", "agent/metrics", "volume", "volume/meta", "volume/archive", "protocol", "protocol/session", "protocol/quicnet", "protocol/tcpnet", "blockdev", "blockdev/nbd"},
 	"agent/control":    {"volume", "protocol", "blockdev/nbd"},
 	"agent/hook":       {},
 	"agent/metrics":    {"agent/control", "volume", "protocol"},
-	"agent/config":     {"agent/hook", "protocol", "protocol/quicnet", "blockdev"},
+	"agent/config":     {"agent/hook", "protocol", "protocol/session", "blockdev"},
 	"volume":           {"volume/archive", "volume/meta", "replica", "resync", "bitmap", "protocol", "blockdev"},
 	"volume/archive":   {"protocol", "blockdev"},
 	"volume/meta":      {"bitmap", "protocol", "blockdev"},
@@ -29,22 +29,25 @@ var edges = map[string][]string{
 	"resync":           {"bitmap", "protocol"},
 	"bitmap":           {},
 	"protocol":         {},
-	"protocol/quicnet": {"protocol"},
+	"protocol/session": {"protocol"},
+	"protocol/quicnet": {"protocol", "protocol/session"},
+	"protocol/tcpnet":  {"protocol", "protocol/session"},
 	"blockdev":         {},
 	"blockdev/nbd":     {"blockdev"},
 
 	"blockdev/nbd/kernel": {},
 
-	"blockdev/blockdevtest": {"blockdev"},
-	"blockdev/crash":        {"blockdev"},
-	"blockdev/fault":        {"blockdev"},
-	"blockdev/nbd/client":   {"blockdev", "blockdev/nbd"},
-	"blockdev/nbd/testca":   {},
+	"blockdev/blockdevtest":        {"blockdev"},
+	"blockdev/crash":               {"blockdev"},
+	"blockdev/fault":               {"blockdev"},
+	"blockdev/nbd/client":          {"blockdev", "blockdev/nbd"},
+	"blockdev/nbd/testca":          {},
+	"protocol/session/sessiontest": {"protocol", "protocol/session", "protocol/quicnet", "protocol/tcpnet"},
 }
 
 // support lists packages that any test file may import, beside its edges: they
 // exist for tests, and nothing that ships imports them.
-var support = []string{"blockdev/blockdevtest", "blockdev/crash", "blockdev/fault", "blockdev/nbd/client", "blockdev/nbd/testca"}
+var support = []string{"blockdev/blockdevtest", "blockdev/crash", "blockdev/fault", "blockdev/nbd/client", "blockdev/nbd/testca", "protocol/session/sessiontest"}
 
 // owners lists modules that only some packages may import.
 var owners = map[string][]string{

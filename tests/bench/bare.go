@@ -18,6 +18,7 @@ import (
 
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/protocol/quicnet"
+	"github.com/qrbd/qrbd/protocol/session"
 )
 
 const (
@@ -33,18 +34,18 @@ const (
 
 // bareEnd is one end of a bare session: what the transport does by itself.
 type bareEnd struct {
-	up     chan *quicnet.Session
-	stream chan *quicnet.Stream
+	up     chan *session.Session
+	stream chan *session.Stream
 }
 
-func (b *bareEnd) SessionUp(s *quicnet.Session) {
+func (b *bareEnd) SessionUp(s *session.Session) {
 	select {
 	case b.up <- s:
 	default:
 	}
 }
-func (b *bareEnd) SessionDown(*quicnet.Session, error) {}
-func (b *bareEnd) StreamOpened(_ *quicnet.Session, _ protocol.StreamOpen, st *quicnet.Stream) {
+func (b *bareEnd) SessionDown(*session.Session, error) {}
+func (b *bareEnd) StreamOpened(_ *session.Session, _ protocol.StreamOpen, st *session.Stream) {
 	select {
 	case b.stream <- st:
 	default:
@@ -52,7 +53,7 @@ func (b *bareEnd) StreamOpened(_ *quicnet.Session, _ protocol.StreamOpen, st *qu
 	}
 }
 func (b *bareEnd) ConnectFailed(string, error)                {}
-func (b *bareEnd) Message(*quicnet.Session, protocol.Message) {}
+func (b *bareEnd) Message(*session.Session, protocol.Message) {}
 
 // measureBare sends sizeBytes over one bulk stream between two processes, each with as
 // many threads as an agent gives itself, in pieces of barePiece, and returns bytes per
@@ -74,7 +75,7 @@ func measureBare(ctx context.Context, dir string, sizeBytes int64, stores [2]str
 		if err := os.MkdirAll(at, 0o700); err != nil {
 			return 0, fmt.Errorf("bare transport: %w", err)
 		}
-		id, err := quicnet.LoadOrCreateIdentity(at)
+		id, err := session.LoadOrCreateIdentity(at)
 		if err != nil {
 			return 0, fmt.Errorf("bare transport: %w", err)
 		}
@@ -123,14 +124,15 @@ func runBareEnd(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%s: size: %w", bareCommand, err)
 	}
-	id, err := quicnet.LoadOrCreateIdentity(dir)
+	id, err := session.LoadOrCreateIdentity(dir)
 	if err != nil {
 		return fmt.Errorf("%s: %w", bareCommand, err)
 	}
-	b := &bareEnd{up: make(chan *quicnet.Session, 1), stream: make(chan *quicnet.Stream, 1)}
-	n, err := quicnet.Start(quicnet.Options{Identity: id, Name: name, Listen: address, Handler: b,
-		Log: slog.New(slog.DiscardHandler), Instance: uint64(len(name)), Heartbeat: 500 * time.Millisecond, PeerTimeout: 3 * time.Second,
-		Peers: []quicnet.Peer{{Name: peer, Address: peerAddress, Keys: []ed25519.PublicKey{key}}}})
+	b := &bareEnd{up: make(chan *session.Session, 1), stream: make(chan *session.Stream, 1)}
+	n, err := session.Start(session.Options{Identity: id, Name: name, Listen: address, Handler: b,
+		Transports: map[session.Transport]session.Opener{session.QUIC: quicnet.Open},
+		Log:        slog.New(slog.DiscardHandler), Instance: uint64(len(name)), Heartbeat: 500 * time.Millisecond, PeerTimeout: 3 * time.Second,
+		Peers: []session.Peer{{Name: peer, Address: peerAddress, Keys: []ed25519.PublicKey{key}}}})
 	if err != nil {
 		return fmt.Errorf("%s: %w", bareCommand, err)
 	}
@@ -147,7 +149,7 @@ func runBareEnd(ctx context.Context, args []string, stdout io.Writer) error {
 
 // send sends size bytes, of the store if there is one, and waits to be ended.
 func (b *bareEnd) send(ctx context.Context, size int64, store string) error {
-	var s *quicnet.Session
+	var s *session.Session
 	select {
 	case s = <-b.up:
 	case <-ctx.Done():
@@ -184,7 +186,7 @@ func (b *bareEnd) send(ctx context.Context, size int64, store string) error {
 // receive takes size bytes, writes them to the store if there is one, and returns bytes
 // per second, from the first byte until the last is there.
 func (b *bareEnd) receive(ctx context.Context, size int64, store string) (float64, error) {
-	var in *quicnet.Stream
+	var in *session.Stream
 	select {
 	case in = <-b.stream:
 	case <-ctx.Done():

@@ -22,11 +22,18 @@ type Options struct {
 	// Links: each node in a network namespace, so that Cut and Heal work. The test
 	// is skipped where that cannot be had.
 	Links bool
+	// Transport between the nodes, "quic" or "tcp". Zero: TransportEnv's, else the
+	// agent's default.
+	Transport string
 	// Program is what runs as agent. Zero: Qrbd.
 	Program Program
 	// Configure, if set, may change a node's configuration before it is written.
 	Configure func(c *Config)
 }
+
+// TransportEnv names the environment variable with the transport of clusters that
+// are not told one: what is tested over one transport can be tested over another.
+const TransportEnv = "QRBD_E2E_TRANSPORT"
 
 // Cluster is a set of nodes that know each other.
 type Cluster struct {
@@ -45,6 +52,7 @@ func New(t testing.TB, o Options) *Cluster {
 	setDefault(&o.Volume, "crm")
 	setDefault(&o.Size, "64MiB")
 	setDefault(&o.Protocol, "C")
+	setDefault(&o.Transport, os.Getenv(TransportEnv))
 	if o.Program == (Program{}) {
 		o.Program = Qrbd
 	}
@@ -57,7 +65,7 @@ func New(t testing.TB, o Options) *Cluster {
 		c.Nodes = append(c.Nodes, c.newNode(name, i, o))
 	}
 	for _, n := range c.Nodes {
-		n.introduce(c.Nodes)
+		n.introduce(c.Nodes, o.Transport)
 		if o.Configure != nil {
 			o.Configure(&n.Config)
 		}

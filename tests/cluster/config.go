@@ -20,6 +20,7 @@ type Config struct {
 // PeerConfig is a [[peer]] table.
 type PeerConfig struct {
 	Name, Address, Key string
+	Transport          string // "": left out
 	Extra              string
 }
 
@@ -64,6 +65,9 @@ func (c *Config) toml() string {
 		line("name", p.Name)
 		line("address", p.Address)
 		line("key", p.Key)
+		if p.Transport != "" {
+			line("transport", p.Transport)
+		}
 		b.WriteString(p.Extra + "\n")
 	}
 	for _, v := range c.Volumes {

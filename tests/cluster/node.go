@@ -33,11 +33,11 @@ type Node struct {
 	paused  bool
 }
 
-// introduce adds the other nodes as peers.
-func (n *Node) introduce(all []*Node) {
+// introduce adds the other nodes as peers, over a transport.
+func (n *Node) introduce(all []*Node, transport string) {
 	for _, p := range all {
 		if p != n {
-			n.Config.Peers = append(n.Config.Peers, PeerConfig{Name: p.Name, Address: p.Config.Listen, Key: p.Key})
+			n.Config.Peers = append(n.Config.Peers, PeerConfig{Name: p.Name, Address: p.Config.Listen, Key: p.Key, Transport: transport})
 		}
 	}
 }

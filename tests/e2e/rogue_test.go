@@ -12,6 +12,7 @@ import (
 
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/protocol/quicnet"
+	"github.com/qrbd/qrbd/protocol/session"
 	"github.com/qrbd/qrbd/tests/cluster"
 )
 
@@ -19,16 +20,16 @@ import (
 // key of a node that does not run.
 type impostor struct {
 	failed chan error            // why there is no session
-	up     chan *quicnet.Session // sessions
+	up     chan *session.Session // sessions
 }
 
-func (i *impostor) SessionUp(s *quicnet.Session)        { offer(i.up, s) }
-func (i *impostor) SessionDown(*quicnet.Session, error) {}
-func (i *impostor) StreamOpened(_ *quicnet.Session, _ protocol.StreamOpen, st *quicnet.Stream) {
+func (i *impostor) SessionUp(s *session.Session)        { offer(i.up, s) }
+func (i *impostor) SessionDown(*session.Session, error) {}
+func (i *impostor) StreamOpened(_ *session.Session, _ protocol.StreamOpen, st *session.Stream) {
 	st.Abort()
 }
 func (i *impostor) ConnectFailed(_ string, err error)          { offer(i.failed, err) }
-func (i *impostor) Message(*quicnet.Session, protocol.Message) {}
+func (i *impostor) Message(*session.Session, protocol.Message) {}
 
 // offer sends v unless nobody takes what is there already.
 func offer[T any](c chan T, v T) {
@@ -39,22 +40,23 @@ func offer[T any](c chan T, v T) {
 }
 
 // impersonate starts an impostor of node, which knows peer.
-func impersonate(t *testing.T, node, peer *cluster.Node, change func(*quicnet.Options)) *impostor {
+func impersonate(t *testing.T, node, peer *cluster.Node, change func(*session.Options)) *impostor {
 	t.Helper()
-	id, err := quicnet.LoadIdentity(node.Config.State)
+	id, err := session.LoadIdentity(node.Config.State)
 	check(t, err)
-	key, err := quicnet.ParseKey(peer.Key)
+	key, err := session.ParseKey(peer.Key)
 	check(t, err)
-	i := &impostor{failed: make(chan error, 1), up: make(chan *quicnet.Session, 1)}
-	o := quicnet.Options{
+	i := &impostor{failed: make(chan error, 1), up: make(chan *session.Session, 1)}
+	o := session.Options{
 		Identity: id, Name: node.Name, Listen: node.Config.Listen, Handler: i, Instance: 4711,
-		Log:   slog.New(slog.DiscardHandler),
-		Peers: []quicnet.Peer{{Name: peer.Name, Address: peer.Config.Listen, Keys: []ed25519.PublicKey{key}}},
+		Transports: map[session.Transport]session.Opener{session.QUIC: quicnet.Open},
+		Log:        slog.New(slog.DiscardHandler),
+		Peers:      []session.Peer{{Name: peer.Name, Address: peer.Config.Listen, Keys: []ed25519.PublicKey{key}}},
 	}
 	if change != nil {
 		change(&o)
 	}
-	n, err := quicnet.Start(o)
+	n, err := session.Start(o)
 	check(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -70,7 +72,7 @@ func TestIncompatibleVersion(t *testing.T) {
 	t.Parallel()
 	_, alpha, beta, _ := trio(t)
 	undisturbed(t, alpha, func() {
-		i := impersonate(t, beta, alpha, func(o *quicnet.Options) { o.Major, o.Minor = protocol.Major+1, 3 })
+		i := impersonate(t, beta, alpha, func(o *session.Options) { o.Major, o.Minor = protocol.Major+1, 3 })
 		for deadline, told := time.After(20*time.Second), false; !told; {
 			select {
 			case err := <-i.failed:
@@ -93,7 +95,7 @@ func TestRoguePeer(t *testing.T) {
 		i := impersonate(t, beta, alpha, nil)
 		deadline := time.After(5 * time.Second)
 		for attempt := uint64(1); ; attempt++ {
-			var s *quicnet.Session
+			var s *session.Session
 			select {
 			case s = <-i.up:
 			case <-deadline:
@@ -116,7 +118,7 @@ func TestRoguePeer(t *testing.T) {
 
 // nonsense opens a pair of streams and sends frames that are random, cut off, or
 // well-formed and senseless.
-func nonsense(s *quicnet.Session, attempt uint64) error {
+func nonsense(s *session.Session, attempt uint64) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	for _, kind := range []protocol.StreamKind{protocol.StreamWrite, protocol.StreamBulk} {

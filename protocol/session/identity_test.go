@@ -1,4 +1,4 @@
-package quicnet
+package session
 
 import (
 	"crypto/ed25519"
@@ -28,7 +28,7 @@ func TestIdentityIsKept(t *testing.T) {
 	if err != nil || again.PublicKey() != first.PublicKey() {
 		t.Fatalf("%v, %v", again, err)
 	}
-	if first.derive("a") != again.derive("a") || first.derive("a") == first.derive("b") {
+	if first.Derive("a") != again.Derive("a") || first.Derive("a") == first.Derive("b") {
 		t.Error("derived secrets")
 	}
 	entries, err := os.ReadDir(dir)
@@ -131,7 +131,7 @@ func FuzzParseKey(f *testing.F) {
 func TestCertificate(t *testing.T) {
 	id := newIdentity(t)
 	now := time.Now()
-	cert, err := id.certificate(now)
+	cert, err := id.Certificate(now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,38 +145,10 @@ func TestCertificate(t *testing.T) {
 	}
 }
 
-func TestOptionFaults(t *testing.T) {
-	if _, err := Start(Options{Heartbeat: time.Second, PeerTimeout: time.Second, BackoffMin: time.Hour}); err == nil {
-		t.Error("started without options")
-	} else {
-		for _, want := range []string{"no identity", "node name", "no handler", "no logger", "two heartbeats", "back-off from"} {
-			if !strings.Contains(err.Error(), want) {
-				t.Errorf("%v: %s is missing", err, want)
-			}
-		}
+func newIdentity(t testing.TB) *Identity {
+	id, err := NewIdentity()
+	if err != nil {
+		t.Fatal(err)
 	}
-	id, other := newIdentity(t), newIdentity(t).Public()
-	n := startNode(t, "alpha", id, nil)
-	n.knowsAs("beta", "127.0.0.1:1", newIdentity(t))
-	taken := n.peers["beta"].Keys[0]
-	for _, c := range []struct {
-		peer Peer
-		want string
-	}{
-		{Peer{Name: ""}, "peer name"},
-		{Peer{Name: "alpha", Keys: []ed25519.PublicKey{other}}, "own name"},
-		{Peer{Name: "beta", Keys: []ed25519.PublicKey{other}}, "there already"},
-		{Peer{Name: "gamma"}, "0 keys"},
-		{Peer{Name: "gamma", Keys: []ed25519.PublicKey{other, other, other}}, "3 keys"},
-		{Peer{Name: "gamma", Keys: []ed25519.PublicKey{other[:5]}}, "5 bytes"},
-		{Peer{Name: "gamma", Keys: []ed25519.PublicKey{id.Public()}}, "own key"},
-		{Peer{Name: "gamma", Keys: []ed25519.PublicKey{taken}}, "same key"},
-	} {
-		if err := n.AddPeer(c.peer); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%+v: %v, want %s", c.peer, err, c.want)
-		}
-	}
-	if _, err := Start(Options{Identity: id, Name: "a", Listen: n.Addr().String(), Handler: n.recorder, Log: n.log}); err == nil {
-		t.Error("two nodes on one port")
-	}
+	return id
 }

@@ -1,4 +1,4 @@
-package quicnet
+package session
 
 import (
 	"errors"
@@ -13,7 +13,7 @@ import (
 type frameReader struct {
 	r       io.Reader
 	decoder protocol.Decoder
-	buf     [protocol.HeaderLen + controlBodyMax]byte
+	buf     [protocol.HeaderLen + ControlBodyMax]byte
 }
 
 // next returns the next message that this version knows, valid until the
@@ -36,7 +36,7 @@ func (f *frameReader) read() (protocol.Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	if h.BodyLen > controlBodyMax || h.PayloadLen > 0 {
+	if h.BodyLen > ControlBodyMax || h.PayloadLen > 0 {
 		return nil, fmt.Errorf("%v with %d and %d bytes: %w", h.Type, h.BodyLen, h.PayloadLen, protocol.ErrTooLarge)
 	}
 	body := f.buf[protocol.HeaderLen : protocol.HeaderLen+h.BodyLen]

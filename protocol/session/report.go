@@ -1,4 +1,4 @@
-package quicnet
+package session
 
 import (
 	"errors"

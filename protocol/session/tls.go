@@ -1,18 +1,14 @@
-package quicnet
+package session
 
 import (
 	"crypto/ed25519"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/qrbd/qrbd/protocol"
 )
-
-// errKey is why VerifyConnection refused a peer's certificate.
-type errKey struct{ text string }
-
-func (e *errKey) Error() string { return e.text }
 
 // baseTLS is what dialing and accepting have in common. Chains, names and
 // tickets are not used: a peer is who has a pinned key, proved in this
@@ -20,7 +16,7 @@ func (e *errKey) Error() string { return e.text }
 func baseTLS(cert tls.Certificate) *tls.Config {
 	c := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{alpn},
+		NextProtos:             []string{ALPN},
 		SessionTicketsDisabled: true,
 	}
 	if cert.PrivateKey != nil {
@@ -29,31 +25,31 @@ func baseTLS(cert tls.Certificate) *tls.Config {
 	return c
 }
 
-// serverTLS accepts any client with a key that allowed knows.
-func serverTLS(cert tls.Certificate, allowed func(ed25519.PublicKey) bool) *tls.Config {
+// ServerTLS accepts any client with a key that allowed knows.
+func ServerTLS(cert tls.Certificate, allowed func(ed25519.PublicKey) bool) *tls.Config {
 	c := baseTLS(cert)
 	c.ClientAuth = tls.RequireAnyClientCert
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
-		key, err := presentedKey(cs)
+		key, err := PresentedKey(cs)
 		if err != nil {
 			return err
 		}
 		if !allowed(key) {
-			return &errKey{fmt.Sprintf("it presents the key %s, which no [[peer]] here has", FormatKey(key))}
+			return &Failure{WrongKey, fmt.Errorf("it presents the key %s, which no [[peer]] here has", FormatKey(key))}
 		}
 		return nil
 	}
 	return c
 }
 
-// clientTLS accepts a server with one of the keys.
-func clientTLS(cert tls.Certificate, keys []ed25519.PublicKey) *tls.Config {
+// ClientTLS accepts a server with one of the keys.
+func ClientTLS(cert tls.Certificate, keys []ed25519.PublicKey) *tls.Config {
 	c := baseTLS(cert)
 	// The chain is not verified because there is none: VerifyConnection compares
 	// the key itself, and TLS has checked that the server holds it.
 	c.InsecureSkipVerify = true
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
-		key, err := presentedKey(cs)
+		key, err := PresentedKey(cs)
 		if err != nil {
 			return err
 		}
@@ -62,21 +58,27 @@ func clientTLS(cert tls.Certificate, keys []ed25519.PublicKey) *tls.Config {
 				return nil
 			}
 		}
-		return &errKey{fmt.Sprintf("it presents the key %s, configured is %s", FormatKey(key), FormatKey(keys[0]))}
+		return &Failure{WrongKey, fmt.Errorf("it presents the key %s, configured is %s", FormatKey(key), FormatKey(keys[0]))}
 	}
 	return c
 }
 
-func presentedKey(cs tls.ConnectionState) (ed25519.PublicKey, error) {
-	if cs.Version != tls.VersionTLS13 || cs.NegotiatedProtocol != alpn {
-		return nil, fmt.Errorf("TLS version %#x, protocol %q", cs.Version, cs.NegotiatedProtocol)
+// PresentedKey returns the key that the other side has proved in a handshake. Errors
+// are of the type *Failure.
+func PresentedKey(cs tls.ConnectionState) (ed25519.PublicKey, error) {
+	if cs.Version != tls.VersionTLS13 || cs.NegotiatedProtocol == "" {
+		return nil, &Failure{VersionDiffers, fmt.Errorf("TLS version %#x, protocol %q", cs.Version, cs.NegotiatedProtocol)}
 	}
-	if len(cs.PeerCertificates) != 1 {
-		return nil, &errKey{fmt.Sprintf("it presents %d certificates, want one", len(cs.PeerCertificates))}
+	switch n := len(cs.PeerCertificates); n {
+	case 0:
+		return nil, &Failure{NoCertificate, errors.New("it presents no certificate")}
+	case 1:
+	default:
+		return nil, &Failure{WrongKey, fmt.Errorf("it presents %d certificates, want one", n)}
 	}
 	key, ok := cs.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
 	if !ok {
-		return nil, &errKey{fmt.Sprintf("it presents a %T, want an Ed25519 key", cs.PeerCertificates[0].PublicKey)}
+		return nil, &Failure{WrongKey, fmt.Errorf("it presents a %T, want an Ed25519 key", cs.PeerCertificates[0].PublicKey)}
 	}
 	return key, nil
 }

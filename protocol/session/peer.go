@@ -1,4 +1,4 @@
-package quicnet
+package session
 
 import (
 	"bytes"
@@ -10,25 +10,26 @@ import (
 	"slices"
 	"time"
 
-	"github.com/quic-go/quic-go"
-
 	"github.com/qrbd/qrbd/protocol"
 )
 
 // Peer is a node that sessions are kept with.
 type Peer struct {
 	Name    string
-	Address string // host:port, UDP
+	Address string // host:port
 	// Keys are the public keys that the peer may prove: one, or two while it is
 	// given a new one.
 	Keys []ed25519.PublicKey
+	// Transport is how its sessions travel; the peer has the same configured for this
+	// node. Zero: QUIC.
+	Transport Transport
 }
 
 // peer keeps the session with one Peer. Owner of all fields below ctx: run.
 type peer struct {
-	Peer    // Address and Keys are guarded by node.mu: see target
+	Peer    // Address, Keys and Transport are guarded by node.mu: see target
 	node    *Node
-	updated chan struct{}   // Address or Keys have changed; capacity 1
+	updated chan struct{}   // one of them has changed; capacity 1
 	inbound chan *candidate // from welcome
 	done    chan struct{}   // closed when run has ended
 	ctx     context.Context // ends with stop
@@ -45,9 +46,10 @@ type peer struct {
 // candidate is a connection of a peer whose key, name and version are right.
 type candidate struct {
 	peer   *peer
-	conn   *quic.Conn
+	conn   Conn
+	how    Transport
 	key    ed25519.PublicKey
-	ctl    *quic.Stream
+	ctl    Carrier
 	frames *frameReader
 	hello  protocol.NodeHello
 	dialed bool // by this node
@@ -64,16 +66,22 @@ func newPeer(n *Node, p Peer) *peer {
 		dialed: make(chan dialResult, 1)}
 }
 
-// target returns where the peer is and whose keys it may prove, as of now.
-func (p *peer) target() (address string, keys []ed25519.PublicKey) {
+// target returns where and how to reach the peer and which keys it may prove, as of now.
+func (p *peer) target() (address string, keys []ed25519.PublicKey, transport Transport) {
 	p.node.mu.Lock()
 	defer p.node.mu.Unlock()
-	return p.Address, p.Keys
+	return p.Address, p.Keys, p.Transport
+}
+
+// transport returns how the peer is to be reached, as of now.
+func (p *peer) transport() Transport {
+	_, _, t := p.target()
+	return t
 }
 
 // accepts reports whether the peer may prove that key, as of now.
 func (p *peer) accepts(key ed25519.PublicKey) bool {
-	_, keys := p.target()
+	_, keys, _ := p.target()
 	return slices.ContainsFunc(keys, func(k ed25519.PublicKey) bool { return k.Equal(key) })
 }
 
@@ -106,7 +114,7 @@ func (p *peer) run() {
 		case r := <-p.dialed:
 			p.dialing = false
 			if r.err != nil {
-				address, _ := p.target()
+				address, _, _ := p.target()
 				p.node.report(p.Name, address, true, r.err)
 				p.timer.Reset(p.nextDelay())
 			} else {
@@ -120,6 +128,8 @@ func (p *peer) run() {
 				p.timer.Reset(p.firstDelay())
 			} else if !p.accepts(p.live.key) {
 				p.live.end(protocol.CodeOperator, "the key that this connection began with is no longer accepted on "+p.node.options.Name, ErrClosed)
+			} else if p.live.transport != p.transport() {
+				p.live.end(protocol.CodeTransport, "the transport was changed on "+p.node.options.Name, ErrClosed)
 			}
 		}
 	}
@@ -138,7 +148,7 @@ func (p *peer) shutdown() {
 	}
 	if p.dialing {
 		if r := <-p.dialed; r.c != nil {
-			r.c.conn.CloseWithError(quic.ApplicationErrorCode(protocol.CodeShutdown), "stopping")
+			r.c.conn.Close(protocol.CodeShutdown, "stopping")
 		}
 	}
 }
@@ -146,11 +156,11 @@ func (p *peer) shutdown() {
 // offer makes c the peer's session, unless the one it has is to stay.
 func (p *peer) offer(c *candidate) {
 	if !p.accepts(c.key) { // any more
-		c.conn.CloseWithError(quic.ApplicationErrorCode(protocol.CodeNotAllowed), "the key is no longer accepted")
+		c.conn.Close(protocol.CodeNotAllowed, "the key is no longer accepted")
 		return
 	}
 	if !p.prefers(c) {
-		c.conn.CloseWithError(quic.ApplicationErrorCode(protocol.CodeDuplicate), "another session goes on")
+		c.conn.Close(protocol.CodeDuplicate, "another session goes on")
 		return
 	}
 	if p.live != nil {
@@ -180,9 +190,9 @@ func (p *peer) prefers(c *candidate) bool {
 func (p *peer) up(s *Session) {
 	p.live, p.since = s, time.Now()
 	p.node.reports.clear(p.Name)
-	p.node.log.Info("session up", "peer", p.Name, "address", s.conn.RemoteAddr().String(), "dialed", s.dialed,
-		"instance", s.hello.Instance, "version", fmt.Sprintf("%d.%d", s.hello.Major, s.hello.Minor),
-		"gso", s.conn.ConnectionState().GSO)
+	p.node.log.Info("session up", "peer", p.Name, "transport", s.transport.String(), "address", s.conn.RemoteAddr().String(),
+		"dialed", s.dialed, "instance", s.hello.Instance, "version", fmt.Sprintf("%d.%d", s.hello.Major, s.hello.Minor),
+		"gso", s.conn.Stats().GSO)
 	if s.dialed {
 		// The third step of the handshake: this side has judged the peer's hello
 		// too. A failure ends the session.
@@ -206,7 +216,7 @@ func (p *peer) down() {
 // dials says whether this node is the one to dial at once. While the peer's
 // keys are being rotated both may be.
 func (p *peer) dials() bool {
-	_, keys := p.target()
+	_, keys, _ := p.target()
 	for _, k := range keys {
 		if bytes.Compare(p.node.public, k) < 0 {
 			return true
@@ -239,16 +249,12 @@ func (p *peer) nextDelay() time.Duration {
 func (p *peer) dial() (*candidate, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, p.node.options.DialTimeout)
 	defer cancel()
-	address, keys := p.target()
-	addr, err := resolve(ctx, address)
+	address, keys, transport := p.target()
+	conn, err := p.node.endpoint(transport).Dial(ctx, address, keys)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := p.node.transport.Dial(ctx, addr, clientTLS(p.node.cert, keys), p.node.quicConfig)
-	if err != nil {
-		return nil, err
-	}
-	c, err := p.introduce(ctx, conn)
+	c, err := p.introduce(ctx, conn, transport)
 	if err != nil {
 		refuse(conn, err)
 		return nil, err
@@ -259,17 +265,16 @@ func (p *peer) dial() (*candidate, error) {
 // introduce is the dialing side's part of the session handshake. It judges the
 // peer only after the peer has answered: before that the peer may not have
 // finished TLS, and could not read a reason.
-func (p *peer) introduce(ctx context.Context, conn *quic.Conn) (*candidate, error) {
+func (p *peer) introduce(ctx context.Context, conn Conn, how Transport) (*candidate, error) {
 	defer context.AfterFunc(ctx, func() { refuse(conn, ctx.Err()) })()
-	ctl, err := conn.OpenStreamSync(ctx)
+	ctl, err := conn.Control(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ctl.SetPriority(urgencyControl, false)
 	if err := p.node.sendHello(ctl); err != nil {
 		return nil, err
 	}
-	c := &candidate{peer: p, conn: conn, ctl: ctl, frames: &frameReader{r: ctl}, dialed: true}
+	c := &candidate{peer: p, conn: conn, how: how, ctl: ctl, frames: &frameReader{r: ctl}, dialed: true}
 	if err := c.readHello(); err != nil {
 		return nil, err
 	}
@@ -287,8 +292,8 @@ func (c *candidate) readHello() error {
 		return unexpected(m, "instead of NodeHello")
 	}
 	c.hello = *hello
-	tls := c.conn.ConnectionState().TLS
-	if c.key, err = presentedKey(tls); err != nil {
+	tls := c.conn.TLS()
+	if c.key, err = PresentedKey(tls); err != nil {
 		return err
 	}
 	if err := checkExpiry(tls, c.peer.Name, time.Now()); err != nil {
@@ -312,7 +317,7 @@ func (c *candidate) judge() error {
 }
 
 // refuse closes a connection that did not become a session and tells why.
-func refuse(conn *quic.Conn, err error) {
+func refuse(conn Conn, err error) {
 	code, text := protocol.CodeInternal, ""
 	var r *refusal
 	switch {
@@ -325,5 +330,5 @@ func refuse(conn *quic.Conn, err error) {
 	case errors.Is(err, context.Canceled):
 		code, text = protocol.CodeShutdown, "stopping"
 	}
-	conn.CloseWithError(quic.ApplicationErrorCode(code), protocol.CleanText(text))
+	conn.Close(code, protocol.CleanText(text))
 }

@@ -1,4 +1,4 @@
-package quicnet
+package session
 
 import (
 	"context"
@@ -8,54 +8,48 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
-	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/quic-go/quic-go"
 
 	"github.com/qrbd/qrbd/protocol"
 )
 
 // Node is a running end of the replication network. Safe for concurrent use.
 type Node struct {
-	options    Options
-	log        *slog.Logger
-	public     ed25519.PublicKey
-	cert       tls.Certificate
-	quicConfig *quic.Config
-	socket     net.PacketConn
-	transport  *quic.Transport
-	listener   *quic.EarlyListener
-	reports    reporter
+	options Options
+	log     *slog.Logger
+	public  ed25519.PublicKey
+	cert    tls.Certificate
+	reports reporter
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // accept, welcomes
+	wg     sync.WaitGroup // accepts, welcomes
 	// handshakes is a semaphore of accepted connections without a session.
 	handshakes chan struct{}
-	accepted   atomic.Int64 // connections accepted and not ended
 
 	mu sync.Mutex
 	// Guarded by mu.
-	peers  map[string]*peer
-	byKey  map[[ed25519.PublicKeySize]byte]*peer
-	closed bool
+	endpoints map[Transport]Endpoint
+	addr      net.Addr // of the first endpoint
+	peers     map[string]*peer
+	byKey     map[[ed25519.PublicKeySize]byte]*peer
+	closed    bool
 }
 
-// Start opens the socket, accepts connections and dials the peers.
+// Start opens the ports, accepts connections and dials the peers.
 func Start(o Options) (*Node, error) {
 	if err := o.complete(); err != nil {
 		return nil, fmt.Errorf("replication network: %w", err)
 	}
-	cert, err := o.Identity.certificate(time.Now())
+	cert, err := o.Identity.Certificate(time.Now())
 	if err != nil {
 		return nil, err
 	}
-	if o.withoutCertificate {
+	if o.WithoutCertificate {
 		cert = tls.Certificate{}
 	}
 	n := &Node{
@@ -63,91 +57,91 @@ func Start(o Options) (*Node, error) {
 		log:        o.Log,
 		public:     o.Identity.Public(),
 		cert:       cert,
-		socket:     o.socket,
 		handshakes: make(chan struct{}, handshakesMax),
+		endpoints:  map[Transport]Endpoint{},
 		peers:      map[string]*peer{},
 		byKey:      map[[ed25519.PublicKeySize]byte]*peer{},
 	}
-	n.quicConfig = &quic.Config{
-		HandshakeIdleTimeout:           o.DialTimeout,
-		MaxIdleTimeout:                 max(idleMin, 2*o.PeerTimeout),
-		InitialStreamReceiveWindow:     streamWindowInitial,
-		MaxStreamReceiveWindow:         streamWindowMax,
-		InitialConnectionReceiveWindow: connWindowInitial,
-		MaxConnectionReceiveWindow:     connWindowMax,
-		MaxIncomingStreams:             streamsMax,
-		MaxIncomingUniStreams:          -1,
-		// Pings of QUIC itself pass where flow control holds the heartbeat back.
-		KeepAlivePeriod: o.Heartbeat,
-	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	var faults []error
-	for _, p := range o.Peers {
-		if _, err := n.addPeer(p); err != nil {
-			faults = append(faults, err)
-		}
-	}
-	if err := errors.Join(faults...); err != nil {
+	if err := n.start(); err != nil {
 		n.cancel()
+		n.wg.Wait()
+		for _, e := range n.endpoints {
+			err = errors.Join(err, e.Close())
+		}
 		return nil, fmt.Errorf("replication network: %w", err)
 	}
-	if err := n.listen(); err != nil {
-		n.cancel()
-		return nil, fmt.Errorf("replication network: listening on %s: %w", o.Listen, err)
-	}
-	n.wg.Go(n.accept)
 	for _, p := range n.peers {
 		go p.run()
 	}
 	return n, nil
 }
 
-func (n *Node) listen() error {
-	if n.socket == nil {
-		socket, err := listenUDP(n.options.Listen)
-		if err != nil {
-			return err
+func (n *Node) start() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for t := range n.options.Transports {
+		if t == QUIC || len(n.options.Transports) == 1 {
+			if err := n.open(t); err != nil {
+				return err
+			}
 		}
-		n.socket = newGROSocket(socket)
 	}
-	resetKey := quic.StatelessResetKey(n.options.Identity.derive("quic stateless reset"))
-	n.transport = &quic.Transport{
-		Conn: n.socket,
-		// A key that survives a restart lets a restarted node tell its peers at
-		// once that their connections are gone.
-		StatelessResetKey:   &resetKey,
-		VerifySourceAddress: func(net.Addr) bool { return n.accepted.Load() >= retryAbove },
-		ConnContext:         n.admit,
+	var faults []error
+	for _, p := range n.options.Peers {
+		if _, err := n.addPeer(p); err != nil {
+			faults = append(faults, err)
+		}
 	}
-	listener, err := n.transport.ListenEarly(serverTLS(n.cert, n.allows), n.quicConfig)
+	return errors.Join(faults...)
+}
+
+// open opens the port of t, unless it is open. All transports have the same address.
+// REQUIRES n.mu.
+func (n *Node) open(t Transport) error {
+	if n.endpoints[t] != nil {
+		return nil
+	}
+	opener := n.options.Transports[t]
+	if opener == nil {
+		return fmt.Errorf("transport %v is not available", t)
+	}
+	listen := n.options.Listen
+	if n.addr != nil {
+		listen = n.addr.String() // the same port when any was asked for
+	}
+	e, err := opener(Port{
+		Listen:      listen,
+		Identity:    n.options.Identity,
+		Certificate: n.cert,
+		Allowed:     n.allows,
+		Peers:       n.peerCount,
+		Heartbeat:   n.options.Heartbeat,
+		PeerTimeout: n.options.PeerTimeout,
+		DialTimeout: n.options.DialTimeout,
+		Failed:      n.failed,
+	})
 	if err != nil {
-		n.socket.Close()
-		return err
+		return fmt.Errorf("listening on %s for %v: %w", listen, t, err)
 	}
-	n.listener = listener
+	n.endpoints[t] = e
+	if n.addr == nil {
+		n.addr = e.Addr()
+	}
+	n.wg.Go(func() { n.accept(e, t) })
 	return nil
 }
 
-func listenUDP(listen string) (*net.UDPConn, error) {
-	addr, err := net.ResolveUDPAddr("udp", listen)
-	if err != nil {
-		return nil, err
-	}
-	// quic-go asks for buffers of 7 MiB itself, by force where it may.
-	return net.ListenUDP("udp", addr)
+func (n *Node) endpoint(t Transport) Endpoint {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.endpoints[t]
 }
 
-// admit bounds the number of accepted connections by their first packet.
-func (n *Node) admit(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
+func (n *Node) peerCount() int {
 	n.mu.Lock()
-	most := int64(connsSpare + 2*len(n.peers))
-	n.mu.Unlock()
-	if n.accepted.Add(1) > most {
-		n.accepted.Add(-1)
-		return nil, errors.New("too many connections")
-	}
-	context.AfterFunc(ctx, func() { n.accepted.Add(-1) })
-	return ctx, nil
+	defer n.mu.Unlock()
+	return len(n.peers)
 }
 
 func (n *Node) allows(key ed25519.PublicKey) bool { return n.peerOf(key) != nil }
@@ -158,8 +152,12 @@ func (n *Node) peerOf(key ed25519.PublicKey) *peer {
 	return n.byKey[[ed25519.PublicKeySize]byte(key)]
 }
 
-// Addr returns the socket's address.
-func (n *Node) Addr() net.Addr { return n.socket.LocalAddr() }
+// Addr returns the address that the node listens on.
+func (n *Node) Addr() net.Addr {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.addr
+}
 
 // CertificateEnds returns until when the certificate is valid that this node shows
 // its peers; zero when it shows none.
@@ -176,16 +174,17 @@ func (n *Node) CertificateEnds() time.Time {
 
 // AddPeer adds a peer and begins to connect to it.
 func (n *Node) AddPeer(p Peer) error {
+	n.mu.Lock()
 	added, err := n.addPeer(p)
+	n.mu.Unlock()
 	if err == nil {
 		go added.run()
 	}
 	return err
 }
 
+// addPeer adds a peer and opens the port that it needs. REQUIRES n.mu.
 func (n *Node) addPeer(p Peer) (*peer, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	switch {
 	case n.closed:
 		return nil, fmt.Errorf("peer %q: %w", p.Name, ErrClosed)
@@ -198,6 +197,12 @@ func (n *Node) addPeer(p Peer) (*peer, error) {
 	}
 	if err := n.checkKeys(p); err != nil {
 		return nil, err
+	}
+	if p.Transport == 0 {
+		p.Transport = QUIC
+	}
+	if err := n.open(p.Transport); err != nil {
+		return nil, fmt.Errorf("peer %q: %w", p.Name, err)
 	}
 	added := newPeer(n, p)
 	n.peers[p.Name] = added
@@ -226,8 +231,8 @@ func (n *Node) checkKeys(p Peer) error {
 	return nil
 }
 
-// UpdatePeer gives the peer of that name another address or other keys. A session
-// whose key is still accepted goes on; one whose key is not ends.
+// UpdatePeer gives the peer of that name another address, other keys or another
+// transport. A session whose key and transport still hold goes on; another ends.
 func (n *Node) UpdatePeer(p Peer) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -238,13 +243,19 @@ func (n *Node) UpdatePeer(p Peer) error {
 	if err := n.checkKeys(p); err != nil {
 		return err
 	}
+	if p.Transport == 0 {
+		p.Transport = QUIC
+	}
+	if err := n.open(p.Transport); err != nil {
+		return fmt.Errorf("peer %q: %w", p.Name, err)
+	}
 	for _, k := range old.Keys {
 		delete(n.byKey, [ed25519.PublicKeySize]byte(k))
 	}
 	for _, k := range p.Keys {
 		n.byKey[[ed25519.PublicKeySize]byte(k)] = old
 	}
-	old.Address, old.Keys = p.Address, slices.Clone(p.Keys)
+	old.Address, old.Keys, old.Transport = p.Address, slices.Clone(p.Keys), p.Transport
 	select {
 	case old.updated <- struct{}{}:
 	default: // it has not looked yet
@@ -275,7 +286,7 @@ func (n *Node) RemovePeer(name string) bool {
 }
 
 // Close ends all sessions, telling the peers, and returns when every goroutine
-// has ended; or when ctx ends, then with its error and the socket closed.
+// has ended; or when ctx ends, then with its error and the ports closed.
 func (n *Node) Close(ctx context.Context) error {
 	n.mu.Lock()
 	n.closed = true
@@ -283,6 +294,7 @@ func (n *Node) Close(ctx context.Context) error {
 	for _, p := range n.peers {
 		peers = append(peers, p)
 	}
+	endpoints := slices.Collect(maps.Values(n.endpoints))
 	n.mu.Unlock()
 	n.cancel()
 	ended := make(chan struct{})
@@ -302,34 +314,14 @@ func (n *Node) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		err = fmt.Errorf("closing the replication network: %w", ctx.Err())
 	}
-	n.listener.Close()
-	n.transport.Close()
-	n.socket.Close()
+	for _, e := range endpoints {
+		err = errors.Join(err, e.Close())
+	}
 	return err
 }
 
-func (n *Node) sendHello(ctl *quic.Stream) error {
+func (n *Node) sendHello(ctl Carrier) error {
 	hello := n.options.hello()
 	_, err := ctl.Write(protocol.AppendFrame(nil, &hello, nil))
 	return err
-}
-
-// resolve looks an address up; a literal one needs no resolver.
-func resolve(ctx context.Context, address string) (*net.UDPAddr, error) {
-	if ap, err := netip.ParseAddrPort(address); err == nil {
-		return net.UDPAddrFromAddrPort(ap), nil
-	}
-	host, service, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	port, err := net.DefaultResolver.LookupPort(ctx, "udp", service)
-	if err != nil {
-		return nil, err
-	}
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return nil, err
-	}
-	return net.UDPAddrFromAddrPort(netip.AddrPortFrom(addrs[0].Unmap(), uint16(port))), nil
 }

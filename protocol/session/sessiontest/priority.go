@@ -1,4 +1,4 @@
-package quicnet
+package sessiontest
 
 import (
 	"io"
@@ -10,10 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/protocol/session"
 )
 
 // echo answers every n bytes with 16, as a peer acknowledges a write.
-func echo(st *Stream, n int) {
+func echo(st *session.Stream, n int) {
 	buf := make([]byte, n)
 	for {
 		if _, err := io.ReadFull(st, buf); err != nil {
@@ -26,7 +27,7 @@ func echo(st *Stream, n int) {
 }
 
 // roundTrips measures count requests of n bytes with answers of 16.
-func roundTrips(t testing.TB, st *Stream, n, count int) []time.Duration {
+func roundTrips(t testing.TB, st *session.Stream, n, count int) []time.Duration {
 	buf := make([]byte, n)
 	took := make([]time.Duration, count)
 	for i := range took {
@@ -43,13 +44,15 @@ func roundTrips(t testing.TB, st *Stream, n, count int) []time.Duration {
 	return took
 }
 
-// TestBulkDoesNotDelayWrites: on a line of 100 Mbit/s that four bulk streams
+// testBulkDoesNotDelayWrites: on a line of 100 Mbit/s that four bulk streams
 // keep full, a write of 64 KiB takes little longer than alone, while the same on
 // a ninth bulk stream has to share. In simulated time.
-func TestBulkDoesNotDelayWrites(t *testing.T) {
+func (w With) testBulkDoesNotDelayWrites(t *testing.T) {
+	if w.SimulateLine == nil {
+		t.Skip("no simulation of a slow line for this transport")
+	}
 	synctest.Test(t, func(t *testing.T) {
-		line := &cuttable{rate: 100e6 / 8, queue: 5 * time.Millisecond}
-		_, beta, a, _ := simPairOver(t, line)
+		_, beta, a, _ := w.simPairOver(t, w.SimulateLine(t, 100e6/8, 5*time.Millisecond))
 		const size = 64 << 10 // 5.2 ms of the line
 		write, remoteWrite := openPair(t, a, beta, protocol.StreamWrite)
 		same, remoteSame := openPair(t, a, beta, protocol.StreamBulk)
@@ -60,7 +63,7 @@ func TestBulkDoesNotDelayWrites(t *testing.T) {
 		const streams = 4
 		start := time.Now()
 		sent := make(chan int64, streams)
-		var bulk [streams]*Stream
+		var bulk [streams]*session.Stream
 		for i := range bulk {
 			st, remote := openPair(t, a, beta, protocol.StreamBulk)
 			bulk[i] = st
@@ -98,9 +101,9 @@ func processCPU() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkEcho4K is one replicated 4 KiB write at a time, without a disk.
-func BenchmarkEcho4K(b *testing.B) {
-	_, beta, a, _ := startPair(b, nil)
+// BenchmarkEcho is one replicated 4 KiB write at a time, without a disk.
+func (w With) BenchmarkEcho(b *testing.B) {
+	_, beta, a, _ := w.startPair(b, nil)
 	st, remote := openPair(b, a, beta, protocol.StreamWrite)
 	go echo(remote, 4096)
 	roundTrips(b, st, 4096, 100)
@@ -115,8 +118,8 @@ func BenchmarkEcho4K(b *testing.B) {
 }
 
 // BenchmarkBulk is a resync without disks: 1 MiB writes one way.
-func BenchmarkBulk(b *testing.B) {
-	_, beta, a, _ := startPair(b, nil)
+func (w With) BenchmarkBulk(b *testing.B) {
+	_, beta, a, _ := w.startPair(b, nil)
 	st, remote := openPair(b, a, beta, protocol.StreamBulk)
 	received := make(chan int64)
 	go func() {

@@ -1,4 +1,4 @@
-package quicnet
+package session
 
 import (
 	"context"
@@ -10,25 +10,24 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/quic-go/quic-go"
-
 	"github.com/qrbd/qrbd/protocol"
 )
 
 // Session is a live connection with a peer, from SessionUp to SessionDown. All
 // methods are safe for concurrent use; after its end they return the cause.
 type Session struct {
-	node   *Node
-	peer   *peer
-	conn   *quic.Conn
-	ctl    *quic.Stream
-	frames *frameReader // of ctl. Owner: control
-	dialed bool
-	hello  protocol.NodeHello // the peer's
-	key    ed25519.PublicKey  // that the peer proved
+	node      *Node
+	peer      *peer
+	conn      Conn
+	ctl       Carrier
+	frames    *frameReader // of ctl. Owner: control
+	transport Transport
+	dialed    bool
+	hello     protocol.NodeHello // the peer's
+	key       ed25519.PublicKey  // that the peer proved
 
-	epoch time.Time     // when the session started; heard counts from here
-	heard atomic.Int64  // ns after epoch at which bytes last came
+	epoch time.Time     // when the session started; pings count from here
+	rtt   atomic.Int64  // smoothed by the pongs, ns; 0: none yet
 	lost  atomic.Uint64 // the most packets that Stats has told as lost
 
 	endOnce sync.Once
@@ -44,7 +43,7 @@ type Session struct {
 
 func newSession(c *candidate) *Session {
 	s := &Session{
-		node: c.peer.node, peer: c.peer, conn: c.conn, ctl: c.ctl, frames: c.frames, dialed: c.dialed, hello: c.hello, key: c.key,
+		node: c.peer.node, peer: c.peer, conn: c.conn, ctl: c.ctl, frames: c.frames, dialed: c.dialed, hello: c.hello, key: c.key, transport: c.how,
 		epoch:   time.Now(),
 		ending:  make(chan struct{}),
 		done:    make(chan struct{}),
@@ -70,41 +69,34 @@ func (s *Session) Features() uint64 { return s.hello.Features & s.node.options.F
 // PeerVersion returns the peer's protocol version.
 func (s *Session) PeerVersion() (major, minor uint16) { return s.hello.Major, s.hello.Minor }
 
-// RTT returns the link's smoothed round trip; zero when unknown.
-func (s *Session) RTT() time.Duration { return s.conn.ConnectionStats().SmoothedRTT }
+// Transport returns how the session travels.
+func (s *Session) Transport() Transport { return s.transport }
 
-// Stats are figures of a session's connection.
-type Stats struct {
-	RTT              time.Duration
-	BytesSent        uint64 // in packets, with retransmissions
-	BytesReceived    uint64
-	PacketsSent      uint64
-	PacketsLost      uint64 // never falls
-	CongestionWindow uint64 // bytes
-	// GSO: the kernel splits large buffers into packets. Off, sending costs a
-	// system call per packet.
-	GSO bool
+// RTT returns the link's smoothed round trip; zero when unknown.
+func (s *Session) RTT() time.Duration {
+	if d := s.conn.Stats().RTT; d != 0 {
+		return d
+	}
+	return time.Duration(s.rtt.Load())
 }
 
 // Stats returns the connection's figures.
 func (s *Session) Stats() Stats {
-	c := s.conn.ConnectionStats()
+	st := s.conn.Stats()
+	st.RTT = s.RTT()
 	// quic-go takes back what was only late: a counter that falls would be taken for
 	// one that began anew.
 	for {
 		old := s.lost.Load()
-		if c.PacketsLost <= old {
-			c.PacketsLost = old
+		if st.PacketsLost <= old {
+			st.PacketsLost = old
 			break
 		}
-		if s.lost.CompareAndSwap(old, c.PacketsLost) {
+		if s.lost.CompareAndSwap(old, st.PacketsLost) {
 			break
 		}
 	}
-	return Stats{
-		RTT: c.SmoothedRTT, BytesSent: c.BytesSent, BytesReceived: c.BytesReceived, PacketsSent: c.PacketsSent,
-		PacketsLost: c.PacketsLost, CongestionWindow: c.CongestionWindow, GSO: s.conn.ConnectionState().GSO,
-	}
+	return st
 }
 
 // Open opens a stream and sends open as its first frame. It waits for the
@@ -112,19 +104,18 @@ func (s *Session) Stats() Stats {
 func (s *Session) Open(ctx context.Context, open protocol.StreamOpen) (*Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.node.options.DialTimeout)
 	defer cancel()
-	q, err := s.conn.OpenStreamSync(ctx)
+	c, err := s.conn.Open(ctx, open.Kind)
 	if err != nil {
 		return nil, fmt.Errorf("opening the %v stream of %s to %s: %w", open.Kind, open.Volume, s.Peer(), s.callError(ctx, err))
 	}
-	setUrgency(q, open.Kind)
 	deadline, _ := ctx.Deadline()
-	q.SetWriteDeadline(deadline)
-	if _, err := q.Write(protocol.AppendFrame(nil, &open, nil)); err != nil {
-		abort(q, protocol.CodeTimeout)
+	c.SetWriteDeadline(deadline)
+	if _, err := c.Write(protocol.AppendFrame(nil, &open, nil)); err != nil {
+		c.Abort(protocol.CodeTimeout)
 		return nil, fmt.Errorf("opening the %v stream of %s to %s: %w", open.Kind, open.Volume, s.Peer(), s.callError(ctx, err))
 	}
-	q.SetWriteDeadline(time.Time{})
-	return &Stream{session: s, q: q, kind: open.Kind}, nil
+	c.SetWriteDeadline(time.Time{})
+	return &Stream{session: s, c: c, kind: open.Kind}, nil
 }
 
 func (s *Session) callError(ctx context.Context, err error) error {
@@ -140,11 +131,11 @@ func (s *Session) Send(m protocol.Message) error {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
 	s.sendBuf = protocol.AppendFrame(s.sendBuf[:0], m, nil)
-	err := s.ctl.TryWriteAll(s.sendBuf)
+	ok, err := s.ctl.TryWrite(s.sendBuf)
 	switch {
-	case err == nil:
+	case ok:
 		return nil
-	case errors.Is(err, quic.ErrWouldBlock):
+	case err == nil:
 		err = ErrBusy
 	default:
 		err = s.ioError(err)
@@ -165,30 +156,26 @@ func (s *Session) end(code protocol.Code, text string, cause error) {
 		s.cause = cause
 		close(s.ending)
 	})
-	s.conn.CloseWithError(quic.ApplicationErrorCode(code), protocol.CleanText(text))
+	s.conn.Close(code, protocol.CleanText(text))
 }
-
-// noteHeard notes that bytes came from the peer.
-func (s *Session) noteHeard() { s.heard.Store(int64(time.Since(s.epoch))) }
 
 // start runs the session's goroutines. done is closed when they have ended,
 // which the end of the connection brings about.
 func (s *Session) start() {
-	s.noteHeard()
 	var wg sync.WaitGroup
 	wg.Go(s.heartbeat)
 	wg.Go(s.control)
 	wg.Go(func() { s.accept(&wg) })
 	go func() {
-		<-s.conn.Context().Done()
-		s.end(protocol.CodeNone, "", sessionCause(context.Cause(s.conn.Context())))
+		<-s.conn.Done()
+		s.end(protocol.CodeNone, "", s.conn.Cause())
 		wg.Wait()
 		close(s.done)
 	}()
 }
 
 // heartbeat sends pings and ends the session when the peer is silent: a peer
-// that dies is noticed within PeerTimeout + Heartbeat. Any packet of the
+// that dies is noticed within PeerTimeout + Heartbeat. Whatever comes over the
 // connection is a sign of life, not only an answer: the control stream may have
 // to wait for flow control while a volume's disk stands still.
 func (s *Session) heartbeat() {
@@ -197,7 +184,7 @@ func (s *Session) heartbeat() {
 	defer ticker.Stop()
 	var ping protocol.Ping
 	var last, heard time.Duration // since epoch
-	var packets uint64
+	var count uint64
 	for {
 		select {
 		case <-s.ending:
@@ -205,10 +192,9 @@ func (s *Session) heartbeat() {
 		case <-ticker.C:
 		}
 		now := time.Since(s.epoch)
-		if n := s.conn.ConnectionStats().PacketsReceived; n != packets {
-			packets, heard = n, now
+		if n := s.conn.Heard(); n != count {
+			count, heard = n, now
 		}
-		heard = max(heard, time.Duration(s.heard.Load()))
 		// This process may itself have been stopped: what the peer sent meanwhile
 		// has not been read yet, so it gets one more beat.
 		paused := now-last > 2*every
@@ -221,8 +207,16 @@ func (s *Session) heartbeat() {
 		}
 		ping.ID++
 		ping.Time = int64(now)
-		_ = s.Send(&ping) // ErrBusy: QUIC's own keep-alive does as well
+		_ = s.Send(&ping) // ErrBusy: the transport has a sign of life of its own, or is stuck
 	}
+}
+
+// measured takes a pong's round trip into the average. Owner: control.
+func (s *Session) measured(d time.Duration) {
+	if old := time.Duration(s.rtt.Load()); old != 0 {
+		d = old + (d-old)/rttShare
+	}
+	s.rtt.Store(int64(max(d, 1)))
 }
 
 // control reads the control stream.
@@ -233,11 +227,11 @@ func (s *Session) control() {
 			s.endOn(fmt.Errorf("control stream: %w", err))
 			return
 		}
-		s.noteHeard()
 		switch m := m.(type) {
 		case *protocol.Ping:
 			_ = s.Send(&protocol.Pong{ID: m.ID, Time: m.Time})
 		case *protocol.Pong:
+			s.measured(time.Since(s.epoch) - time.Duration(m.Time))
 		case *protocol.ConnectAsk:
 			s.node.options.Handler.Message(s, m)
 		default:
@@ -251,8 +245,7 @@ func (s *Session) control() {
 // at the start of another. An error of the connection itself means that it has
 // ended: start knows the cause.
 func (s *Session) endOn(err error) {
-	var aborted *quic.StreamError
-	if isViolation(err) || errors.As(err, &aborted) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if isViolation(err) || errors.Is(err, ErrAborted) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		s.end(protocol.CodeProtocol, err.Error(), err)
 	}
 }
@@ -265,24 +258,24 @@ func (s *Session) accept(wg *sync.WaitGroup) {
 		case <-s.ending:
 			return
 		}
-		q, err := s.conn.AcceptStream(s.conn.Context())
+		c, err := s.conn.Accept()
 		if err != nil {
 			return
 		}
 		wg.Go(func() {
 			defer func() { <-s.opening }()
-			s.opened(q)
+			s.opened(c)
 		})
 	}
 }
 
 // opened reads a stream's first frame and hands the stream over.
-func (s *Session) opened(q *quic.Stream) {
-	q.SetReadDeadline(time.Now().Add(s.node.options.DialTimeout))
-	frames := frameReader{r: q}
+func (s *Session) opened(c Carrier) {
+	c.SetReadDeadline(time.Now().Add(s.node.options.DialTimeout))
+	frames := frameReader{r: c}
 	m, err := frames.next()
 	if err != nil {
-		abort(q, protocol.CodeProtocol)
+		c.Abort(protocol.CodeProtocol)
 		if isViolation(err) {
 			s.endOn(fmt.Errorf("first frame of a stream: %w", err))
 		}
@@ -293,10 +286,9 @@ func (s *Session) opened(q *quic.Stream) {
 		s.endOn(unexpected(m, "as the first frame of a stream"))
 		return
 	}
-	s.noteHeard()
-	q.SetReadDeadline(time.Time{})
-	setUrgency(q, open.Kind)
-	s.node.options.Handler.StreamOpened(s, *open, &Stream{session: s, q: q, kind: open.Kind})
+	c.SetReadDeadline(time.Time{})
+	c.SetKind(open.Kind)
+	s.node.options.Handler.StreamOpened(s, *open, &Stream{session: s, c: c, kind: open.Kind})
 }
 
 var errStopped = errors.New("stopped")

@@ -1,10 +1,9 @@
-package quicnet
+package session
 
 import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"time"
 
 	"github.com/qrbd/qrbd/protocol"
@@ -34,11 +33,14 @@ type Handler interface {
 type Options struct {
 	Identity *Identity // required
 	Name     string    // this node's; required
-	Listen   string    // host:port, UDP; port 0: any. Required
+	Listen   string    // host:port of every transport; port 0: any. Required
 	Peers    []Peer
-	Handler  Handler      // required
-	Log      *slog.Logger // required
-	Instance uint64       // random, new each time the agent starts
+	// Transports opens the ports. QUIC's is always opened, and so is the only one; another
+	// when a peer has it.
+	Transports map[Transport]Opener
+	Handler    Handler      // required
+	Log        *slog.Logger // required
+	Instance   uint64       // random, new each time the agent starts
 
 	// Heartbeat: time between pings. Zero: 500 ms.
 	Heartbeat time.Duration
@@ -57,10 +59,8 @@ type Options struct {
 	Major, Minor uint16
 	Features     uint64
 
-	// socket replaces the UDP socket in tests. The node closes it.
-	socket net.PacketConn
-	// withoutCertificate presents none, as a stranger would. For tests.
-	withoutCertificate bool
+	// WithoutCertificate presents none, as a stranger would. For tests.
+	WithoutCertificate bool
 }
 
 func (o *Options) hello() protocol.NodeHello {
@@ -87,6 +87,7 @@ func (o *Options) complete() error {
 	check(o.Name != "" && len(o.Name) <= protocol.NameMax, "node name %q: want 1 to %d bytes", o.Name, protocol.NameMax)
 	check(o.Handler != nil, "no handler")
 	check(o.Log != nil, "no logger")
+	check(len(o.Transports) > 0, "no transport")
 	for what, d := range map[string]time.Duration{"heartbeat": o.Heartbeat, "peer timeout": o.PeerTimeout,
 		"dial timeout": o.DialTimeout, "back-off": o.BackoffMin} {
 		check(d > 0, "%s %v: want more than zero", what, d)

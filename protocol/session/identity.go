@@ -1,4 +1,4 @@
-package quicnet
+package session
 
 import (
 	"crypto/ed25519"
@@ -142,15 +142,19 @@ func (id *Identity) save(dir string) error {
 	return d.Sync()
 }
 
+// Expiring returns the same identity with certificates that are valid until end. For
+// tests.
+func (id *Identity) Expiring(end time.Time) *Identity { return &Identity{key: id.key, notAfter: end} }
+
 // Public returns the public key.
 func (id *Identity) Public() ed25519.PublicKey { return id.key.Public().(ed25519.PublicKey) }
 
 // PublicKey returns the public key as people exchange it: see FormatKey.
 func (id *Identity) PublicKey() string { return FormatKey(id.Public()) }
 
-// certificate returns a self-signed certificate of the key. Its names mean
+// Certificate returns a self-signed certificate of the key. Its names mean
 // nothing and its start is not checked: clocks of two nodes may differ.
-func (id *Identity) certificate(now time.Time) (tls.Certificate, error) {
+func (id *Identity) Certificate(now time.Time) (tls.Certificate, error) {
 	notAfter := id.notAfter
 	if notAfter.IsZero() {
 		notAfter = now.Add(certificateLife)
@@ -173,8 +177,8 @@ func (id *Identity) certificate(now time.Time) (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: id.key}, nil
 }
 
-// derive returns a secret for one purpose that is the same after a restart.
-func (id *Identity) derive(purpose string) [32]byte {
+// Derive returns a secret for one purpose that is the same after a restart.
+func (id *Identity) Derive(purpose string) [32]byte {
 	mac := hmac.New(sha256.New, id.key.Seed())
 	mac.Write([]byte(purpose))
 	return [32]byte(mac.Sum(nil))

@@ -1,4 +1,4 @@
-package quicnet
+package sessiontest
 
 import (
 	"bufio"
@@ -11,48 +11,50 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/qrbd/qrbd/protocol/session"
 )
 
 // quick are timeouts at a tenth of the defaults.
-func quick(o *Options) {
-	o.Heartbeat, o.PeerTimeout, o.BackoffMax = defaultHeartbeat/10, defaultPeerTimeout/10, defaultBackoffMax/10
+func quick(o *session.Options) {
+	o.Heartbeat, o.PeerTimeout, o.BackoffMax = heartbeat/10, peerTimeout/10, backoffMax/10
 }
 
-const childEnv = "QUICNET_TEST_PEER" // "key of the parent, its address, seed file"
+const childEnv = "QRBD_SESSION_TEST_PEER" // "key of the parent, its address, seed file"
 
 // runChild is a node in a process of its own, which ends with its stdin.
-func runChild(t *testing.T, spec string) {
+func (w With) runChild(t *testing.T, spec string) {
 	part := strings.Split(spec, " ")
-	key, err := ParseKey(part[0])
+	key, err := session.ParseKey(part[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := LoadIdentity(part[2])
+	id, err := session.LoadIdentity(part[2])
 	if err != nil {
 		t.Fatal(err)
 	}
-	beta := startNode(t, "beta", id, quick)
-	if err := beta.AddPeer(Peer{Name: "alpha", Address: part[1], Keys: []ed25519.PublicKey{key}}); err != nil {
+	beta := w.startNode(t, "beta", id, quick)
+	if err := beta.AddPeer(session.Peer{Name: "alpha", Address: part[1], Keys: []ed25519.PublicKey{key}, Transport: w.Transport}); err != nil {
 		t.Fatal(err)
 	}
 	os.Stdout.WriteString("listening " + beta.Addr().String() + "\n")
 	io.Copy(io.Discard, os.Stdin)
 }
 
-// TestStoppedProcess: a peer whose process is stopped is noticed in time; when
+// testStoppedProcess: a peer whose process is stopped is noticed in time; when
 // it goes on there is a session again.
-func TestStoppedProcess(t *testing.T) {
+func (w With) testStoppedProcess(t *testing.T) {
 	if spec := os.Getenv(childEnv); spec != "" {
-		runChild(t, spec)
+		w.runChild(t, spec)
 		return
 	}
 	dir := t.TempDir()
-	id, err := LoadOrCreateIdentity(dir)
+	id, err := session.LoadOrCreateIdentity(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	alpha := startNode(t, "alpha", newIdentity(t), quick)
-	child := exec.Command(os.Args[0], "-test.run=^TestStoppedProcess$")
+	alpha := w.startNode(t, "alpha", newIdentity(t), quick)
+	child := exec.Command(os.Args[0], "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$")
 	child.Env = append(os.Environ(), childEnv+"="+strings.Join([]string{alpha.id.PublicKey(), alpha.Addr().String(), dir}, " "))
 	child.Stderr = os.Stderr
 	in, err := child.StdinPipe()
@@ -80,11 +82,11 @@ func TestStoppedProcess(t *testing.T) {
 
 	start := time.Now()
 	child.Process.Signal(syscall.SIGSTOP)
-	if err := next(t, alpha.downs, "down"); !errors.Is(err, ErrSilent) {
+	if err := next(t, alpha.downs, "down"); !errors.Is(err, session.ErrSilent) {
 		t.Errorf("cause %v", err)
 	}
 	// Twice the promise, for a busy machine.
-	if took, promise := time.Since(start), (defaultPeerTimeout+defaultHeartbeat)/10; took > 2*promise {
+	if took, promise := time.Since(start), (peerTimeout+heartbeat)/10; took > 2*promise {
 		t.Errorf("noticed after %v, promised %v", took, promise)
 	}
 	child.Process.Signal(syscall.SIGCONT)
