@@ -98,6 +98,12 @@ func commands(t *terminal) []*cli.Command {
 			boolFlag("watch", "keep showing it, until q or Ctrl-C"),
 			&cli.DurationFlag{Name: "interval", Usage: "how often --watch looks", Value: defaultInterval},
 		), runStatus),
+		command(t, "top", "", "watch all volumes: states, throughput, latency, syncs (keys: q quit, s sort, up and down)", 0, 0, remote(
+			jsonFlag(),
+			boolFlag("once", "look twice, an interval apart, print what was done between, and end"),
+			boolFlag("no-colour", "without colours, as with NO_COLOR set"),
+			&cli.DurationFlag{Name: "interval", Usage: "how often it looks", Value: defaultInterval},
+		), runTop),
 		command(t, "promote", "VOLUME", "become primary", 1, 1, remote(
 			boolFlag("force", "accept inconsistent or outdated data, or start a brand-new volume"),
 			boolFlag("peer-fenced", "vouch that peers that cannot be reached are dead; waits until their silence is noticed"),

@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
+	"io"
 	"strings"
 	"time"
 
@@ -40,7 +40,11 @@ func watch(c call, client *control.Client) error {
 	}
 	live := c.t.live && !c.Bool("json")
 	if live {
-		restore := startScreen(c.t, cancel)
+		restore := startScreen(c.t, func(k key) {
+			if k == keyQuit {
+				cancel()
+			}
+		})
 		defer restore()
 	}
 	tick := time.NewTicker(interval)
@@ -94,25 +98,42 @@ func frame(lines []string, width, height int) string {
 		hidden := len(lines) - room + 1
 		lines = append(lines[:room-1:room-1], fmt.Sprintf("… %s below: make the window taller, or name a volume", plural(hidden, "line")))
 	}
+	return drawn(lines, "q quits", width)
+}
+
+// drawn redraws the screen with lines and, below them, what keys do.
+func drawn(lines []string, keys string, width int) string {
 	var b strings.Builder
 	b.WriteString(home)
 	for _, l := range lines {
 		b.WriteString(clip(l, width))
 		b.WriteString(clearLine + "\r\n")
 	}
-	b.WriteString(clearLine + "\r\n" + clip("q quits", width) + clearLine + clearBelow)
+	b.WriteString(clearLine + "\r\n" + clip(keys, width) + clearLine + clearBelow)
 	return b.String()
 }
 
-// startScreen enters the alternate screen, and raw mode when keys can be read;
-// quit is called for q, Ctrl-C and Escape. The returned function undoes it.
-func startScreen(t *terminal, quit func()) (restore func()) {
+// key is something that a person asked for with one.
+type key uint8
+
+// The keys.
+const (
+	keyNone key = iota
+	keyQuit     // q, Ctrl-C, Ctrl-D, or the end of the terminal
+	keySort     // s
+	keyUp       // arrow, k
+	keyDown     // arrow, j
+)
+
+// startScreen enters the alternate screen, and raw mode when keys can be read; press
+// is called for each, from another goroutine. The returned function undoes it.
+func startScreen(t *terminal, press func(key)) (restore func()) {
 	fmt.Fprint(t.out, enterScreen)
 	undo := func() {}
 	if t.in != nil && term.IsTerminal(int(t.in.Fd())) {
 		if old, err := term.MakeRaw(int(t.in.Fd())); err == nil {
 			undo = func() { _ = term.Restore(int(t.in.Fd()), old) }
-			go readKeys(t.in, quit)
+			go readKeys(t.in, press)
 		}
 	}
 	return func() {
@@ -122,17 +143,45 @@ func startScreen(t *terminal, quit func()) (restore func()) {
 }
 
 // readKeys ends with the process or the terminal.
-func readKeys(in *os.File, quit func()) {
-	b := make([]byte, 1)
+func readKeys(in io.Reader, press func(key)) {
+	b := make([]byte, 64)
 	for {
-		if _, err := in.Read(b); err != nil {
-			quit()
+		n, err := in.Read(b)
+		if err != nil {
+			press(keyQuit)
 			return
 		}
-		switch b[0] {
-		case 'q', 'Q', 3, 4: // 3, 4: Ctrl-C and Ctrl-D arrive as bytes in raw mode
-			quit()
-			return
+		for rest := b[:n]; len(rest) > 0; {
+			k, used := nextKey(rest)
+			rest = rest[used:]
+			if k != keyNone {
+				press(k)
+			}
 		}
 	}
+}
+
+// nextKey returns the key that b begins with, and how many bytes it has. b is not
+// empty.
+func nextKey(b []byte) (k key, used int) {
+	if len(b) >= 3 && b[0] == 0x1b && (b[1] == '[' || b[1] == 'O') { // an arrow is one read
+		switch b[2] {
+		case 'A':
+			return keyUp, 3
+		case 'B':
+			return keyDown, 3
+		}
+		return keyNone, 3
+	}
+	switch b[0] {
+	case 'q', 'Q', 3, 4: // 3, 4: Ctrl-C and Ctrl-D arrive as bytes in raw mode
+		return keyQuit, 1
+	case 's', 'S':
+		return keySort, 1
+	case 'k', 'K':
+		return keyUp, 1
+	case 'j', 'J':
+		return keyDown, 1
+	}
+	return keyNone, 1
 }
