@@ -36,6 +36,9 @@ func (m *Machine) Connect(now Time, id PeerID, discard bool) error {
 	if discard && m.role == protocol.Primary {
 		return refusal(protocol.CodeNotAllowed, "%s is primary on %s: demote it before its data is given up (qrbd demote %s)", m.cfg.Name, m.cfg.Self, m.cfg.Name)
 	}
+	if m.putting { // what a sync brings would be written over
+		return refusal(protocol.CodeBusy, "a restore of %s on %s is under way: wait for its end, or end it there first (interrupt qrbd archive restore)", m.cfg.Name, m.cfg.Self)
+	}
 	if m.restoring {
 		if !discard {
 			return m.unfinished()

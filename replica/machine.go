@@ -92,6 +92,7 @@ type Machine struct {
 	fenced    bool                // promoted by the operator's word
 	// restoring: what was given up is half-way back. Peers are kept away.
 	restoring bool
+	putting   bool // the owner is writing it
 	stopping  bool
 	seq       uint64 // highest ever heard of: none up to here is used again
 	holds     uint64 // highest whose operation this replica has taken in

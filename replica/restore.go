@@ -16,7 +16,8 @@ type GivenUp struct {
 // Restore prepares to put a side that was given up back over this replica. Before
 // done(nil) the replica is durably inconsistent, every block counts as out of sync
 // toward every peer, and no peer can connect, also after a crash, until Restored or
-// the operator gives the half-restored data up. REQUIRES of the owner: the archive
+// the operator gives the half-restored data up, which he cannot before Restored or a
+// restart. REQUIRES of the owner: the archive
 // of the side has everything that was overwritten since.
 func (m *Machine) Restore(now Time, g GivenUp, done func(error)) {
 	m.now = now
@@ -27,10 +28,12 @@ func (m *Machine) Restore(now Time, g GivenUp, done func(error)) {
 		err = refusal(protocol.CodeShutdown, "%s is stopping", m.cfg.Self)
 	case m.role == protocol.Primary:
 		err = refusal(protocol.CodeNotAllowed, "%s is primary on %s: demote it first (qrbd demote %s)", name, m.cfg.Self, name)
+	case m.putting:
+		err = refusal(protocol.CodeBusy, "a restore of %s is under way on %s", name, m.cfg.Self)
 	case m.promote != nil || m.drain != nil || m.handover != nil || m.grantHeld():
 		err = refusal(protocol.CodeBusy, "a change of the role of %s is under way: try again in a moment", name)
 	case !m.usable():
-		err = refusal(protocol.CodeDiskFailed, "the disk of %s on %s is %s (%s)", name, m.cfg.Self, m.disk, m.diskWhy)
+		err = m.failedDisk()
 	case m.lost != 0 && m.lost != g.Lost:
 		err = refusal(protocol.CodeNotAllowed, "%s is being overwritten after another side, generation %s, was given up: that is the one to restore", name, m.lost)
 	}
@@ -43,7 +46,7 @@ func (m *Machine) Restore(now Time, g GivenUp, done func(error)) {
 		m.reply(done, err)
 		return
 	}
-	m.restoring, m.lost = true, g.Lost
+	m.restoring, m.putting, m.lost = true, true, g.Lost
 	for _, p := range m.peers {
 		m.standStill(p)
 		p.dirty.SetAll()
@@ -53,7 +56,20 @@ func (m *Machine) Restore(now Time, g GivenUp, done func(error)) {
 	m.idSerial++
 	m.wantBitmaps = true
 	m.persist()
-	m.whenDurable(func() { m.reply(done, nil) })
+	m.whenSettled(func() {
+		if !m.usable() {
+			m.putting = false
+		}
+		m.reply(done, m.failedDisk())
+	})
+}
+
+// failedDisk is the refusal of what needs the local disk; nil: it is in use.
+func (m *Machine) failedDisk() error {
+	if m.usable() {
+		return nil
+	}
+	return refusal(protocol.CodeDiskFailed, "the disk of %s on %s is %s (%s)", m.cfg.Name, m.cfg.Self, m.disk, m.diskWhy)
 }
 
 // standStill keeps a peer away until the operator connects.
@@ -69,6 +85,7 @@ func (m *Machine) standStill(p *peer) {
 // REQUIRES Restore.
 func (m *Machine) Restored(now Time, g GivenUp, err error, fatal bool, done func(error)) {
 	m.now = now
+	m.putting = false
 	if err != nil {
 		if fatal {
 			m.failDisk("restore: " + err.Error())
@@ -76,8 +93,8 @@ func (m *Machine) Restored(now Time, g GivenUp, err error, fatal bool, done func
 		m.reply(done, err)
 		return
 	}
-	if !m.restoring || !m.usable() {
-		m.reply(done, refusal(protocol.CodeDiskFailed, "the disk of %s on %s is %s (%s)", m.cfg.Name, m.cfg.Self, m.disk, m.diskWhy))
+	if !m.usable() {
+		m.reply(done, m.failedDisk())
 		return
 	}
 	old := m.current
@@ -109,7 +126,7 @@ func (m *Machine) Restored(now Time, g GivenUp, err error, fatal bool, done func
 	m.idSerial++
 	m.wantBitmaps = true
 	m.persist()
-	m.whenDurable(func() { m.reply(done, nil) })
+	m.whenSettled(func() { m.reply(done, m.failedDisk()) })
 }
 
 // unfinished is the refusal while a restore has not ended.
@@ -117,6 +134,10 @@ func (m *Machine) unfinished() *Refusal {
 	return refusal(protocol.CodeNotAllowed, "a restore of %s on %s has not ended: run qrbd archive restore %s again, or give the half-restored data up with qrbd connect %s --discard-my-data",
 		m.cfg.Name, m.cfg.Self, m.cfg.Name, m.cfg.Name)
 }
+
+// Restoring reports whether a restore has begun and not ended, in this life of the
+// node or one before.
+func (m *Machine) Restoring() bool { return m.restoring }
 
 // GivingUp returns the generation that was given up and is not overwritten to the
 // end; zero: none.

@@ -51,7 +51,7 @@ func (v *Volume) settleArchive(st *replica.Stored) {
 	a := v.opt.Archives
 	var err error
 	switch have := a.Lost(); {
-	case v.opt.ArchiveMode == ArchiveOff:
+	case v.opt.ArchiveMode == ArchiveOff && !st.Restoring:
 		err = a.Seal("archive is off in the configuration")
 		err = errors.Join(err, a.Abandon(a.ID()))
 		st.Archive = 0
@@ -450,6 +450,18 @@ func (v *Volume) RemoveArchive(id string) error {
 	if v.opt.Archives == nil {
 		return v.noArchives()
 	}
+	f, err := v.look(id)
+	if err == nil {
+		v.mu.Lock()
+		held := v.m.GivingUp() == f.Header().Lost && v.opt.Archives.ID() == f.Header().File
+		v.mu.Unlock()
+		if err := f.Release(); err != nil {
+			return v.archiveRefusal(id, err)
+		}
+		if held { // half of it may be in place, and the other half nowhere else
+			return refuse(protocol.CodeNotAllowed, "archive %s of volume %s is in use: the sync that fills it, or the restore that empties it, has not ended", id, v.opt.Name)
+		}
+	}
 	if err := v.opt.Archives.Remove(id); err != nil {
 		return v.archiveRefusal(id, err)
 	}
@@ -466,9 +478,7 @@ func (v *Volume) RestoreArchive(ctx context.Context, id string, progress func(do
 	defer f.Release()
 	info := f.Info()
 	if !info.Exact() {
-		return refuse(protocol.CodeNotAllowed, "archive %s of volume %s was sealed at %s (%s): what was overwritten since would be mixed with the lost side. "+
-			"Export it and copy what you need: qrbd archive export %s %s --socket unix:PATH",
-			id, v.opt.Name, info.Sealed.Local().Format(time.DateTime), info.Why, v.opt.Name, id)
+		return v.notExact(&info)
 	}
 	r := restore{v: v, f: f, total: 2 * info.Blocks * blockdev.BlockSize, progress: progress}
 	if err := f.Each(func(block int64, data []byte) error { return r.step(ctx) }); err != nil {
@@ -478,23 +488,18 @@ func (v *Volume) RestoreArchive(ctx context.Context, id string, progress func(do
 		return err
 	}
 	given := replica.GivenUp{Lost: info.Header.Lost, Kept: info.Header.Kept, History: info.Header.History}
-	if err := v.operate(ctx, func(done func(error)) { v.m.Restore(v.now(), given, done) }); err != nil {
+	// From here on it ends with Restored, however soon who asked loses patience.
+	begin := func(done func(error)) { v.beginRestore(f, given, done) }
+	if err := v.operate(context.WithoutCancel(ctx), begin); err != nil {
 		return err
 	}
-	err = f.Each(func(block int64, data []byte) error {
-		if err := r.put(block, data); err != nil {
-			return err
-		}
-		return r.step(ctx)
-	})
-	if err == nil {
+	if err = f.Each(r.writer(ctx)); err == nil {
 		err = v.store().Flush()
 	}
 	fatal := err != nil && r.failed && !errors.Is(err, blockdev.ErrNoSpace) || errors.Is(err, blockdev.ErrFailed)
 	if err != nil {
 		err = fmt.Errorf("restoring archive %s of volume %s, which stays inconsistent until that is done again: %w", id, v.opt.Name, err)
 	}
-	// Its end must not depend on the patience of who asked.
 	if err := v.operate(context.WithoutCancel(ctx), func(done func(error)) { v.m.Restored(v.now(), given, err, fatal, done) }); err != nil {
 		return err
 	}
@@ -502,6 +507,32 @@ func (v *Volume) RestoreArchive(ctx context.Context, id string, progress func(do
 		v.log.Error("sealing a restored archive", "archive", id, "err", err)
 	}
 	return nil
+}
+
+// notExact is the refusal to restore an archive that is sealed, or has failed.
+func (v *Volume) notExact(i *archive.Info) error {
+	why := i.Why
+	if i.Err != nil {
+		why = i.Err.Error()
+	}
+	return refuse(protocol.CodeNotAllowed, "archive %s of volume %s was sealed at %s (%s): what was overwritten since would be mixed with the lost side. "+
+		"Export it and copy what you need: qrbd archive export %s %s --socket unix:PATH",
+		i.Name, v.opt.Name, i.Sealed.Local().Format(time.DateTime), why, v.opt.Name, i.Name)
+}
+
+// beginRestore asks the machine, which lets nobody connect from then on, unless a
+// connection that has ended still overwrites or has just sealed the archive.
+// REQUIRES v.mu.
+func (v *Volume) beginRestore(f *archive.File, given replica.GivenUp, done func(error)) {
+	info := f.Info()
+	switch l := v.late(); {
+	case l != nil:
+		done(refuse(protocol.CodeBusy, "a write from %s has not ended on %s: try again in a moment", l.name, v.opt.Self))
+	case !info.Exact():
+		done(v.notExact(&info))
+	default:
+		v.m.Restore(v.now(), given, done)
+	}
 }
 
 // restore is one under way.
@@ -521,6 +552,16 @@ func (r *restore) step(ctx context.Context) error {
 		r.progress(r.done, r.total)
 	}
 	return nil
+}
+
+// writer returns what writes a block back, and tells of it.
+func (r *restore) writer(ctx context.Context) func(block int64, data []byte) error {
+	return func(block int64, data []byte) error {
+		if err := r.put(block, data); err != nil {
+			return err
+		}
+		return r.step(ctx)
+	}
 }
 
 func (r *restore) put(block int64, data []byte) (err error) {

@@ -213,9 +213,17 @@ func TestRestoreInterrupted(t *testing.T) {
 	id := c.archivesOf("beta")[0].ID
 	half, cancel := context.WithCancel(ctx)
 	err := c.v("beta").RestoreArchive(half, id, func(done, total int64) {
-		if done > total*3/4 {
-			cancel()
+		if done <= total*3/4 {
+			return
 		}
+		// What a sync brought now would be written over.
+		if err := c.v("beta").Connect(ctx, "", true); err == nil || !strings.Contains(err.Error(), "under way") {
+			t.Errorf("connect --discard-my-data in the middle of a restore: %v", err)
+		}
+		if err := c.v("beta").RestoreArchive(ctx, id, nil); err == nil || !strings.Contains(err.Error(), "under way") {
+			t.Errorf("a second restore: %v", err)
+		}
+		cancel()
 	})
 	cancel()
 	if err == nil {
@@ -233,6 +241,9 @@ func TestRestoreInterrupted(t *testing.T) {
 	}
 	if err := c.v("beta").Promote(ctx, PromoteOptions{Force: true, PeerFenced: true}); err == nil {
 		t.Fatal("a half-restored replica is promoted")
+	}
+	if err := c.v("beta").RemoveArchive(id); err == nil {
+		t.Fatal("half of what it holds is nowhere else")
 	}
 	if err := c.v("beta").RestoreArchive(ctx, id, nil); err != nil {
 		t.Fatal(err)

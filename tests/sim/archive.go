@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -17,12 +18,15 @@ import (
 // lostSide is what a replica held when it was given up, as the simulator saw it.
 type lostSide struct {
 	gen   protocol.Generation
+	id    uint64                      // of the archive
+	st    standing                    // what the replica was held to, all of it on stable storage
 	pages map[int][sectorsPage]uint64 // of the disk; others held zeroes
 }
 
-func newLostSide(gen protocol.Generation, d *disk) *lostSide {
-	x := &lostSide{gen, map[int][sectorsPage]uint64{}}
-	for i, p := range d.pages {
+func newLostSide(d *replica.Discard, st *standing, disk *disk) *lostSide {
+	x := &lostSide{gen: d.Lost, id: d.Archive, st: *st, pages: map[int][sectorsPage]uint64{}}
+	x.st.fua = maps.Clone(st.fua)
+	for i, p := range disk.pages {
 		if p != nil {
 			x.pages[i] = p.cur
 		}
@@ -96,7 +100,7 @@ func (p *process) beginArchive(id replica.PeerID, d *replica.Discard, done func(
 			}
 		}
 		if err == nil && kept && !d.Resumed {
-			n.lost = newLostSide(d.Lost, n.disk)
+			n.lost = newLostSide(d, w.o.st[n.index], n.disk)
 			if len(n.disk.order) > 0 {
 				w.count("archive begun under a write")
 				n.lost = nil
@@ -126,7 +130,7 @@ func (p *process) beginArchive(id replica.PeerID, d *replica.Discard, done func(
 			if n.shelf.endTrouble(p) {
 				return
 			}
-			if errors.Is(err, archive.ErrMissing) && n.lost != nil && n.lost.gen == d.Lost {
+			if errors.Is(err, archive.ErrMissing) && n.lost != nil && n.lost.gen == d.Lost && p.m.GivingUp() == d.Lost { // else it was put back meanwhile
 				w.fail("C8: %s goes on giving up %s: %v", n.name, short(d.Lost), err)
 			}
 			if err == nil {

@@ -47,7 +47,7 @@
 //	    before it (prefix.go)
 //	C8  of a side that was given up every block is as the simulator saw it when the
 //	    sync began, in the archive or in place, also after any cut, until the archive
-//	    is sealed (archive.go)
+//	    is sealed (archive.go); what was put back is that to the last sector (restore.go)
 //
 // Everything runs in the goroutine that calls Run.
 package sim

@@ -118,6 +118,10 @@ func (w *World) trouble() {
 		return
 	}
 	w.at(w.between(0, 2*w.sc.pace), w.trouble)
+	if w.sc.restores && w.p(0.2) {
+		w.undo()
+		return
+	}
 	if w.p(w.sc.ambush) {
 		w.lay()
 		return
@@ -336,6 +340,7 @@ func (n *node) connect(q *node, discard bool) {
 			err := p.m.Connect(p.now(), p.peerID(q), discard)
 			if err == nil && discard {
 				n.w.o.st[n.index].gaveUp = true
+				n.w.o.st[n.index].half = false
 			}
 			done(err)
 		}, nil)

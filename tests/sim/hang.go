@@ -10,7 +10,7 @@ import (
 // source of its own, so that what else a seed does stays as it was.
 func (w *World) chooseHangs() {
 	rng := rand.New(rand.NewPCG(w.seed, 0x4a))
-	if w.seed >= hangsFrom {
+	if w.seed >= hangsFrom && w.seed < restoresFrom {
 		w.sc.diskTimeout = 2*second + rng.Int64N(8*second)
 	}
 }

@@ -86,6 +86,7 @@ type standing struct {
 	joint  join
 	over   *conn // that the last such sync ran over
 	lost   bool  // a power cut has taken some of its cache since it last equalled a primary
+	half   bool  // in the middle of a restore, also after a crash
 	wild   int   // promoted by force when broken: what is not durable may be anything
 }
 
@@ -215,6 +216,9 @@ func (o *oracle) lowest(b *branch) int {
 		}
 		if st.joint.br == b {
 			low = min(low, st.joint.vol, st.joint.dur)
+		}
+		if x := n.lost; x != nil && x.st.br == b {
+			low = min(low, x.st.vol, x.st.dur)
 		}
 		if n.proc == nil {
 			continue
@@ -630,6 +634,10 @@ func (p *process) observe() {
 		switch {
 		case v.Role == protocol.Primary && v.Disk == protocol.UpToDate && st.broken && seen.branch != nil:
 			o.filled(p)
+		case v.Disk == protocol.Inconsistent && p.putting:
+			st.broken = true
+		case v.Disk > protocol.Inconsistent && st.broken && p.putBack != nil:
+			o.restored(p, p.putBack)
 		case v.Disk == protocol.Inconsistent && seen.syncFrom >= 0 && v.Role != protocol.Primary && seen.role != protocol.Primary:
 			o.overwritten(p, p.n.peers[seen.syncFrom])
 			st.broken = true
@@ -768,7 +776,7 @@ func (o *oracle) syncEnds(p *process, c *conn) {
 // joined: a sync from another replica has ended.
 func (o *oracle) joined(p *process, from *node) {
 	st, src := o.st[p.n.index], o.st[from.index]
-	st.broken, st.gaveUp, st.lost = false, false, false
+	st.broken, st.gaveUp, st.lost, st.half = false, false, false, false
 	l := p.linkTo(from)
 	if j := st.joint; j.br != nil && l != nil && l.e.c == j.c {
 		st.br, st.pos, st.vol, st.dur, st.fua, st.joint = j.br, j.pos, j.vol, j.dur, j.fua, join{}
@@ -809,6 +817,9 @@ func (o *oracle) promoted(p *process) {
 		return
 	}
 	st := o.st[p.n.index]
+	if st.half {
+		o.w.fail("C6: %s is promoted in the middle of a restore", p.n.name)
+	}
 	forced := p.forcing > 0
 	d := p.n.disk
 	if !forced && st.dur >= st.wild {

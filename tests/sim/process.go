@@ -49,6 +49,8 @@ type process struct {
 	seen     observed
 	archives *archive.Dir
 
+	putting     bool                // the machine was asked to restore what was given up
+	putBack     *lostSide           // it is all in place again
 	archiveJobs []func(done func()) // the first is being done
 	archiving   *replica.Discard    // the last that began
 	started     int64

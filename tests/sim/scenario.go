@@ -13,6 +13,9 @@ const threeFrom = 2_000_000
 // hangsFrom is the first of the seeds in whose clusters disks hang, and are given up.
 const hangsFrom = 5_000_000
 
+// restoresFrom is the first of the seeds whose operators put back what was given up.
+const restoresFrom = 6_000_000
+
 // scenario is what a seed chooses before anything happens.
 type scenario struct {
 	size  int64
@@ -49,6 +52,7 @@ type scenario struct {
 
 	archiveLimit  int64
 	archiveAlways bool // also what nobody can rely on
+	restores      bool // operators put back what was given up (restore.go)
 }
 
 // mode returns the protocol between two nodes.
@@ -128,6 +132,9 @@ func (w *World) choose() {
 	sc.sync.FloorBytes = pick(1<<20, 8<<20)
 	sc.archiveLimit = pick(0, 16<<10, 1<<20, 1<<40)
 	sc.archiveAlways = w.p(0.3)
+	if w.seed >= restoresFrom {
+		w.chooseRestores()
+	}
 }
 
 // windows chooses where clients write: in every extent, over a border, at the end.

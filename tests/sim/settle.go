@@ -196,6 +196,9 @@ func (w *World) mend(tries int) {
 			return
 		}
 	}
+	if w.mendRestores() {
+		return
+	}
 	for _, net := range w.nets {
 		if net.a.proc != nil && net.b.proc != nil {
 			w.mendPair(net)

@@ -32,7 +32,7 @@ var failedOnce = []uint64{23, 34, 39, 45, 68, 94, 101, 130, 154, 189, 195, 202, 
 	902657, 906041,
 	2720669,
 	1998, 3553,
-	5652, 2910728, 100123,
+	5652, 2910728, 100123, 6001087,
 	6605, 2903392,
 	12141, 14476, 2100905,
 	20931, 20964, 2107612,
@@ -109,6 +109,24 @@ func TestHangs(t *testing.T) {
 	list := make([]uint64, 0, n)
 	for s := range n {
 		list = append(list, hangsFrom+s)
+	}
+	runAll(&sum, list)
+	for _, r := range sum.Failed {
+		report(t, r)
+	}
+	t.Logf("%s", sum.String())
+}
+
+// TestRestores: operators put back what was given up, while anything may happen.
+func TestRestores(t *testing.T) {
+	n := uint64(150)
+	if testing.Short() {
+		n = 10
+	}
+	var sum Tally
+	list := make([]uint64, 0, n)
+	for s := range n {
+		list = append(list, restoresFrom+s)
 	}
 	runAll(&sum, list)
 	for _, r := range sum.Failed {
