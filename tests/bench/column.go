@@ -27,6 +27,7 @@ type site struct {
 	dir       string // absolute, short: Unix socket paths in it stay under 108 bytes
 	sizeBytes int64  // of the volume
 	qrbd      string // path of the program under test
+	transport string // of its pairs; "": its default
 }
 
 // path returns a name inside the site's directory.
@@ -133,6 +134,7 @@ var columnKinds = []columnKind{
 	{name: "nbdkit", build: buildNbdkit},
 	{name: "qemu", build: buildQemu},
 	{name: "qrbd", build: buildQrbd},
+	{name: qrbdTCP, build: buildQrbdTCP},
 }
 
 // chooseColumns returns the kinds named in a comma-separated list, all if it is empty, in the table's order.
@@ -143,7 +145,7 @@ func chooseColumns(list string) ([]columnKind, error) {
 	wanted := strings.Split(list, ",")
 	for _, w := range wanted {
 		if !slices.ContainsFunc(columnKinds, func(k columnKind) bool { return k.name == w }) {
-			return nil, fmt.Errorf("no column %q: there are nbdkit, qemu, qrbd", w)
+			return nil, fmt.Errorf("no column %q: there are nbdkit, qemu, qrbd, qrbd-tcp", w)
 		}
 	}
 	var chosen []columnKind

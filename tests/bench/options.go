@@ -47,7 +47,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	runtime := fs.Duration("runtime", 0, "length of one sample (default 2s, quick 300ms)")
 	sizeMiB := fs.Int64("size", 0, "size of the volume in MiB (default 1024, quick 256)")
 	itemList := fs.String("item", "", "only these items, comma-separated, * at the end for all that begin so: "+strings.Join(itemNames(), ", "))
-	columnList := fs.String("column", "", "only these columns, comma-separated: nbdkit, qemu, qrbd")
+	columnList := fs.String("column", "", "only these columns, comma-separated: nbdkit, qemu, qrbd, qrbd-tcp")
 	fs.Float64Var(&o.foreignPct, "foreign", 10, "repeat a sample during which other processes used more than this percentage of the CPUs")
 	fs.BoolVar(&o.strict, "strict", false, "fail if a requirement is not met")
 	fs.StringVar(&o.dir, "dir", "/dev/shm", "tmpfs for the backing files")
@@ -129,7 +129,7 @@ func (o options) checkPrograms() error {
 	if len(o.items) > 0 && o.has("qemu") {
 		need("qemu-storage-daemon", "apt install qemu-system-common, or choose with -column")
 	}
-	if o.has("qrbd") || o.footprint || o.resync {
+	if o.has("qrbd") || o.has(qrbdTCP) || o.footprint || o.resync {
 		need(o.qrbd, "run `make build`, or leave it out with -column nbdkit,qemu")
 	}
 	if o.perf != "" {

@@ -25,7 +25,7 @@ const (
 type node struct {
 	site
 	name   string
-	listen string // UDP address for its peer
+	listen string // address for its peer
 	key    string // public key
 	agent  *process
 }
@@ -36,7 +36,7 @@ func newNode(ctx context.Context, s site, name string) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &node{site: site{dir: s.path(name), sizeBytes: s.sizeBytes, qrbd: s.qrbd}, name: name,
+	n := &node{site: site{dir: s.path(name), sizeBytes: s.sizeBytes, qrbd: s.qrbd, transport: s.transport}, name: name,
 		listen: fmt.Sprintf("127.0.0.1:%d", port)}
 	if err := os.Mkdir(n.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("node %s: %w", name, err)
@@ -76,6 +76,10 @@ func (n *node) socket() string { return n.path("nbd.sock") }
 
 // configure writes the node's configuration with its peer and the volume, and creates the volume.
 func (n *node) configure(ctx context.Context, peer *node) error {
+	transport := ""
+	if n.transport != "" {
+		transport = fmt.Sprintf("transport = %q\n", n.transport)
+	}
 	config := fmt.Sprintf(`[node]
 name = %q
 listen = %q
@@ -86,14 +90,14 @@ control = %q
 name = %q
 address = %q
 key = %q
-
+%s
 [[volume]]
 name = %q
 size = "%dB"
 backing = %q
 export = "unix:%s"
 protocol = "C"
-`, n.name, n.listen, n.path("state"), n.path("control.sock"), peer.name, peer.listen, peer.key,
+`, n.name, n.listen, n.path("state"), n.path("control.sock"), peer.name, peer.listen, peer.key, transport,
 		volumeName, n.sizeBytes, n.path("disk.img"), n.socket())
 	if err := os.WriteFile(n.path("qrbd.toml"), []byte(config), 0o600); err != nil {
 		return fmt.Errorf("node %s: %w", n.name, err)
@@ -238,6 +242,17 @@ func (p pair) close() {
 	for _, s := range p.servers() {
 		s.stop(syscall.SIGTERM)
 	}
+}
+
+// qrbdTCP is the column of qrbd over TCP.
+const qrbdTCP = "qrbd-tcp"
+
+// buildQrbdTCP starts the subject with its other transport.
+func buildQrbdTCP(ctx context.Context, s site) (*column, error) {
+	s.transport = "tcp"
+	c, err := buildQrbd(ctx, s)
+	c.name = qrbdTCP
+	return c, err
 }
 
 // buildQrbd starts the subject: two agents over loopback, protocol C.

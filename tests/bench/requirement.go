@@ -34,11 +34,13 @@ func (v verdict) String() string {
 // requirements judges what the result holds; a requirement whose columns or items were not measured is left out.
 func requirements(r *result) []verdict {
 	var verdicts []verdict
-	for _, name := range []string{"write-4k-d1", "flush-4k-d1"} {
-		verdicts = append(verdicts, noSlowerThanMirror(r, name)...)
-	}
-	for _, name := range []string{"read-4k-d1", "read-4k-d32", "read-1m-d8"} {
-		verdicts = append(verdicts, readsLikeFloor(r, name)...)
+	for _, column := range []string{"qrbd", qrbdTCP} {
+		for _, name := range []string{"write-4k-d1", "flush-4k-d1"} {
+			verdicts = append(verdicts, noSlowerThanMirror(r, column, name)...)
+		}
+		for _, name := range []string{"read-4k-d1", "read-4k-d32", "read-1m-d8"} {
+			verdicts = append(verdicts, readsLikeFloor(r, column, name)...)
+		}
 	}
 	if r.Footprint != nil {
 		verdicts = append(verdicts, r.Footprint.verdicts()...)
@@ -50,32 +52,32 @@ func requirements(r *result) []verdict {
 }
 
 // noSlowerThanMirror judges a depth-1 item by time per request.
-func noSlowerThanMirror(r *result, name string) []verdict {
+func noSlowerThanMirror(r *result, column, name string) []verdict {
 	it, _ := itemByName(name)
-	f := figureOf(r.ratios(name, "qrbd", "qemu", it.metric.of))
+	f := figureOf(r.ratios(name, column, "qemu", it.metric.of))
 	if f.n == 0 {
 		return nil
 	}
-	qrbd, qemu := figureOf(r.values(name, "qrbd", it.metric.of)), figureOf(r.values(name, "qemu", it.metric.of))
+	qrbd, qemu := figureOf(r.values(name, column, it.metric.of)), figureOf(r.values(name, "qemu", it.metric.of))
 	_, quiet := r.counted(name)
 	return []verdict{{
 		what: it.title + " no slower than the mirror", met: f.median <= mirrorLatencyMax, doubtful: f.holds(mirrorLatencyMax) || !quiet,
-		measured: fmt.Sprintf("qrbd %s us, qemu %s us, ratio %s (at most %.2f)", qrbd.plain(), qemu.plain(), f.cell(), mirrorLatencyMax),
+		measured: fmt.Sprintf("%s %s us, qemu %s us, ratio %s (at most %.2f)", column, qrbd.plain(), qemu.plain(), f.cell(), mirrorLatencyMax),
 	}}
 }
 
 // readsLikeFloor judges a read item by requests per second, also at depth 1.
-func readsLikeFloor(r *result, name string) []verdict {
+func readsLikeFloor(r *result, column, name string) []verdict {
 	it, _ := itemByName(name)
-	f := figureOf(r.ratios(name, "qrbd", "nbdkit", rate.of))
+	f := figureOf(r.ratios(name, column, "nbdkit", rate.of))
 	if f.n == 0 {
 		return nil
 	}
-	qrbd, nbdkit := figureOf(r.values(name, "qrbd", rate.of)), figureOf(r.values(name, "nbdkit", rate.of))
+	qrbd, nbdkit := figureOf(r.values(name, column, rate.of)), figureOf(r.values(name, "nbdkit", rate.of))
 	_, quiet := r.counted(name)
 	return []verdict{{
 		what: fmt.Sprintf("%s at least %.1f of nbdkit's", it.title, floorReadsMin), met: f.median >= floorReadsMin, doubtful: f.holds(floorReadsMin) || !quiet,
-		measured: fmt.Sprintf("qrbd %s /s, nbdkit %s /s, ratio %s", qrbd.plain(), nbdkit.plain(), f.cell()),
+		measured: fmt.Sprintf("%s %s /s, nbdkit %s /s, ratio %s", column, qrbd.plain(), nbdkit.plain(), f.cell()),
 	}}
 }
 

@@ -47,7 +47,7 @@ type quotient struct{ above, below string }
 // quotients returns the ratios that the columns allow: qrbd's if it was measured, else the fixed points' own.
 func quotients(columns []string) []quotient {
 	var qs []quotient
-	for _, q := range []quotient{{"qrbd", "nbdkit"}, {"qrbd", "qemu"}} {
+	for _, q := range []quotient{{"qrbd", "nbdkit"}, {qrbdTCP, "nbdkit"}, {"qrbd", "qemu"}, {qrbdTCP, "qemu"}} {
 		if slices.Contains(columns, q.above) && slices.Contains(columns, q.below) {
 			qs = append(qs, q)
 		}
