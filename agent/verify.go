@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/qrbd/qrbd/agent/config"
@@ -18,8 +19,8 @@ import (
 // interrupted verify goes on where it was.
 type verifier struct {
 	name string
-	size int64
-	path string // of the records; "": they are not kept
+	size atomic.Int64 // of the volume, bytes
+	path string       // of the records; "": they are not kept
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -153,7 +154,7 @@ func (v *verifier) run(ctx context.Context, vol running, o verifyRun, progress f
 	rec.Ended, rec.Off, rec.Len, rec.Next, rec.Checked, rec.Bad, rec.Ranges = time.Now(), r.Off, r.Len, r.Next, r.Checked, r.Bad, r.Ranges
 	rec.Repaired, rec.Stopped = r.Repaired, ""
 	switch {
-	case rec.complete() && rec.whole(v.size):
+	case rec.complete() && rec.whole(v.size.Load()):
 		rec.Full = rec.Ended
 	case !rec.complete() && err != nil:
 		rec.Stopped = err.Error()

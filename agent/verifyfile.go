@@ -23,7 +23,8 @@ const verifyFileVersion = 1
 // newVerifier reads what is known. The error says why the file was not taken; the
 // verifier works without it.
 func newVerifier(name string, size int64, path string) (*verifier, error) {
-	v := &verifier{name: name, size: size, path: path, records: map[string]*verifyRecord{}}
+	v := &verifier{name: name, path: path, records: map[string]*verifyRecord{}}
+	v.size.Store(size)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return v, nil

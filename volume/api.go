@@ -211,8 +211,9 @@ type PeerStatus struct {
 	Role        string  `json:"role"`
 	Disk        string  `json:"disk"`
 	Protocol    string  `json:"protocol"`
-	OutOfSync   int64   `json:"out_of_sync"`  // bytes
-	SyncPercent float64 `json:"sync_percent"` // 100 when nothing is out of sync
+	Size        int64   `json:"size,omitempty"` // bytes, as the peer said last; 0: it has not
+	OutOfSync   int64   `json:"out_of_sync"`    // bytes
+	SyncPercent float64 `json:"sync_percent"`   // 100 when nothing is out of sync
 	Reason      string  `json:"reason,omitempty"`
 
 	// What would be lost were this node to die now and the peer to go on: the bytes

@@ -158,6 +158,9 @@ func peerStatus(now replica.Time, size int64, p *replica.PeerView, applied, rece
 		}
 		s.BehindSeconds = &behind
 	}
+	if p.Heard != nil {
+		s.Size = int64(p.Heard.Size)
+	}
 	if p.Conn != protocol.Connected || p.Repl == protocol.ReplOff {
 		s.Reason = p.Reason
 	}

@@ -51,6 +51,12 @@ type DestroyRequest struct {
 	Force    bool `json:"force"`    // also if it may be the last copy
 }
 
+// ResizeRequest asks for another size.
+type ResizeRequest struct {
+	Size  int64 `json:"size"`  // bytes
+	Force bool  `json:"force"` // disconnect the clients for a moment
+}
+
 // PromoteRequest carries volume.PromoteOptions.
 type PromoteRequest struct {
 	Force      bool `json:"force"`
@@ -161,6 +167,8 @@ type Node interface {
 	Create(ctx context.Context, name string, r CreateRequest) error
 	// Destroy removes this node's replica; the volume is then one that is not created.
 	Destroy(ctx context.Context, name string, r DestroyRequest) error
+	// Resize makes this node's replica larger. It may take long.
+	Resize(ctx context.Context, name string, r ResizeRequest) error
 	Promote(ctx context.Context, name string, r PromoteRequest) error
 	Demote(ctx context.Context, name string, r DemoteRequest) error
 	Switchover(ctx context.Context, name string, r SwitchoverRequest) error

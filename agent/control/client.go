@@ -80,6 +80,12 @@ func (c *Client) Destroy(ctx context.Context, name string, r DestroyRequest) err
 	return c.post(ctx, name, "destroy", r)
 }
 
+// Resize makes this node's replica larger.
+func (c *Client) Resize(ctx context.Context, name string, r ResizeRequest) error {
+	_, err := c.long(ctx, volumePath(name, "resize"), r, nil)
+	return err
+}
+
 // Promote makes the volume primary here.
 func (c *Client) Promote(ctx context.Context, name string, r PromoteRequest) error {
 	return c.post(ctx, name, "promote", r)

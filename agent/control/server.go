@@ -95,6 +95,7 @@ func (s *Server) routes() http.Handler {
 	})
 	mux.HandleFunc("GET /v1/events", s.streamEvents)
 	mux.HandleFunc("POST /v1/volumes/{name}/create", call(s, s.node.Create))
+	mux.HandleFunc("POST /v1/volumes/{name}/resize", s.resize)
 	mux.HandleFunc("POST /v1/volumes/{name}/destroy", call(s, s.node.Destroy))
 	mux.HandleFunc("POST /v1/volumes/{name}/promote", call(s, s.node.Promote))
 	mux.HandleFunc("POST /v1/volumes/{name}/demote", call(s, s.node.Demote))
@@ -135,6 +136,21 @@ func call[T any](s *Server, op func(context.Context, string, T) error) http.Hand
 		s.log.Info("operation done", "volume", name, "operation", path.Base(r.URL.Path))
 		writeJSON(w, http.StatusOK, struct{}{})
 	}
+}
+
+// resize answers when it is done: zeroing a large device has no end of its own.
+func (s *Server) resize(w http.ResponseWriter, r *http.Request) {
+	var req ResizeRequest
+	if err := readBody(w, r, &req); err != nil {
+		writeError(w, err)
+		return
+	}
+	if err := s.node.Resize(r.Context(), r.PathValue("name"), req); err != nil {
+		s.log.Info("operation refused", "volume", r.PathValue("name"), "operation", "resize", "err", err)
+		writeError(w, err)
+		return
+	}
+	_ = startLines(w).write(Progress{Done: true})
 }
 
 // readBody decodes a request strictly: a field that this version does not know

@@ -71,6 +71,9 @@ func (f *fakeNode) Reload(context.Context) (control.ReloadReport, error) {
 func (f *fakeNode) Destroy(_ context.Context, n string, r control.DestroyRequest) error {
 	return f.note("destroy %s %+v", n, r)
 }
+func (f *fakeNode) Resize(_ context.Context, n string, r control.ResizeRequest) error {
+	return f.note("resize %s %+v", n, r)
+}
 func (f *fakeNode) Invalidate(_ context.Context, n string) error { return f.note("invalidate %s", n) }
 func (f *fakeNode) Archives(n string) ([]volume.ArchiveInfo, error) {
 	until := time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
@@ -175,6 +178,8 @@ func TestCommandsReachTheAgent(t *testing.T) {
 		{"disconnect crm beta", "disconnect crm {Peer:beta}"},
 		{"replace-disk crm", "replace-disk crm"},
 		{"invalidate crm", "invalidate crm"},
+		{"resize crm 20GiB", "resize crm {Size:21474836480 Force:false}"},
+		{"resize --force crm 1MiB", "resize crm {Size:1048576 Force:true}"},
 		{"destroy crm --yes --archives", "destroy crm {Backing:false Archives:true Force:false}"},
 		{"destroy --force --yes crm --backing", "destroy crm {Backing:true Archives:false Force:true}"},
 		{"verify crm beta", "verify crm {Peer:beta Off:0 Len:0 Rate:0 Repair:false From: Resume:false Stop:false}"},

@@ -87,6 +87,9 @@ func commands(t *terminal) []*cli.Command {
 		command(t, "create", "VOLUME", "make a volume's backing store and metadata", 1, 1, remote(
 			boolFlag("force", "overwrite what is there: its data are lost"),
 		), runCreate),
+		command(t, "resize", "VOLUME SIZE", "make this node's replica larger; on the primary last", 2, 2, remote(
+			boolFlag("force", "disconnect clients for a moment"),
+		), runResize),
 		command(t, "destroy", "VOLUME", "remove this node's replica of a volume", 1, 1, remote(
 			boolFlag("yes", "do not ask for the volume's name again"),
 			boolFlag("backing", "remove the backing store too (of a block device: zero its first MiB)"),
@@ -227,6 +230,16 @@ func runCreate(c call) error {
 	}
 	fmt.Fprintf(c.t.out, "volume %s is created; once it is on its peers too, start it on one node with: qrbd promote %s --force\n", name, name)
 	return nil
+}
+
+func runResize(c call) error {
+	size, err := config.ParseSize(c.Args().Get(1))
+	if err != nil {
+		return usage("resize: %v", err)
+	}
+	return c.operate(fmt.Sprintf("volume %s has %s here", c.volumeName(), c.Args().Get(1)), func(ctx context.Context, cl *control.Client, name string) error {
+		return cl.Resize(ctx, name, control.ResizeRequest{Size: size, Force: c.Bool("force")})
+	})
 }
 
 // runDestroy asks once more: what it removes is not only out of sync but gone.

@@ -93,7 +93,7 @@ func (d *Dir) read(name string) (*File, error) {
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	if f.head.Size != d.opt.Size || f.head.Volume != d.opt.Volume {
+	if f.head.Size > d.opt.Size || f.head.Volume != d.opt.Volume {
 		return nil, errors.Join(fmt.Errorf("%w of this volume, but of %s with %d bytes", ErrNotArchive, f.head.Volume, f.head.Size), st.Close())
 	}
 	if f.damage != nil {

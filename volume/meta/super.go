@@ -11,7 +11,7 @@ import (
 // Super is what a node remembers of a volume besides bitmaps and activity map.
 type Super struct {
 	Volume  protocol.VolumeID // zero: not yet given
-	Size    int64             // bytes; never changes
+	Size    int64             // bytes; changed by Grow only
 	Node    string            // this node's name
 	Name    string            // the volume's name
 	Disk    protocol.Disk     // as last known
@@ -47,6 +47,8 @@ func Check(s *Super, wantSize int64, wantName, wantNode string) error {
 		return fmt.Errorf("%w: it belongs to volume %q, not %q", ErrMismatch, s.Name, wantName)
 	case s.Node != wantNode:
 		return fmt.Errorf("%w: volume %q was created on node %q, not %q", ErrMismatch, s.Name, s.Node, wantNode)
+	case s.Size < wantSize:
+		return fmt.Errorf("%w: volume %q was created with %d bytes, configured are %d: to make it larger run qrbd resize %s %dB", ErrMismatch, s.Name, s.Size, wantSize, s.Name, wantSize)
 	case s.Size != wantSize:
 		return fmt.Errorf("%w: volume %q was created with %d bytes, configured are %d", ErrMismatch, s.Name, s.Size, wantSize)
 	}
