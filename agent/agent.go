@@ -166,7 +166,9 @@ func (a *Agent) start() (err error) {
 	if a.metrics, err = a.startMetrics(); err != nil {
 		return err
 	}
-	a.control, err = control.Listen(a.cfg.Node.Control, a, a.events, a.log)
+	n := &a.cfg.Node
+	access := control.Access{Owner: control.Account(n.ControlOwner), Group: control.Account(n.ControlGroup), Readers: control.Account(n.ControlReaders)}
+	a.control, err = control.Listen(n.Control, access, a, a.events, a.log)
 	return err
 }
 

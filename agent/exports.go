@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -71,7 +72,7 @@ func (d *door) open(pool *blockdev.Pool, log *slog.Logger) error {
 			log.Warn("the certificate of an export has expired: clients will refuse it; put a new one in its place", "export", d.export.String(), "certificate", t.Certificate, "expired", end)
 		}
 	}
-	l, err := nbd.Listen(d.export.String())
+	l, err := d.listen()
 	if err != nil {
 		return fmt.Errorf("export of volume %s: %w", name, err)
 	}
@@ -83,6 +84,24 @@ func (d *door) open(pool *blockdev.Pool, log *slog.Logger) error {
 		}
 	}()
 	return nil
+}
+
+// listen opens the address. A Unix socket is its one volume's.
+func (d *door) listen() (net.Listener, error) {
+	if d.export.Network != "unix" {
+		return nbd.Listen(d.export.String())
+	}
+	a, access := nbd.Private(), d.slots[0].cfg.ExportAccess
+	if access.Owner.Name != "" {
+		a.UID = access.Owner.ID
+	}
+	if access.Group.Name != "" {
+		a.GID = access.Group.ID
+	}
+	if access.Mode != 0 {
+		a.Mode = access.Mode
+	}
+	return nbd.ListenUnix(d.export.Address, a)
 }
 
 // addDoor exports a volume that was added: behind the door that listens on its address

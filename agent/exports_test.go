@@ -5,9 +5,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/qrbd/qrbd/agent/config"
@@ -119,6 +122,26 @@ func TestExportOverTLS(t *testing.T) {
 	d := a.doors()[0]
 	if got := d.List(nbd.Caller{Certificate: leaf(t, db9)}); !slices.Equal(got, []string{"web"}) || len(a.doors()) != 1 {
 		t.Errorf("db9 sees %v at %d addresses", got, len(a.doors()))
+	}
+}
+
+// TestExportSocketIsGivenAway: by the configuration, before anybody connects.
+func TestExportSocketIsGivenAway(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("giving files away needs root")
+	}
+	a, _ := start(t, nil, func(o *Options) {
+		o.Config.Volumes[0].ExportAccess = config.ExportAccess{Owner: config.Account{Name: "db", ID: 64001}, Group: config.Account{Name: "dbs", ID: 64201}, Mode: 0o660}
+	})
+	for name, want := range map[string]string{"crm": "64001 64201 -rw-rw----", "web": fmt.Sprintf("0 %d -rw-------", os.Getegid())} {
+		st, err := os.Stat(a.slot(name).cfg.Export.Address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sys := st.Sys().(*syscall.Stat_t)
+		if got := fmt.Sprint(sys.Uid, sys.Gid, st.Mode().Perm()); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
 	}
 }
 

@@ -40,14 +40,19 @@ type Config struct {
 
 // Node is the [node] section.
 type Node struct {
-	Name        string
-	Listen      string // host:port for peers, UDP and, if a peer has that transport, TCP
-	State       string // directory of identity key, metadata and archives
-	ArchiveDir  string // "": archive in State
-	Control     string // path of the control socket
-	Metrics     string // host:port for metrics; "": none
-	Heartbeat   time.Duration
-	PeerTimeout time.Duration // silence after which a peer counts as lost
+	Name       string
+	Listen     string // host:port for peers, UDP and, if a peer has that transport, TCP
+	State      string // directory of identity key, metadata and archives
+	ArchiveDir string // "": archive in State
+	Control    string // path of the control socket
+	// Beside root and the agent's own user: who may do everything by the control
+	// socket, and who may read.
+	ControlOwner   Account
+	ControlGroup   Account
+	ControlReaders Account
+	Metrics        string // host:port for metrics; "": none
+	Heartbeat      time.Duration
+	PeerTimeout    time.Duration // silence after which a peer counts as lost
 }
 
 // Peer is a [[peer]] section.
@@ -65,6 +70,8 @@ type Volume struct {
 	Size    int64 // bytes, a multiple of 512
 	Backing string
 	Export  Export
+	// ExportAccess is of a Unix socket.
+	ExportAccess ExportAccess
 	// ExportTLS is required of a TCP export off loopback; nil: no TLS.
 	ExportTLS     *ExportTLS
 	ExportClients []string // names of certificates, one of which a client must have

@@ -38,6 +38,9 @@ listen  = "10.0.0.1:7790"
 state   = "/var/lib/qrbd"
 archive_dir = "/mnt/archives"
 control = "/run/qrbd/control.sock"
+control_owner = "root"
+control_group = "4711"
+control_readers = "4712"
 metrics = "127.0.0.1:9790"
 heartbeat = "500ms"
 peer_timeout = "2s"
@@ -90,7 +93,8 @@ func TestWholeConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Node != (Node{"alpha", "10.0.0.1:7790", "/var/lib/qrbd", "/mnt/archives", "/run/qrbd/control.sock", "127.0.0.1:9790", 500 * time.Millisecond, 2 * time.Second}) {
+	if c.Node != (Node{"alpha", "10.0.0.1:7790", "/var/lib/qrbd", "/mnt/archives", "/run/qrbd/control.sock", Account{"root", 0}, Account{"4711", 4711}, Account{"4712", 4712},
+		"127.0.0.1:9790", 500 * time.Millisecond, 2 * time.Second}) {
 		t.Errorf("node: %+v", c.Node)
 	}
 	if len(c.Peers) != 2 || len(c.Peers[0].Keys) != 2 || len(c.Peers[1].Keys) != 1 || c.Peers[1].Address != "gamma.example.org:7790" {
@@ -206,6 +210,15 @@ func TestFaults(t *testing.T) {
 		{"export length", node + strings.Replace(vol, "unix:/s", "unix:/"+strings.Repeat("s", 107), 1), []fault{{8, "volume.export", "at most 107"}}},
 		{"export off loopback", node + strings.Replace(vol, "unix:/s", "tcp:10.0.0.1:10809", 1), []fault{{8, "volume.export", "TLS"}}},
 		{"export everywhere", node + strings.Replace(vol, "unix:/s", "tcp::10809", 1), []fault{{8, "volume.export", "TLS"}}},
+		{"accounts", node + "control_owner = \"no-such-user\"\ncontrol_group = \"no such group\"\ncontrol_readers = \"4294967295\"\n", []fault{
+			{4, "node.control_owner", `no user "no-such-user"`}, {5, "node.control_group", `no group "no such group"`}, {6, "node.control_readers", "not the number of a group"}}},
+		{"readers are operators", node + "control_group = \"root\"\ncontrol_readers = \"0\"\n", []fault{{5, "node.control_readers", "everything"}}},
+		{"export accounts", node + vol + "export_owner = \"nobody-here\"\nexport_group = 100\n", []fault{{9, "volume.export_owner", "no user"}, {10, "volume.export_group", "number 100"}}},
+		{"export mode", node + vol + "export_mode = \"rw\"\n", []fault{{9, "volume.export_mode", "not a mode"}}},
+		{"export mode of all", node + vol + "export_mode = \"0666\"\n", []fault{{9, "volume.export_mode", "every user of this host"}}},
+		{"export mode of a program", node + vol + "export_mode = \"0700\"\n", []fault{{9, "volume.export_mode", "means nothing"}}},
+		{"export mode of nobody", node + vol + "export_mode = \"0060\"\n", []fault{{9, "volume.export_mode", "means nothing"}}},
+		{"export group by TCP", node + strings.Replace(vol, "unix:/s", "tcp:127.0.0.1:10809", 1) + "export_group = \"root\"\n", []fault{{9, "volume.export_group", "unix: exports"}}},
 		{"export host name", node + strings.Replace(vol, "unix:/s", "tcp:alpha.example:10809", 1) + secure, []fault{{8, "volume.export", "IP address"}}},
 		{"export by TLS on a socket", node + vol + secure, []fault{{9, "volume.export_tls", "tcp: exports"}}},
 		{"export_tls text", node + strings.Replace(vol, "unix:/s", "tcp::10809", 1) + "export_tls = \"/etc/qrbd/tls\"\n", []fault{{9, "volume.export_tls", "[volume.export_tls]"}}},
@@ -265,7 +278,7 @@ func TestFaults(t *testing.T) {
 
 func TestErrorText(t *testing.T) {
 	_, err := Parse("/etc/q.toml", []byte("[node]\nname = \"a\"\nlisten = \":1\"\n\nmetrix = \"\"\n"))
-	want := "/etc/q.toml:5: node.metrix: unknown key: this section has name, listen, state, archive_dir, control, metrics, heartbeat, peer_timeout"
+	want := "/etc/q.toml:5: node.metrix: unknown key: this section has name, listen, state, archive_dir, control, control_owner, control_group, control_readers, metrics, heartbeat, peer_timeout"
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
@@ -279,6 +292,27 @@ key = "/k.pem"
 client_ca = "/ca.pem"
 clients = ["db1"]
 `
+
+func TestExportAccess(t *testing.T) {
+	agents, root := Account{}, Account{"root", 0}
+	for keys, want := range map[string]ExportAccess{
+		"":                        {agents, agents, 0o600},
+		"export_owner = \"root\"": {root, agents, 0o600},
+		"export_group = \"root\"": {agents, root, 0o660},
+		"export_group = \"4711\"": {agents, Account{"4711", 4711}, 0o660},
+		"export_mode = \"660\"":   {agents, agents, 0o660},
+		"export_group = \"root\"\nexport_mode = \"0600\"\nexport_owner = \"0\"": {Account{"0", 0}, root, 0o600},
+	} {
+		c, err := Parse("f", []byte("[node]\nname = \"a\"\nlisten = \":1\"\n[[volume]]\nname = \"x\"\nsize = \"1MiB\"\nbacking = \"/x\"\nexport = \"unix:/s\"\n"+keys+"\n"))
+		if err != nil {
+			t.Errorf("%s: %v", keys, err)
+			continue
+		}
+		if got := c.Volumes[0].ExportAccess; got != want {
+			t.Errorf("%s: %+v, want %+v", keys, got, want)
+		}
+	}
+}
 
 func TestExportTLS(t *testing.T) {
 	base := "[node]\nname = \"a\"\nlisten = \":1\"\n"

@@ -32,6 +32,12 @@ func decodeNode(n *Node, s *section) {
 	n.State = read(s, "state", DefaultState, parsePath)
 	n.ArchiveDir = read(s, "archive_dir", "", parsePath)
 	n.Control = read(s, "control", DefaultControl, parseSocketPath)
+	n.ControlOwner = read(s, "control_owner", "", parseUser)
+	n.ControlGroup = read(s, "control_group", "", parseGroup)
+	n.ControlReaders = read(s, "control_readers", "", parseGroup)
+	if n.ControlReaders.Name != "" && n.ControlGroup.Name != "" && n.ControlReaders.ID == n.ControlGroup.ID {
+		s.fault("control_readers", "%q is the group of control_group: its members may do everything", n.ControlReaders.Name)
+	}
 	n.Metrics = read(s, "metrics", "", parseMetrics)
 	n.Heartbeat = readDuration(s, "heartbeat", DefaultHeartbeat)
 	n.PeerTimeout = readDuration(s, "peer_timeout", DefaultPeerTimeout)
@@ -109,6 +115,7 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 	if v.VerifyWindow != (Window{}) && v.VerifyEvery == 0 {
 		s.fault("verify_window", "says nothing without verify_every")
 	}
+	v.ExportAccess = decodeExportAccess(s, v.Export)
 	v.ExportTLS, v.ExportClients = decodeExportTLS(s, v.Export)
 	mode := read(s, "protocol", "C", parseMode)
 	v.Peers = decodeVolumePeers(s, mode, peers)

@@ -136,6 +136,8 @@ func snake(field string) string {
 		return "after_sb_*pri"
 	case "ExportClients":
 		return "export_tls.clients"
+	case "ExportAccess":
+		return "export_owner, export_group or export_mode"
 	}
 	var b strings.Builder
 	for i, r := range field {

@@ -48,7 +48,9 @@ func quote(s string) string {
 	return b.String()
 }
 
-const templateRest = `#metrics      = "127.0.0.1:9790"       # Prometheus metrics and /healthz; default: none
+const templateRest = `#control_group   = "disk"               # a group that may use the control socket too, beside root; or control_owner, a user
+#control_readers = "adm"                # a group that may look: status, events, explain
+#metrics      = "127.0.0.1:9790"       # Prometheus metrics and /healthz; default: none
 #archive_dir  = "/var/lib/qrbd/archive" # where lost sides of split brains are kept; default: archive in state
 #heartbeat    = "500ms"                # how often a peer is asked whether it is there
 #peer_timeout = "3s"                   # a peer that was silent for so long is lost
@@ -70,6 +72,7 @@ const templateRest = `#metrics      = "127.0.0.1:9790"       # Prometheus metric
 #size     = "10GiB"                     # B, KiB, MiB, GiB or TiB
 #backing  = "/var/lib/qrbd/crm.img"     # a file (created sparse) or a block device
 #export   = "unix:/run/qrbd/crm.sock"   # or "tcp:127.0.0.1:10809"
+#export_group = "disk"                  # unix: who may use it beside root; or export_owner, a user, and export_mode
 #peers    = ["beta"]                    # default: every peer
 #protocol = "C"                         # C: a write is done when the peer has applied it
 #                                       # B: ... has received it; A: ... is queued to it

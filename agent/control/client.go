@@ -256,7 +256,7 @@ func (c *Client) explain(err error) error {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w (no answer on %s): start it with qrbd agent", ErrNotRunning, c.path)
 	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("the control socket %s may not be used by this user: run the command as the agent's user (root)", c.path)
+		return fmt.Errorf("the control socket %s may not be used by this user: run the command as root, or be a member of the group that control_group or control_readers names", c.path)
 	case errors.Is(err, context.DeadlineExceeded):
 		return &volume.Error{Code: protocol.CodeTimeout, Text: fmt.Sprintf("the agent did not answer on %s in time; the operation may still complete: look at qrbd status", c.path)}
 	case errors.Is(err, context.Canceled):

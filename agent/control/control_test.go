@@ -126,7 +126,7 @@ func serve(t *testing.T) (*fakeNode, *Ring, *Client) {
 	t.Helper()
 	node, ring := &fakeNode{}, NewRing(8)
 	path := filepath.Join(t.TempDir(), "run", "c.sock")
-	s, err := Listen(path, node, ring, slog.New(slog.DiscardHandler))
+	s, err := Listen(path, Access{}, node, ring, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +212,7 @@ func TestSocketBelongsToItsOwner(t *testing.T) {
 
 func TestSecondServerIsRefused(t *testing.T) {
 	_, _, c := serve(t)
-	if s, err := Listen(c.path, &fakeNode{}, NewRing(1), slog.New(slog.DiscardHandler)); err == nil {
+	if s, err := Listen(c.path, Access{}, &fakeNode{}, NewRing(1), slog.New(slog.DiscardHandler)); err == nil {
 		s.Close(t.Context())
 		t.Error("two servers on one socket")
 	}
@@ -335,7 +335,7 @@ func TestEventStream(t *testing.T) {
 func TestEventStreamEndsWithTheServer(t *testing.T) {
 	node, ring := &fakeNode{}, NewRing(8)
 	path := filepath.Join(t.TempDir(), "c.sock")
-	s, err := Listen(path, node, ring, slog.New(slog.DiscardHandler))
+	s, err := Listen(path, Access{}, node, ring, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

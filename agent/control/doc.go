@@ -1,6 +1,8 @@
 // Package control is how commands speak with the running agent: HTTP and JSON
-// over a Unix socket that only its owner may use (0600), so that it can be
-// looked into with curl.
+// over a Unix socket, so that it can be looked into with curl. Who is at the other
+// end is asked of the kernel: root, the agent's own user, and whom Access names may
+// do everything; one group may be let look only. Every change is logged with the
+// user, uid and process that asked for it.
 //
 //	qrbd status ──► Client ── unix socket ──► Server ──► Node (the agent)
 //
@@ -24,7 +26,7 @@
 // answer is one JSON object a line and ends with one that has "done" or
 // "error".
 //
-// Invariants: every call has an end (callMax, or what the request asks for);
+// Invariants: a route that is not listed as readable needs all rights; every call has an end (callMax, or what the request asks for);
 // a request body has at most bodyMax bytes; the event ring holds at most
 // ringMax events, and a reader that is too slow sees a gap, never waits for it
 // and never holds the agent back.

@@ -22,6 +22,7 @@ import (
 // Server answers on a control socket.
 type Server struct {
 	node   Node
+	access Access
 	events *Ring
 	log    *slog.Logger
 	http   *http.Server
@@ -30,26 +31,27 @@ type Server struct {
 	base   context.Context // of every request
 }
 
-// Listen makes the socket at path (0600, replacing one that a dead agent left)
-// and serves until Close.
-func Listen(path string, node Node, events *Ring, log *slog.Logger) (*Server, error) {
-	l, err := nbd.Listen("unix:" + path)
+// Listen makes the socket at path, replacing one that a dead agent left, and
+// serves until Close whom access lets in.
+func Listen(path string, access Access, node Node, events *Ring, log *slog.Logger) (*Server, error) {
+	l, err := nbd.ListenUnix(path, access.socket())
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	s := &Server{node: node, events: events, log: log, done: make(chan struct{})}
+	s := &Server{node: node, access: access, events: events, log: log, done: make(chan struct{})}
 	s.base, s.stop = context.WithCancel(context.Background())
 	s.http = &http.Server{
-		Handler:           s.routes(),
+		Handler:           s.guard(s.routes()),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       60 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 		BaseContext:       func(net.Listener) context.Context { return s.base },
+		ConnContext:       withCaller,
 		ErrorLog:          slogAdapter(log),
 	}
 	go func() {
 		defer close(s.done)
-		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.http.Serve(&gate{Listener: l, access: access}); !errors.Is(err, http.ErrServerClosed) {
 			log.Error("control socket ended", "path", path, "err", err)
 		}
 	}()
@@ -68,7 +70,7 @@ func (s *Server) Close(ctx context.Context) error {
 	return err
 }
 
-func (s *Server) routes() http.Handler {
+func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("io") == "1" {
@@ -128,12 +130,13 @@ func call[T any](s *Server, op func(context.Context, string, T) error) http.Hand
 		ctx, cancel := context.WithTimeout(r.Context(), callMax)
 		defer cancel()
 		name := r.PathValue("name")
+		log := s.log.With("volume", name, "operation", path.Base(r.URL.Path)).With(callerFrom(r).attrs()...)
 		if err := op(ctx, name, req); err != nil {
-			s.log.Info("operation refused", "volume", name, "operation", path.Base(r.URL.Path), "err", err)
+			log.Info("operation refused", "err", err)
 			writeError(w, err)
 			return
 		}
-		s.log.Info("operation done", "volume", name, "operation", path.Base(r.URL.Path))
+		log.Info("operation done")
 		writeJSON(w, http.StatusOK, struct{}{})
 	}
 }

@@ -20,7 +20,7 @@ var ErrInUse = errors.New("address is in use")
 
 // Listen opens the address of an export:
 //
-//	unix:/path       a socket that only its owner may use (mode 0600)
+//	unix:/path       a socket that only its owner may use (mode 0600); see ListenUnix
 //	tcp:host:port    TCP; off loopback the server needs Credentials, or anybody
 //	                 on the network may read and write
 //
@@ -31,7 +31,7 @@ func Listen(addr string) (net.Listener, error) {
 	network, rest, _ := strings.Cut(addr, ":")
 	switch {
 	case network == "unix" && rest != "":
-		return listenUnix(rest)
+		return ListenUnix(rest, Private())
 	case network == "tcp" && rest != "":
 		l, err := net.Listen("tcp", rest)
 		if err != nil {
@@ -42,7 +42,46 @@ func Listen(addr string) (net.Listener, error) {
 	return nil, fmt.Errorf("listening on %q: want unix:/path or tcp:host:port", addr)
 }
 
-func listenUnix(path string) (net.Listener, error) {
+// Access is the ownership of a Unix socket. Who may write to it may connect.
+type Access struct {
+	UID, GID int // -1: those of the process
+	Mode     fs.FileMode
+}
+
+// Private is the access of nobody but the process's user.
+func Private() Access { return Access{UID: -1, GID: -1, Mode: 0o600} }
+
+// grant gives the socket at path, which is private so far, to whom it is for. The
+// file is held by a descriptor meanwhile, and no link is followed, so that nothing
+// else is given away where others may write to the directory.
+func (a Access) grant(path string) error {
+	if a == Private() {
+		return nil
+	}
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return errors.New("the socket was replaced by another file")
+	}
+	if err := unix.Fchownat(fd, "", a.UID, a.GID, unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("giving the socket to uid %d, gid %d (-1: unchanged): %w; only root may, or a member of the group", a.UID, a.GID, err)
+	}
+	// chmod takes no descriptor of this kind but under its name in /proc.
+	if err := os.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), a.Mode); err != nil {
+		return fmt.Errorf("mode %#o of the socket: %w", a.Mode, err)
+	}
+	return nil
+}
+
+// ListenUnix opens a Unix socket at path for a.
+func ListenUnix(path string, a Access) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("making the directory of a socket: %w", err)
 	}
@@ -61,6 +100,10 @@ func listenUnix(path string) (net.Listener, error) {
 	l, err := lc.Listen(context.Background(), "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", path, inUse(err))
+	}
+	if err := a.grant(path); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("listening on %s: %w", path, err)
 	}
 	return l, nil
 }

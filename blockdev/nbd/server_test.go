@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -448,4 +449,31 @@ func TestBadMagic(t *testing.T) {
 		t.Error("it reached the device")
 	}
 	alive(t, s)
+}
+
+// TestListenUnix gives a socket to a user and a group, and nothing else to anybody.
+func TestListenUnix(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("giving files away needs root")
+	}
+	dir := t.TempDir()
+	for name, tt := range map[string]struct {
+		access   nbd.Access
+		uid, gid uint32
+		mode     os.FileMode
+	}{
+		"private":         {nbd.Private(), 0, uint32(os.Getegid()), 0o600},
+		"of a user":       {nbd.Access{UID: 64001, GID: -1, Mode: 0o600}, 64001, uint32(os.Getegid()), 0o600},
+		"of a group":      {nbd.Access{UID: -1, GID: 64201, Mode: 0o660}, 0, 64201, 0o660},
+		"of both, closed": {nbd.Access{UID: 64001, GID: 64201, Mode: 0o600}, 64001, 64201, 0o600},
+	} {
+		l, err := nbd.ListenUnix(filepath.Join(dir, "s"), tt.access)
+		must(t, err)
+		st, err := os.Lstat(filepath.Join(dir, "s"))
+		must(t, err)
+		if sys := st.Sys().(*syscall.Stat_t); sys.Uid != tt.uid || sys.Gid != tt.gid || st.Mode().Perm() != tt.mode {
+			t.Errorf("%s: uid %d, gid %d, %v", name, sys.Uid, sys.Gid, st.Mode())
+		}
+		l.Close()
+	}
 }

@@ -135,7 +135,7 @@ func (b *bench) write(path, text string) {
 func (b *bench) agent(node control.Node) *control.Ring {
 	b.t.Helper()
 	ring := control.NewRing(0)
-	s, err := control.Listen(b.socket, node, ring, slog.New(slog.DiscardHandler))
+	s, err := control.Listen(b.socket, control.Access{}, node, ring, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.t.Fatal(err)
 	}
