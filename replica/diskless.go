@@ -200,6 +200,7 @@ func (m *Machine) withoutData(r *Request) {
 // be reached is known to have. Suspended, it is issued again when there is one:
 // nothing that overlaps it was issued since, so that doing it twice does no harm.
 func (m *Machine) orphan(r *Request) {
+	m.reread(r)
 	if m.cfg.NoData != NoDataSuspend || m.stopping || m.drain != nil || r.Internal() {
 		if r.err == nil {
 			r.err = ErrNoData
@@ -217,6 +218,20 @@ func (m *Machine) orphan(r *Request) {
 	m.pumpReads()
 	m.pumpPulls()
 	m.pumpOverlapped()
+}
+
+// reread has the reads done again that may have seen a write which no copy that can be
+// reached is known to have.
+func (m *Machine) reread(w *Request) {
+	parked := m.readBack
+	m.readBack = nil
+	for _, r := range parked {
+		if w.seq > r.covers || w.Off >= r.Off+r.Len || r.Off >= w.Off+w.Len {
+			m.readBack = append(m.readBack, r)
+			continue
+		}
+		m.readmit(r)
+	}
 }
 
 // mintAborted ends a mint that no carrier is left for.

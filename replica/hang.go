@@ -27,13 +27,14 @@ func (m *Machine) localReadDone(r *Request) {
 
 // tickDisk fails a disk, or metadata, that do not answer: every wait has an end
 // (P8). What is done elsewhere on the disk shows that it lives; a single operation
-// gets four times as long all the same.
+// gets four times as long all the same. What is still with a disk that has failed for
+// another reason is given up the same way.
 func (m *Machine) tickDisk() {
 	limit := m.cfg.DiskTimeout
-	if limit == 0 || !m.usable() || m.stopping {
+	if limit == 0 || m.stopping {
 		return
 	}
-	if m.metaBusy && m.now-m.metaAt > limit {
+	if m.usable() && m.metaBusy && m.now-m.metaAt > limit {
 		m.metaLost("its metadata have not been written for " + seconds(limit))
 		m.abandonLocal()
 		return

@@ -53,12 +53,18 @@ func (m *Machine) needsMending(p *peer) string {
 		return "connected, both disks are in order, and nothing is replicated"
 	case m.deserted(p):
 		return "the primary that kept the two in sync is gone"
-	case p.repl != protocol.Established || p.dirty.Count() <= p.verified:
+	case p.repl != protocol.Established || !p.unsettled():
 		return ""
 	case m.role == protocol.Primary || p.role == protocol.Primary || m.primary() == "" && p.role == protocol.Secondary:
 		return fmt.Sprintf("%d blocks are out of sync and nothing copies them", p.dirty.Count())
 	}
 	return ""
+}
+
+// unsettled reports whether blocks are marked toward p that it is to get: not only by a
+// verify, whose bits wait for the operator or the next connection.
+func (p *peer) unsettled() bool {
+	return p.dirty.Count() > p.verified || p.spoiled && p.dirty.Count() > 0
 }
 
 // deserted reports whether this secondary and p have only been told by a primary that

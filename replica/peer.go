@@ -105,6 +105,7 @@ type peer struct {
 	verify      VerifyResult // the one under way, or the last
 	verifyReply func(error)
 	lastRun     uint64 // the last id of a verify: its answers may come during the next
+	spoiled     bool   // a write that p has failed here since the two were connected: its blocks are to be copied
 	verified    int64  // so many bits were set when a verify had marked some: they wait for the next connect
 	repair      repair // operator: which of two secondaries is right
 	mendAt      Time   // not before: the background check

@@ -284,7 +284,7 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 		ans.Code, ans.Text = protocol.CodeTwoPrimaries, m.cfg.Name+" is primary on "+m.primary()+", which "+m.cfg.Self+" is connected to"
 	case m.newer(p) && !a.Force:
 		ans.Code, ans.Text = protocol.CodeNotAllowed, fmt.Sprintf("%s has newer data than %s. Promote %s, or wait until %s is in sync", m.cfg.Self, p.name, m.cfg.Self, p.name)
-	case p.repl == protocol.Established && p.lastWhy != RuleDefer && p.dirty.Count() != 0 && p.dirty.Count() > p.verified && !a.Force:
+	case p.repl == protocol.Established && p.lastWhy != RuleDefer && p.unsettled() && !a.Force:
 		ans.Code, ans.Text = protocol.CodeBusy, fmt.Sprintf("%d blocks of %s are out of sync with %s: they are compared now, try again in a moment", p.dirty.Count(), m.cfg.Self, p.name)
 	default:
 		ans.Yes = true

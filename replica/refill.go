@@ -55,6 +55,9 @@ func (m *Machine) MayReplace(now Time) error {
 	case m.metaBusy:
 		return refusal(protocol.CodeBusy, "the metadata of %s is still being written: try again in a moment", name)
 	}
+	if len(m.reading) > 0 {
+		return refusal(protocol.CodeBusy, "the failed disk of %s still has reads under way: try again when they have ended, or restart the agent", name)
+	}
 	for _, s := range m.spans {
 		if s.req.local {
 			return refusal(protocol.CodeBusy, "the failed disk of %s still has requests under way: try again when they have ended, or restart the agent", name)

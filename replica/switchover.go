@@ -37,7 +37,7 @@ func (m *Machine) Switchover(now Time, id PeerID, done func(error)) {
 		return
 	}
 	for _, q := range m.peers {
-		if q.live && q.dirty.Count() > q.verified {
+		if q.live && q.unsettled() {
 			m.reply(done, refusal(protocol.CodeBusy, "%s lacks %d blocks of %s, which the other nodes do not know: it is brought up to date now, wait for it (qrbd wait %s --for up-to-date)",
 				q.name, q.dirty.Count(), m.cfg.Self, m.cfg.Name))
 			return

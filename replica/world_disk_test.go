@@ -167,6 +167,8 @@ func (w *world) diskCommand(x *wnode, f []string) (bool, error) {
 	switch f[0] {
 	case "fail":
 		x.fails[arg(2)] = true
+	case "die": // the disk fails over something that nobody waits for
+		x.m.failDisk("the disk died")
 	case "mend":
 		x.fails = map[string]bool{}
 	case "replace":

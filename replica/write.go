@@ -286,6 +286,7 @@ func (m *Machine) LocalDone(now Time, r *Request, err error, fatal bool) {
 		}
 		for _, p := range m.peers {
 			p.dirty.Set(bitmap.Touched(r.Off, r.Len))
+			p.spoiled = true
 			if p.plan != nil {
 				p.plan.Spoil(r.Off, r.Len)
 			}

@@ -7,17 +7,23 @@ import (
 
 // holders calls fn for every replica that a request's acknowledgement speaks for under
 // C: the primary's own, and those in the ack set since before it was submitted. Without
-// a disk of the primary's own, for every one in the ack set under any protocol.
+// a disk of the primary's own, for every one in the ack set under any protocol. What
+// counts for the primary is when the machine decided on the answer: its disk may have
+// failed, or its last copy, before that was carried out.
 func (o *oracle) holders(p *process, c *clientOp, v *replica.View, fn func(n *node)) {
-	if !v.Bare {
+	bare, carriers := v.Bare, v.Carriers
+	if c.decided {
+		bare, carriers = c.bare, c.carriers
+	}
+	if !bare {
 		fn(p.n)
-	} else if v.Carriers == "" {
+	} else if carriers == "" {
 		o.w.fail("C1: %s acknowledges %v and nobody has it: its disk is %s, and no copy can be reached", p.n.name, c.r.Op, v.Disk)
 	}
 	for i := range v.Peers {
 		q, n := &v.Peers[i], p.n.peers[i]
 		st := o.st[n.index]
-		if q.Live && (q.Mode == protocol.ModeC || v.Bare) && o.counts(p, q, n, c.br) && c.at > st.hurt {
+		if q.Live && (q.Mode == protocol.ModeC || bare) && o.counts(p, q, n, c.br) && c.at > st.hurt {
 			fn(n)
 		}
 	}

@@ -16,6 +16,11 @@ type clientOp struct {
 	idx  int // acknowledgements before it was submitted
 	br   *branch
 	proc *process
+
+	// When the machine decided that it succeeds: whether the primary had no disk of its
+	// own, and through which peers it went then.
+	decided, bare bool
+	carriers      string
 }
 
 // client submits one request after another while the node is primary.

@@ -51,7 +51,8 @@ type unsure struct {
 	op    *clientOp
 	end   int
 	reign int
-	seen  int // index at which a read returned it; 0: none did
+	seen  int // index at which a read returned it first; 0: none did
+	from  int // acknowledgements before that read was submitted
 }
 
 type branch struct {
@@ -360,10 +361,10 @@ func (o *oracle) saw(c *clientOp, h int32, v uint64) bool {
 		case m.val == v && m.reign == c.br.id:
 			if newest < base && m.seen == 0 {
 				o.idx++
-				m.seen = o.idx
+				m.seen, m.from = o.idx, c.idx
 			}
 			return true // of writes of one value it is not known which was read
-		case m.seen != 0 && m.seen <= c.idx && newest < m.seen:
+		case m.seen != 0 && m.seen <= c.idx && newest <= m.from: // not what was written beside that read
 			stale = true
 		}
 	}

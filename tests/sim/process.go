@@ -331,6 +331,11 @@ func (p *process) execute(es []replica.Effect) {
 			if l := p.links[e.Peer]; l != nil {
 				l.serve(e.Read, e.Err)
 			}
+		case replica.DoComplete:
+			if o, client := e.Req.Tag.(*clientOp); client && e.Err == nil {
+				v := p.look()
+				o.decided, o.bare, o.carriers = true, v.Bare, v.Carriers
+			}
 		case replica.DoPersist:
 			p.journal()
 		case replica.DoEvent:
