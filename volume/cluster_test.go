@@ -205,8 +205,16 @@ func (c *cluster) connect(from, to string) {
 		w1, w2 := socketPair(c.t)
 		b1, b2 := socketPair(c.t)
 		c.mu.Lock()
-		c.conns[pair(from, to)] = []Stream{w1, w2, b1, b2}
+		ends := []Stream{w1, w2, b1, b2}
+		c.conns[pair(from, to)] = ends
+		cut := c.cut[pair(from, to)]
 		c.mu.Unlock()
+		if cut { // meanwhile: part did not see these
+			for _, s := range ends {
+				s.Abort()
+			}
+			return
+		}
 		one, two := Conn{Write: w1, Bulk: b1}, Conn{Write: w2, Bulk: b2}
 		if c.tries != nil {
 			one.Write, two.Write = tryStream{w1, c.tries}, tryStream{w2, c.tries}
