@@ -145,6 +145,7 @@ type Machine struct {
 
 	foreground foreground
 	rising     bool // primary, and that is not durable yet
+	falling    bool // secondary again, and that is not durable yet
 
 	// A disk that is no copy, or not in all places.
 	detached   bool        // the generation was begun without this node's disk

@@ -79,7 +79,7 @@ func (m *Machine) mayPromote(opt PromoteOptions) error {
 	switch {
 	case m.stopping:
 		return refusal(protocol.CodeShutdown, "%s is stopping", m.cfg.Self)
-	case m.promote != nil || m.drain != nil || m.handover != nil || m.grantHeld():
+	case m.promote != nil || m.drain != nil || m.handover != nil || m.falling || m.grantHeld():
 		return refusal(protocol.CodeBusy, "another change of the role of %s is under way: try again in a moment", name)
 	case !m.usable():
 		return refusal(protocol.CodeDiskFailed, "the disk of %s on %s is %s (%s)", name, m.cfg.Self, m.disk, m.diskWhy)

@@ -101,12 +101,14 @@ func (m *Machine) undrain() {
 func (m *Machine) stepDown(why string, then func()) {
 	m.crashed = false
 	m.fenced = false
+	m.falling = true
 	unfilled := m.leaveUnfilled()
 	m.setRole(protocol.Secondary, why)
 	// Metadata that still says primary counts as a crash at the next start: that
 	// costs a comparison, and nobody can write meanwhile.
 	m.whenSettled(func() {
 		m.frozen--
+		m.falling = false
 		if len(m.peers) > 1 {
 			m.sendStable() // its last word on who has what
 		}

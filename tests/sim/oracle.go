@@ -408,7 +408,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 			x.also[o.idx] = true
 		}
 	}
-	if m, ok := o.gens[v.Current]; ok && m.br != b && b.limit(m.br) < m.pos {
+	if m, ok := o.gens[v.Current]; ok && m.br != b && b.limit(m.br) < m.pos && o.kept(m, b.limit(m.br)) {
 		o.w.fail("C4: %s acknowledges in generation %s, in which %s acknowledged up to %d, which %s does not have",
 			p.n.name, v.Current, m.br.owner, m.pos, p.n.name)
 	}
@@ -453,6 +453,18 @@ func (o *oracle) acked(p *process, c *clientOp) {
 	}
 	o.applied(p, c, v)
 	o.glance(1.0 / 64)
+}
+
+// kept reports whether a replica still has what was acknowledged in m's branch beyond a
+// position. Otherwise it was lost with a disk, as C1 allows, and nothing of it can meet
+// what is acknowledged in the same generation now.
+func (o *oracle) kept(m mark, beyond int) bool {
+	for _, st := range o.st {
+		if !st.gaveUp && min(st.br.limit(m.br), st.pos) > beyond {
+			return true
+		}
+	}
+	return false
 }
 
 // counts reports whether a replica that a primary on branch b has in its ack set is
