@@ -166,6 +166,7 @@ func (a *Agent) start() (err error) {
 	if a.metrics, err = a.startMetrics(); err != nil {
 		return err
 	}
+	a.tellAgent("", "started")
 	n := &a.cfg.Node
 	access := control.Access{Owner: control.Account(n.ControlOwner), Group: control.Account(n.ControlGroup), Readers: control.Account(n.ControlReaders)}
 	a.control, err = control.Listen(n.Control, access, a, a.events, a.log)
@@ -206,7 +207,7 @@ func (a *Agent) open(s *slot) {
 	default:
 		a.log.Info("volume opened", "volume", s.cfg.Name, "disk", vol.Status().Disk)
 	}
-	s.set(vol, err)
+	a.put(s, vol, err)
 }
 
 // openLinked opens a slot's volume while the agent runs, and connects it to its
@@ -260,6 +261,7 @@ func (a *Agent) Close(ctx context.Context) error {
 	a.spawnMu.Lock()
 	a.stopping = true
 	a.spawnMu.Unlock()
+	a.tellAgent("started", "stopping")
 	var errs []error
 	a.reloading.Lock() // what a reload has begun to open is closed too, and none begins
 	defer a.reloading.Unlock()
@@ -315,6 +317,9 @@ func (s *slot) close(ctx context.Context) error {
 // event is every volume's OnEvent. It does not block. The volume has logged e.
 func (a *Agent) event(s *slot, e volume.Event) {
 	a.events.Add(e)
+	if e.Field == volume.EventsLost {
+		a.tellStates(s)
+	}
 	a.fireHooks(s, e)
 	if e.Peer == "" && e.Field == "role" && e.New != "primary" {
 		a.expel(s, "it is no longer primary")

@@ -144,8 +144,7 @@ func TestTwoAgents(t *testing.T) {
 		t.Errorf("verify: %+v, %v", reports, err)
 	}
 	events := 0
-	since := uint64(0)
-	if err := toB.Events(ctx, &since, false, func(control.EventLine) error { events++; return nil }); err != nil || events == 0 {
+	if err := toB.Events(ctx, &control.Position{}, func(control.EventLine) error { events++; return nil }); err != nil || events == 0 {
 		t.Errorf("%d events, %v", events, err)
 	}
 }

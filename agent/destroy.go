@@ -75,7 +75,7 @@ func (a *Agent) Destroy(ctx context.Context, name string, r control.DestroyReque
 		if err := mayDestroy(vol.Status(), r.Force); err != nil {
 			return refused(err)
 		}
-		s.set(nil, errors.New("it is being destroyed"))
+		a.put(s, nil, errors.New("it is being destroyed"))
 		if err := vol.Close(ctx); err != nil {
 			a.log.Warn("closing a volume that is destroyed", "volume", name, "err", err)
 		}
@@ -85,11 +85,11 @@ func (a *Agent) Destroy(ctx context.Context, name string, r control.DestroyReque
 		}
 	}
 	if err := destroyFiles(a.cfg, s.live(), r); err != nil {
-		s.set(nil, fmt.Errorf("it was not destroyed to the end: %w. Correct that and run qrbd destroy again", err))
+		a.put(s, nil, fmt.Errorf("it was not destroyed to the end: %w. Correct that and run qrbd destroy again", err))
 		return &volume.Error{Code: protocol.CodeDiskFailed, Text: err.Error()}
 	}
 	s.verify.forget()
-	s.set(nil, errNotCreated)
+	a.put(s, nil, errNotCreated)
 	a.log.Info("volume destroyed", "volume", name, "backing", r.Backing, "archives", r.Archives)
 	return nil
 }

@@ -33,5 +33,6 @@
 // control server's; the session layer's; and short ones that Agent.spawn starts
 // and counts (opening streams, refusing them, disconnecting clients).
 //
-// Lock order: slot.operation, then slot.mu or links.mu (never both).
+// Lock order: slot.operation, then the event ring's lock, then slot.mu or links.mu
+// (never both).
 package agent

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"github.com/qrbd/qrbd/agent/metrics"
+	"github.com/qrbd/qrbd/volume"
 )
 
 // startMetrics serves metrics and health if the configuration says where.
@@ -30,4 +32,32 @@ func (a *Agent) startMetrics() (*metrics.Server, error) {
 		a.log.Warn("metrics are served without authentication to whoever can reach the address: prefer a loopback address, or a firewall", "address", s.Addr().String())
 	}
 	return s, nil
+}
+
+// put makes vol the slot's volume, or err the reason that there is none, and tells it.
+func (a *Agent) put(s *slot, vol running, err error) {
+	s.set(vol, err)
+	a.tellStates(s)
+}
+
+// tellStates adds the states of a volume that was opened, or could not be, to the
+// events, so that they say all of what is known.
+func (a *Agent) tellStates(s *slot) {
+	a.events.AddStates(func() []volume.Event {
+		st, now := s.status(), time.Now()
+		state := func(peer, field, value, reason string) volume.Event {
+			return volume.Event{Time: now, Volume: st.Name, Peer: peer, Field: field, New: value, Reason: reason}
+		}
+		out := []volume.Event{state("", "role", st.Role, ""), state("", "disk", st.Disk, st.Reason), state("", "generation", st.Generation, "")}
+		for _, p := range st.Peers {
+			out = append(out, state(p.Name, "connection", p.Connection, p.Reason), state(p.Name, "replication", p.Replication, ""),
+				state(p.Name, "peer-role", p.Role, ""), state(p.Name, "peer-disk", p.Disk, ""))
+		}
+		return out
+	})
+}
+
+// tellAgent adds what becomes of the agent itself to the events.
+func (a *Agent) tellAgent(old, state string) {
+	a.events.Add(volume.Event{Time: time.Now(), Field: "agent", Old: old, New: state, Reason: "qrbd " + a.opt.Version})
 }

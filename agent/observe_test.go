@@ -164,7 +164,7 @@ func waitBehind(t *testing.T, a *Agent) volume.PeerStatus {
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
 	for {
-		_, changed := a.events.After(a.events.Last())
+		changed := a.events.Changed()
 		p := a.Status().Volumes[0].Peers[0]
 		if p.BehindSeconds != nil && *p.BehindSeconds > 0 {
 			return p
@@ -175,5 +175,33 @@ func waitBehind(t *testing.T, a *Agent) volume.PeerStatus {
 		case <-ctx.Done():
 			t.Fatalf("never behind: %+v", p)
 		}
+	}
+}
+
+// TestEventsTellStates: the stream of an agent begins with all states, so that a
+// watcher who was away knows them.
+func TestEventsTellStates(t *testing.T) {
+	a, err, _ := startWatched(t, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	err = control.NewClient(a.cfg.Node.Control).Events(t.Context(), &control.Position{}, func(e control.EventLine) error {
+		got[string(e.Kind)+" "+e.Volume+" "+e.Field] = e.New
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{"state crm role": "secondary", "state web disk": "up-to-date", "change  agent": "started"} {
+		if got[key] != want {
+			t.Errorf("%s is %q, want %q, of %v", key, got[key], want, got)
+		}
+	}
+	a.event(a.slot("crm"), volume.Event{Volume: "crm", Field: volume.EventsLost, New: "3"})
+	last := a.events.Last()
+	lines, _, _ := a.events.After(control.Position{Seq: last.Seq - 3})
+	if len(lines) != 3 || lines[0].Kind != control.KindState || lines[0].Volume != "crm" {
+		t.Errorf("after a loss: %+v", lines)
 	}
 }

@@ -165,6 +165,9 @@ func (r *reload) change(d *config.VolumeDifference) {
 		}
 		r.applied("volume %s: %s", d.Name, strings.Join(d.Tuned, ", "))
 	}
+	if len(d.PeersAdded) > 0 {
+		r.a.tellStates(s)
+	}
 	r.a.links.volumeOpened(s)
 }
 

@@ -61,13 +61,13 @@ func (a *Agent) freshDisk(s *slot) (volume.Disk, error) {
 // they are connected anew.
 func (a *Agent) reopenEmpty(ctx context.Context, s *slot, vol running) error {
 	name := s.cfg.Name
-	s.set(nil, fmt.Errorf("its disk is being replaced"))
+	a.put(s, nil, fmt.Errorf("its disk is being replaced"))
 	if err := vol.Close(ctx); err != nil {
 		a.log.Warn("closing a volume whose disk failed", "volume", name, "err", err)
 	}
 	if err := createFiles(a.cfg, s.live(), true); err != nil {
 		err = fmt.Errorf("its disk failed, and could not be replaced: %w. Correct that, then run: qrbd create %s --force", err, name)
-		s.set(nil, err)
+		a.put(s, nil, err)
 		return &volume.Error{Code: protocol.CodeDiskFailed, Text: err.Error()}
 	}
 	a.log.Info("disk replaced", "volume", name, "backing", s.cfg.Backing)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,7 @@ type Volume struct {
 	// links holds each peer's live connection, nil where there is none.
 	links  []*link
 	events []Event
+	unsaid int // events that were dropped from events
 	closed bool
 
 	archiveJobs []archiveJob     // the first is being done
@@ -340,13 +342,17 @@ func kick(c chan struct{}) {
 }
 
 // eventsMax bounds the events that wait to be told; a teller that is stuck loses
-// the oldest.
+// the oldest, and is told so.
 const eventsMax = 4096
+
+// EventsLost is the Field of an event that says that others before it were dropped.
+const EventsLost = "events-lost"
 
 // note queues an event. REQUIRES v.mu.
 func (v *Volume) note(e replica.Event) {
 	if len(v.events) == eventsMax {
 		v.events = v.events[1:]
+		v.unsaid++
 	}
 	v.events = append(v.events, Event{Time: time.Now(), Volume: v.opt.Name, Peer: e.Peer, Field: e.Field, Old: e.Old, New: e.New, Reason: e.Reason})
 	kick(v.tell)
@@ -368,9 +374,13 @@ func (v *Volume) tellLoop() {
 
 func (v *Volume) tellAll() {
 	v.mu.Lock()
-	list := v.events
-	v.events = nil
+	list, unsaid := v.events, v.unsaid
+	v.events, v.unsaid = nil, 0
 	v.mu.Unlock()
+	if unsaid > 0 {
+		lost := Event{Time: time.Now(), Volume: v.opt.Name, Field: EventsLost, New: strconv.Itoa(unsaid), Reason: "whoever is told of events was too slow"}
+		list = append([]Event{lost}, list...)
+	}
 	for _, e := range list {
 		attrs := []any{"field", e.Field, "old", e.Old, "new", e.New}
 		if e.Peer != "" {

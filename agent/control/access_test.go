@@ -85,7 +85,7 @@ var acts = map[string]func(ctx context.Context, c *Client) error{
 	"status":  func(ctx context.Context, c *Client) error { _, err := c.Status(ctx); return err },
 	"explain": func(ctx context.Context, c *Client) error { _, err := c.Explain(ctx, "crm"); return err },
 	"events": func(ctx context.Context, c *Client) error {
-		return c.Events(ctx, nil, false, func(EventLine) error { return nil })
+		return c.Events(ctx, nil, func(EventLine) error { return nil })
 	},
 	"promote": func(ctx context.Context, c *Client) error { return c.Promote(ctx, "crm", PromoteRequest{}) },
 	"demote":  func(ctx context.Context, c *Client) error { return c.Demote(ctx, "crm", DemoteRequest{}) },

@@ -145,12 +145,34 @@ type ErrorBody struct {
 	Text string `json:"text"`
 }
 
-// EventLine is one line of the event stream: an event with its number, or a gap
-// (Missed events were dropped before Seq).
+// Kind says what an EventLine is.
+type Kind string
+
+// The kinds.
+const (
+	KindChange Kind = "change" // a state has changed
+	KindState  Kind = "state"  // what a state is: the agent, or a volume, has just started
+	KindGap    Kind = "gap"    // events are missing: From to To
+	// Added by a client that follows the stream across lives of the agent.
+	KindAway Kind = "away" // the agent does not answer: nothing is known until it is back
+	KindBack Kind = "back" // it answers again, and nothing was missed
+)
+
+// EventLine is one line of the event stream: an event with its number, or a word on
+// the stream itself, which has none.
 type EventLine struct {
-	Seq    uint64 `json:"seq"`
-	Missed uint64 `json:"missed,omitempty"`
-	*volume.Event
+	Kind Kind      `json:"event"`
+	Boot string    `json:"boot,omitempty"` // the life of the agent that counts Seq
+	Seq  uint64    `json:"seq"`            // of a gap: the last that is missing
+	Time time.Time `json:"time"`
+	// Of a gap: the first and the last that are missing. When the agent was restarted,
+	// what is missing is the end of the former life from From on, and To is 0 of the new one.
+	From   *Position `json:"from,omitempty"`
+	To     *Position `json:"to,omitempty"`
+	Missed uint64    `json:"missed,omitempty"` // how many, where that is known
+	Reason string    `json:"reason,omitempty"`
+
+	*volume.Event // of a change or a state; Time and Reason stand above
 }
 
 // Node is the agent as the control API sees it. Volumes are named; an unknown

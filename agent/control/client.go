@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
 	"syscall"
 
 	"github.com/qrbd/qrbd/protocol"
@@ -134,34 +133,6 @@ func (c *Client) Wait(ctx context.Context, name string, r WaitRequest, progress 
 	return err
 }
 
-// Events calls each for every event after since (nil: from now on) until ctx
-// ends, or, without follow, the last one is shown.
-func (c *Client) Events(ctx context.Context, since *uint64, follow bool, each func(EventLine) error) error {
-	q := url.Values{}
-	if since != nil {
-		q.Set("since", strconv.FormatUint(*since, 10))
-	}
-	if follow {
-		q.Set("follow", "1")
-	}
-	body, err := c.open(ctx, http.MethodGet, "/v1/events?"+q.Encode(), nil)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	err = eachLine(body, func(line []byte) error {
-		var e EventLine
-		if err := json.Unmarshal(line, &e); err != nil {
-			return fmt.Errorf("event from the agent: %w", err)
-		}
-		return each(e)
-	})
-	if err == nil && follow && ctx.Err() == nil {
-		return fmt.Errorf("the agent on %s closed the event stream: %w", c.path, ErrNotRunning)
-	}
-	return err
-}
-
 func volumePath(name, verb string) string { return "/v1/volumes/" + url.PathEscape(name) + "/" + verb }
 
 func (c *Client) post(ctx context.Context, name, verb string, r any) error {
@@ -221,6 +192,15 @@ func (c *Client) long(ctx context.Context, path string, in any, progress func(Pr
 
 // open sends a request and returns the body of a successful answer.
 func (c *Client) open(ctx context.Context, method, path string, in any) (io.ReadCloser, error) {
+	resp, err := c.request(ctx, method, path, in)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// request sends a request and returns the answer, which is a successful one.
+func (c *Client) request(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)
@@ -238,7 +218,7 @@ func (c *Client) open(ctx context.Context, method, path string, in any) (io.Read
 		return nil, c.explain(err)
 	}
 	if resp.StatusCode == http.StatusOK {
-		return resp.Body, nil
+		return resp, nil
 	}
 	defer resp.Body.Close()
 	var answer struct {

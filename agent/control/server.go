@@ -169,6 +169,7 @@ func readBody(w http.ResponseWriter, r *http.Request, into any) error {
 
 // lines writes JSON objects, one a line, each sent at once.
 type lines struct {
+	raw io.Writer
 	enc *json.Encoder
 	out *http.ResponseController
 }
@@ -176,7 +177,7 @@ type lines struct {
 func startLines(w http.ResponseWriter) *lines {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
-	return &lines{enc: json.NewEncoder(w), out: http.NewResponseController(w)}
+	return &lines{raw: w, enc: json.NewEncoder(w), out: http.NewResponseController(w)}
 }
 
 // lineTimeout ends a stream whose reader takes nothing for so long.
@@ -192,37 +193,63 @@ func (l *lines) write(v any) error {
 	return l.out.Flush()
 }
 
+// Headers of the event stream: where it begins.
+const (
+	headerBoot   = "Qrbd-Boot"
+	headerSeq    = "Qrbd-Seq"
+	headerOldest = "Qrbd-Oldest" // the oldest event that is kept
+)
+
+// beat writes an empty line: a sign of life.
+func (l *lines) beat() error {
+	if err := l.out.SetWriteDeadline(time.Now().Add(lineTimeout)); err != nil {
+		return err
+	}
+	if _, err := l.raw.Write([]byte{'\n'}); err != nil {
+		return err
+	}
+	return l.out.Flush()
+}
+
 func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
-	since := s.events.Last()
+	at := s.events.Last()
+	w.Header().Set(headerBoot, at.Boot)
+	w.Header().Set(headerOldest, strconv.FormatUint(s.events.oldest(), 10))
 	if v := r.URL.Query().Get("since"); v != "" {
-		n, err := strconv.ParseUint(v, 10, 64)
-		if err != nil {
-			writeError(w, refuse(protocol.CodeProtocol, "since=%q is not a number", v))
+		var err error
+		if at, err = ParsePosition(v); err != nil {
+			writeError(w, refuse(protocol.CodeProtocol, "since: %v", err))
 			return
 		}
-		since = n
 	}
+	w.Header().Set(headerSeq, strconv.FormatUint(at.Seq, 10))
 	follow := r.URL.Query().Get("follow") == "1"
 	out := startLines(w)
 	_ = out.out.Flush()
+	idle := time.NewTicker(pulse)
+	defer idle.Stop()
 	for {
-		batch, more := s.events.After(since)
+		ended := r.Context().Err() != nil // before looking: what came before the end is told
+		batch, next, more := s.events.After(at)
 		for _, e := range batch {
 			if out.write(e) != nil {
 				return
 			}
-			since = e.Seq
 		}
+		at = next
 		if len(batch) > 0 {
 			continue
 		}
-		if !follow {
+		if !follow || ended {
 			return
 		}
 		select {
 		case <-more:
+		case <-idle.C:
+			if out.beat() != nil {
+				return
+			}
 		case <-r.Context().Done():
-			return
 		}
 	}
 }
@@ -318,7 +345,7 @@ func (s *Server) wait(ctx context.Context, name string, what WaitFor, out *lines
 	defer poll.Stop()
 	told := ""
 	for {
-		_, changed := s.events.After(s.events.Last())
+		changed := s.events.Changed()
 		missing, err := reached(s.node.Status(), name, what)
 		if err != nil {
 			return Progress{Error: bodyOf(err)}

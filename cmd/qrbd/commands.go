@@ -139,9 +139,9 @@ func commands(t *terminal) []*cli.Command {
 			&cli.DurationFlag{Name: "timeout", Usage: "give up after `DURATION` (default: never)"},
 			jsonFlag(),
 		), runWait),
-		command(t, "events", "", "print a line for each state change", 0, 0, remote(
+		command(t, "events", "", "print a line for each state change, across restarts of the agent", 0, 0, remote(
 			jsonFlag(),
-			&cli.Uint64Flag{Name: "since", Usage: "begin after event `N` (0: the oldest that is kept; default: from now on)"},
+			textFlag("since", "begin after event `N`, or BOOT:N as --json shows them (0: the oldest that is kept; default: from now on)"),
 			boolFlag("once", "end after the last event instead of waiting for more"),
 		), runEvents),
 		command(t, "archive", "list [VOLUME] | export|restore|remove VOLUME ID", "what a side lost when it was given up: list, read, put back or remove it", 1, 3, remote(

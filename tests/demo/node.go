@@ -189,7 +189,7 @@ func (n *node) wait(ctx context.Context, state string) error {
 }
 
 // event is what the demo reads of a line of `qrbd events --json`.
-type event struct{ Field, New string }
+type event struct{ Event, Field, New string }
 
 // events returns the state changes since the agent's start.
 func (n *node) events(ctx context.Context) ([]event, error) {
@@ -203,7 +203,9 @@ func (n *node) events(ctx context.Context) ([]event, error) {
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			return nil, fmt.Errorf("%s: event %q: %w", n.name, line, err)
 		}
-		all = append(all, e)
+		if e.Event == "change" {
+			all = append(all, e)
+		}
 	}
 	return all, nil
 }

@@ -217,11 +217,11 @@ func TestEvents(t *testing.T) {
 	alpha.Must("demote", "crm")
 	var roles []string
 	events.Until(10*time.Second, func(line string) bool {
-		var e struct{ Volume, Field, Old, New string }
+		var e struct{ Event, Volume, Field, Old, New string }
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("event %q: %v", line, err)
 		}
-		if e.Field == "role" {
+		if e.Event == "change" && e.Field == "role" {
 			roles = append(roles, e.New)
 		}
 		return strings.Join(roles, " ") == "primary secondary"
