@@ -69,6 +69,7 @@ type Agent struct {
 	slotList   atomic.Pointer[[]*slot] // by configuration; it only grows
 	doorList   atomic.Pointer[[]*door] // set before ready is closed; it only grows
 	reloading  sync.Mutex
+	attachDoor *attachDoor // nil: none; set before ready is closed
 	ready      chan struct{}
 	clientPool *blockdev.Pool
 	peerPool   *blockdev.Pool
@@ -156,6 +157,8 @@ func (a *Agent) start() (err error) {
 		return err
 	}
 	a.doorList.Store(&doors)
+	a.recallServices() // before a helper can ask
+	a.openAttachDoor(a.clientPool)
 	close(a.ready)
 	if a.net, err = a.opt.network(a); err != nil {
 		return err
@@ -266,7 +269,12 @@ func (a *Agent) Close(ctx context.Context) error {
 	a.reloading.Lock() // what a reload has begun to open is closed too, and none begins
 	defer a.reloading.Unlock()
 	doors, slots := a.doors(), a.slots()
-	each(len(doors), func(i int) error { return doors[i].close(ctx) }, &errs)
+	each(len(doors)+1, func(i int) error {
+		if i == len(doors) {
+			return a.attachDoor.close(ctx)
+		}
+		return doors[i].close(ctx)
+	}, &errs)
 	each(len(slots), func(i int) error { return slots[i].close(ctx) }, &errs)
 	a.cancel()
 	// What is left has nothing to drain; it gets its time even when ctx is over.
@@ -321,6 +329,7 @@ func (a *Agent) event(s *slot, e volume.Event) {
 		a.tellStates(s)
 	}
 	a.fireHooks(s, e)
+	a.attachedEvent(s, e)
 	if e.Peer == "" && e.Field == "role" && e.New != "primary" {
 		a.expel(s, "it is no longer primary")
 	}

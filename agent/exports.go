@@ -177,6 +177,11 @@ func (d *door) Open(name string, c nbd.Caller) (*nbd.Export, error) {
 	if err := admit(s.live(), c); err != nil {
 		return nil, err
 	}
+	return openExport(s)
+}
+
+// openExport returns a volume's export, or why it is not to be had now.
+func openExport(s *slot) (*nbd.Export, error) {
 	vol, err := s.opened()
 	if err != nil {
 		return nil, &nbd.PolicyError{Text: err.Error()}
@@ -220,10 +225,23 @@ func notPrimary(st volume.Status) string {
 
 // clients counts the connections that use a volume.
 func (a *Agent) clients(s *slot) int {
-	if d := a.doorOf(s); d != nil {
-		return d.server.Clients(s.cfg.Name)
+	n := 0
+	for _, srv := range a.serversOf(s) {
+		n += srv.Clients(s.cfg.Name)
 	}
-	return 0
+	return n
+}
+
+// serversOf returns the servers that a volume's clients may be at.
+func (a *Agent) serversOf(s *slot) []*nbd.Server {
+	var l []*nbd.Server
+	if d := a.doorOf(s); d != nil {
+		l = append(l, d.server)
+	}
+	if a.attachDoor != nil {
+		l = append(l, a.attachDoor.server)
+	}
+	return l
 }
 
 func (a *Agent) doorOf(s *slot) *door {
@@ -238,17 +256,15 @@ func (a *Agent) doorOf(s *slot) *door {
 // clear empties a volume of clients before it gives the role up. REQUIRES: the
 // door is closed. Without force a volume in use is refused.
 func (a *Agent) clear(ctx context.Context, s *slot, force bool) error {
-	d := a.doorOf(s)
-	if d == nil {
-		return nil
-	}
-	if n := d.server.Clients(s.cfg.Name); n > 0 && !force {
+	if n := a.clients(s); n > 0 && !force {
 		return &volume.Error{Code: protocol.CodeBusy, Text: fmt.Sprintf(
 			"volume %s is in use by %s: unmount and disconnect, or use --force to disconnect them", s.cfg.Name, count(n, "client"))}
 	}
 	// Also without clients: one may be between Open and its first request.
-	if err := d.server.Disconnect(ctx, s.cfg.Name); err != nil {
-		return fmt.Errorf("disconnecting the clients of volume %s: %w", s.cfg.Name, err)
+	for _, srv := range a.serversOf(s) {
+		if err := srv.Disconnect(ctx, s.cfg.Name); err != nil {
+			return fmt.Errorf("disconnecting the clients of volume %s: %w", s.cfg.Name, err)
+		}
 	}
 	return nil
 }
@@ -269,13 +285,15 @@ func (a *Agent) expel(s *slot, why string) {
 		case <-ctx.Done(): // it did not start
 			return
 		}
-		d := a.doorOf(s)
-		if d == nil || d.server.Clients(s.cfg.Name) == 0 {
+		n := a.clients(s)
+		if n == 0 {
 			return
 		}
-		a.log.Warn("disconnecting the volume's clients", "why", why, "volume", s.cfg.Name, "clients", d.server.Clients(s.cfg.Name))
-		if err := d.server.Disconnect(ctx, s.cfg.Name); err != nil && !errors.Is(err, context.Canceled) {
-			a.log.Error("disconnecting clients", "volume", s.cfg.Name, "err", err)
+		a.log.Warn("disconnecting the volume's clients", "why", why, "volume", s.cfg.Name, "clients", n)
+		for _, srv := range a.serversOf(s) {
+			if err := srv.Disconnect(ctx, s.cfg.Name); err != nil && !errors.Is(err, context.Canceled) {
+				a.log.Error("disconnecting clients", "volume", s.cfg.Name, "err", err)
+			}
 		}
 	})
 }

@@ -31,6 +31,7 @@ type fakeVolume struct {
 
 	mu       sync.Mutex
 	role     string
+	current  string // generation
 	peers    []volume.PeerStatus
 	calls    []string
 	attached map[string][]volume.Conn
@@ -62,7 +63,7 @@ func (v *fakeVolume) note(format string, args ...any) error {
 func (v *fakeVolume) Status() volume.Status {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return volume.Status{Name: v.name, Size: 1 << 20, Role: v.role, Disk: "up-to-date", Peers: v.peers}
+	return volume.Status{Name: v.name, Size: 1 << 20, Role: v.role, Disk: "up-to-date", Generation: v.current, Peers: v.peers}
 }
 
 func (v *fakeVolume) setRole(role string) {
@@ -317,9 +318,16 @@ func testConfig(t *testing.T) *config.Config {
 // start runs an agent of fake volumes; those named in without do not open.
 func start(t *testing.T, without map[string]error, change ...func(*Options)) (*Agent, map[string]*fakeVolume) {
 	t.Helper()
+	return startOn(t, testConfig(t), without, nil, change...)
+}
+
+// startOn is start on a configuration; made, if set, is called for each volume before the
+// agent has it.
+func startOn(t *testing.T, c *config.Config, without map[string]error, made func(*fakeVolume), change ...func(*Options)) (*Agent, map[string]*fakeVolume) {
+	t.Helper()
 	vols := map[string]*fakeVolume{}
 	var mu sync.Mutex
-	o := Options{Config: testConfig(t), Log: slog.New(slog.DiscardHandler), Version: "test"}
+	o := Options{Config: c, Log: slog.New(slog.DiscardHandler), Version: "test"}
 	o.network = func(*Agent) (network, error) { return noNetwork{}, nil }
 	o.openVolume = func(_ *Agent, s *slot) (running, error) {
 		if err := without[s.cfg.Name]; err != nil {
@@ -329,6 +337,9 @@ func start(t *testing.T, without map[string]error, change ...func(*Options)) (*A
 		defer mu.Unlock()
 		v := newFakeVolume(s.cfg.Name)
 		vols[s.cfg.Name] = v
+		if made != nil {
+			made(v)
+		}
 		return v, nil
 	}
 	for _, f := range change {

@@ -112,12 +112,16 @@ func (a *Agent) Create(ctx context.Context, name string, r control.CreateRequest
 
 // Promote implements control.Node.
 func (a *Agent) Promote(ctx context.Context, name string, r control.PromoteRequest) error {
-	_, vol, end, err := a.findIdle(name)
+	s, vol, end, err := a.findIdle(name)
 	if err != nil {
 		return err
 	}
 	defer end()
-	return a.promote(ctx, vol, volume.PromoteOptions{Force: r.Force, PeerFenced: r.PeerFenced})
+	err = a.promote(ctx, vol, volume.PromoteOptions{Force: r.Force, PeerFenced: r.PeerFenced})
+	if err == nil {
+		a.promoted(s, vol, r.Force)
+	}
+	return err
 }
 
 const (
@@ -176,6 +180,9 @@ func (a *Agent) leaveRole(ctx context.Context, name string, force bool, op func(
 	defer end()
 	s.closeDoor()
 	defer s.openDoor()
+	if err := a.mayLeave(s, force); err != nil {
+		return err
+	}
 	if err := a.clear(ctx, s, force); err != nil {
 		return err
 	}

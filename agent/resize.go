@@ -117,7 +117,12 @@ func (g *growth) checkRunning(st volume.Status) error {
 			return fmt.Errorf("the primary is resized last: run qrbd resize %s on %s first (it has %d bytes there)", st.Name, p.Name, p.Size)
 		}
 	}
-	if n := g.a.clients(g.s); n > 0 && !g.r.Force {
+	// An attached device is no client that sees it: its requests wait.
+	n := 0
+	if d := g.a.doorOf(g.s); d != nil {
+		n = d.server.Clients(st.Name)
+	}
+	if n > 0 && !g.r.Force {
 		return &volume.Error{Code: protocol.CodeBusy, Text: fmt.Sprintf(
 			"volume %s is in use by %s: they are disconnected for a moment, and see the new size when they connect again. If they do that by themselves, or after unmounting, use --force", st.Name, count(n, "client"))}
 	}
@@ -131,6 +136,9 @@ func (g *growth) grow(ctx context.Context) error {
 	s.closeDoor()
 	defer s.openDoor()
 	if g.vol != nil {
+		if err := a.interruptService(s, g.vol); err != nil {
+			return err
+		}
 		if err := a.clear(ctx, s, true); err != nil {
 			return err
 		}
@@ -156,6 +164,7 @@ func (g *growth) grow(ctx context.Context) error {
 	a.links.volumeOpened(s)
 	if g.primary {
 		err = errors.Join(err, g.promote(ctx, vol))
+		a.resumeService(s, vol)
 	}
 	if err != nil {
 		return &volume.Error{Code: protocol.CodeDiskFailed, Text: err.Error()}

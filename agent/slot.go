@@ -38,6 +38,9 @@ type slot struct {
 
 	base base // of the archives: the store in use
 
+	serviceMu sync.Mutex // held while the file is written; taken alone
+	service   service    // Guarded by serviceMu: of the attached device
+
 	mu sync.Mutex
 	// Guarded by mu.
 	vol    running // nil: not open

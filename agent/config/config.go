@@ -25,6 +25,10 @@ const (
 	DefaultHeartbeat   = 500 * time.Millisecond
 	DefaultPeerTimeout = 3 * time.Second
 	DefaultDiskTimeout = time.Minute
+	DefaultDevices     = "/dev/qrbd"
+	// DefaultAttachTimeout is long: a file system that gets an error is worse off than
+	// one that waits for an operator.
+	DefaultAttachTimeout = 10 * time.Minute
 )
 
 // Config is a node's whole configuration, checked.
@@ -50,6 +54,7 @@ type Node struct {
 	ControlOwner   Account
 	ControlGroup   Account
 	ControlReaders Account
+	Devices        string // directory of the stable names of attached volumes
 	Metrics        string // host:port for metrics; "": none
 	Heartbeat      time.Duration
 	PeerTimeout    time.Duration // silence after which a peer counts as lost
@@ -97,6 +102,8 @@ type Volume struct {
 	OnNoData    OnNoData
 	OnReadError OnReadError
 	DiskTimeout time.Duration // after which a disk that does not answer has failed
+	// AttachTimeout is how long requests of an attached device wait for the agent.
+	AttachTimeout time.Duration
 
 	Archive      Archive
 	ArchiveLimit int64 // bytes
@@ -130,6 +137,15 @@ func (e Export) String() string {
 	}
 	return e.Network + ":" + e.Address
 }
+
+// AttachSocket returns the path of the socket on which attached volumes are served.
+func (c *Config) AttachSocket() string { return c.attachBase() + ".sock" }
+
+// AttachRun returns the directory in which volumes are shown as files.
+func (c *Config) AttachRun() string { return c.attachBase() }
+
+// attachBase lies beside the control socket, whose path no other node has.
+func (c *Config) attachBase() string { return strings.TrimSuffix(c.Node.Control, ".sock") + "-attach" }
 
 // MetaPath returns the path of a volume's metadata file.
 func (c *Config) MetaPath(volume string) string {

@@ -37,6 +37,7 @@ name    = "alpha"
 listen  = "10.0.0.1:7790"
 state   = "/var/lib/qrbd"
 archive_dir = "/mnt/archives"
+devices = "/dev/disk/qrbd"
 control = "/run/qrbd/control.sock"
 control_owner = "root"
 control_group = "4711"
@@ -72,6 +73,7 @@ verify_window = "22:00-04:30"
 on_no_data = "suspend-io"
 on_read_error = "detach"
 disk_timeout = "30s"
+attach_timeout = "1h"
 flush_bytes = "32MiB"
 write_timeout = "5s"
 flush_interval = "2s"
@@ -94,7 +96,7 @@ func TestWholeConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Node != (Node{"alpha", "10.0.0.1:7790", "/var/lib/qrbd", "/mnt/archives", "/run/qrbd/control.sock", Account{"root", 0}, Account{"4711", 4711}, Account{"4712", 4712},
-		"127.0.0.1:9790", 500 * time.Millisecond, 2 * time.Second}) {
+		"/dev/disk/qrbd", "127.0.0.1:9790", 500 * time.Millisecond, 2 * time.Second}) {
 		t.Errorf("node: %+v", c.Node)
 	}
 	if len(c.Peers) != 2 || len(c.Peers[0].Keys) != 2 || len(c.Peers[1].Keys) != 1 || c.Peers[1].Address != "gamma.example.org:7790" {
@@ -106,7 +108,8 @@ func TestWholeConfiguration(t *testing.T) {
 	crm := c.Volume("crm")
 	if crm == nil || crm.Size != 10<<30 || crm.ResyncRateMax != 100<<20 || crm.ResyncWindow != 4<<20 || crm.ResyncRateMin != 1<<20 || crm.VerifyEvery != 24*time.Hour ||
 		crm.VerifyWindow != (Window{From: 22 * time.Hour, To: 4*time.Hour + 30*time.Minute}) || crm.FlushBytes != 32<<20 ||
-		crm.OnNoData != SuspendIO || crm.OnReadError != Detach || crm.DiskTimeout != 30*time.Second ||
+		crm.OnNoData != SuspendIO || crm.OnReadError != Detach || crm.DiskTimeout != 30*time.Second || crm.AttachTimeout != time.Hour ||
+		c.AttachSocket() != "/run/qrbd/control-attach.sock" || c.AttachRun() != "/run/qrbd/control-attach" ||
 		crm.Archive != ArchiveAlways || crm.ArchiveLimit != 64<<20 || c.ArchivePath("crm") != "/mnt/archives/crm" ||
 		crm.WriteTimeout != 5*time.Second || crm.FlushInterval != 2*time.Second || crm.ActivityIdle != time.Minute {
 		t.Fatalf("crm: %+v", crm)
@@ -137,7 +140,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Node{Name: "a", Listen: ":7790", State: DefaultState, Control: DefaultControl, Heartbeat: DefaultHeartbeat, PeerTimeout: DefaultPeerTimeout}
+	want := Node{Name: "a", Listen: ":7790", State: DefaultState, Control: DefaultControl, Devices: DefaultDevices, Heartbeat: DefaultHeartbeat, PeerTimeout: DefaultPeerTimeout}
 	if c.Node != want {
 		t.Errorf("got %+v, want %+v", c.Node, want)
 	}
@@ -278,7 +281,7 @@ func TestFaults(t *testing.T) {
 
 func TestErrorText(t *testing.T) {
 	_, err := Parse("/etc/q.toml", []byte("[node]\nname = \"a\"\nlisten = \":1\"\n\nmetrix = \"\"\n"))
-	want := "/etc/q.toml:5: node.metrix: unknown key: this section has name, listen, state, archive_dir, control, control_owner, control_group, control_readers, metrics, heartbeat, peer_timeout"
+	want := "/etc/q.toml:5: node.metrix: unknown key: this section has name, listen, state, archive_dir, control, control_owner, control_group, control_readers, devices, metrics, heartbeat, peer_timeout"
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}

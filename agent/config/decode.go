@@ -38,6 +38,7 @@ func decodeNode(n *Node, s *section) {
 	if n.ControlReaders.Name != "" && n.ControlGroup.Name != "" && n.ControlReaders.ID == n.ControlGroup.ID {
 		s.fault("control_readers", "%q is the group of control_group: its members may do everything", n.ControlReaders.Name)
 	}
+	n.Devices = read(s, "devices", DefaultDevices, parsePath)
 	n.Metrics = read(s, "metrics", "", parseMetrics)
 	n.Heartbeat = readDuration(s, "heartbeat", DefaultHeartbeat)
 	n.PeerTimeout = readDuration(s, "peer_timeout", DefaultPeerTimeout)
@@ -103,6 +104,7 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 		OnNoData:      read(s, "on_no_data", IOError.String(), parseNoData),
 		OnReadError:   read(s, "on_read_error", Repair.String(), parseReadError),
 		DiskTimeout:   readDuration(s, "disk_timeout", DefaultDiskTimeout),
+		AttachTimeout: readDuration(s, "attach_timeout", DefaultAttachTimeout),
 		Archive:       read(s, "archive", ArchiveSplitBrain.String(), parseArchive),
 		ArchiveLimit:  readSize(s, "archive_limit", DefaultArchiveLimit),
 	}

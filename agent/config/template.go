@@ -52,6 +52,7 @@ const templateRest = `#control_group   = "disk"               # a group that may
 #control_readers = "adm"                # a group that may look: status, events, explain
 #metrics      = "127.0.0.1:9790"       # Prometheus metrics and /healthz; default: none
 #archive_dir  = "/var/lib/qrbd/archive" # where lost sides of split brains are kept; default: archive in state
+#devices      = "/dev/qrbd"            # stable names of attached volumes: /dev/qrbd/crm
 #heartbeat    = "500ms"                # how often a peer is asked whether it is there
 #peer_timeout = "3s"                   # a peer that was silent for so long is lost
 
@@ -86,6 +87,7 @@ const templateRest = `#control_group   = "disk"               # a group that may
 #flush_bytes    = "64MiB"               # or after so much
 #activity_idle  = "30s"                 # an extent not written for so long is idle
 #disk_timeout   = "60s"                 # a disk on which nothing ends for so long has failed
+#attach_timeout = "10m"                 # requests of an attached device wait so long for the agent
 #on_read_error  = "repair"              # this disk cannot read a block: it is read from a peer and
 #                                       # written anew; or detach: the disk counts as failed
 #on_no_data     = "io-error"            # no copy of the data can be reached: requests fail; or

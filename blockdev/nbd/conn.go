@@ -57,6 +57,10 @@ type conn struct {
 	local  *request // idle requests that only the reader sees
 	status chan struct{}
 
+	// handing: the reader is between looking whether the connection was closed and
+	// coming back from Submit.
+	handing atomic.Bool
+
 	// inDevice counts the requests that the device has not completed.
 	inDevice atomic.Int64
 	// quiet gets a token when inDevice falls to zero while the server drains.
@@ -125,7 +129,7 @@ func orderly(err error) bool {
 }
 
 // close ends the connection; only the first reason counts. Requests in the
-// device go on.
+// device go on; none follows, whatever the reader has in its buffer.
 func (c *conn) close(err error) {
 	c.closeOnce.Do(func() {
 		c.closeErr = err

@@ -246,6 +246,9 @@ func (h *handshake) open(name string, enter bool) (*Export, error) {
 		}
 		again, err := h.c.srv.enter(h.c, h.caller, e, mark)
 		if !again {
+			if err == nil {
+				h.c.srv.settle(e.Name)
+			}
 			return e, err
 		}
 	}

@@ -295,6 +295,28 @@ func (s *Server) enter(c *conn, caller Caller, e *Export, mark uint64) (again bo
 	return false, c.nc.SetDeadline(time.Time{})
 }
 
+const (
+	// settleTime bounds settle. Whoever takes longer is inside the device, which has the
+	// request then and orders it before later ones.
+	settleTime  = time.Second
+	settlePause = time.Millisecond
+)
+
+// settle waits until no closed connection of the export is about to hand a request
+// to the device, so that a client that comes back is never overtaken by itself.
+func (s *Server) settle(export string) {
+	end := time.Now().Add(settleTime)
+	for _, c := range s.clients(export) {
+		select {
+		case <-c.stop:
+			for c.handing.Load() && time.Now().Before(end) {
+				time.Sleep(settlePause)
+			}
+		default:
+		}
+	}
+}
+
 // Clients returns the number of connections that use the export.
 func (s *Server) Clients(export string) int {
 	return len(s.clients(export))

@@ -1,6 +1,7 @@
 package nbd_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -475,5 +476,56 @@ func TestListenUnix(t *testing.T) {
 			t.Errorf("%s: uid %d, gid %d, %v", name, sys.Uid, sys.Gid, st.Mode())
 		}
 		l.Close()
+	}
+}
+
+// TestNothingLate: of a client that was disconnected nothing reaches the device any more,
+// whatever it had sent, once it is let in again.
+func TestNothingLate(t *testing.T) {
+	s, d := serveDisk(t)
+	inside, release := make(chan struct{}), make(chan struct{})
+	var first sync.Once
+	d.mu.Lock()
+	d.fail = func(r *blockdev.Request) error {
+		first.Do(func() {
+			close(inside)
+			<-release
+		})
+		return nil
+	}
+	d.mu.Unlock()
+	c, err := net.Dial("unix", strings.TrimPrefix(s.addr, "unix:"))
+	must(t, err)
+	defer c.Close()
+	all := binary.BigEndian.AppendUint32(nil, bothFlags)
+	all = client.AppendOption(all, nbd.OptGo, client.InfoData("crm"))
+	for i := range uint64(20) { // the first is in the device, the others wait behind it
+		all = append(append(all, request(nbd.CmdWrite, 0, i+1, i*512, 512)...), bytes.Repeat([]byte{1}, 512)...)
+	}
+	_, err = c.Write(all)
+	must(t, err)
+	<-inside
+	left := make(chan error, 1)
+	go func() { left <- s.Disconnect(context.Background(), "crm") }()
+	eventually(t, "the old connection is closed", func() bool {
+		c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		_, err := io.Copy(io.Discard, c)
+		return err == nil
+	})
+	again := make(chan *client.Client)
+	go func() { again <- dial(t, s, "crm", client.Options{}) }()
+	close(release)
+	b := <-again
+	must(t, b.WriteAt(make([]byte, 20*512), 0, 0))
+	must(t, <-left)
+	got := make([]byte, 20*512)
+	must(t, b.ReadAt(got, 0))
+	if !bytes.Equal(got, make([]byte, 20*512)) {
+		t.Error("writes of the old connection came after those of the new one")
+	}
+	for _, r := range d.requests() {
+		if r.op == blockdev.OpWrite && r.n == 512 && r.off != 0 {
+			t.Errorf("%v reached the device after the disconnection", r)
+		}
 	}
 }

@@ -107,6 +107,15 @@ func (c *conn) start(h *header) error {
 		d.Op = blockdev.OpFlush
 	}
 	d.Flags = deviceFlags(h.Type, h.CommandFlags)
+	// A client that was disconnected sends what was not answered again: what is left
+	// here of its old connection must not come after that.
+	c.handing.Store(true)
+	defer c.handing.Store(false)
+	select {
+	case <-c.stop:
+		return c.drop(r, errDisconnected)
+	default:
+	}
 	c.export.Device.Submit(d)
 	r.submitted.Store(true)
 	return nil

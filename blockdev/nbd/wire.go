@@ -3,6 +3,7 @@ package nbd
 import (
 	"encoding/binary"
 	"fmt"
+	"syscall"
 
 	"github.com/pojntfx/go-nbd/pkg/protocol"
 )
@@ -151,6 +152,15 @@ func (e Errno) Error() string {
 		return "nbd: " + s
 	}
 	return fmt.Sprintf("nbd: error %d", uint32(e))
+}
+
+// As gives errors.As the system's error number, which is the same.
+func (e Errno) As(target any) bool {
+	p, ok := target.(*syscall.Errno)
+	if ok {
+		*p = syscall.Errno(e)
+	}
+	return ok
 }
 
 // Limits.

@@ -13,6 +13,7 @@ import (
 	"github.com/qrbd/qrbd/agent"
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
+	"github.com/qrbd/qrbd/attach"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/volume"
 )
@@ -110,6 +111,7 @@ func commands(t *terminal) []*cli.Command {
 		command(t, "promote", "VOLUME", "become primary", 1, 1, remote(
 			boolFlag("force", "accept inconsistent or outdated data, or start a brand-new volume"),
 			boolFlag("peer-fenced", "vouch that peers that cannot be reached are dead; waits until their silence is noticed"),
+			boolFlag("attach", "attach the volume then, as qrbd attach does"),
 		), runPromote),
 		command(t, "demote", "VOLUME", "drain, flush and become secondary", 1, 1, remote(
 			boolFlag("force", "disconnect clients first"),
@@ -118,6 +120,15 @@ func commands(t *terminal) []*cli.Command {
 			textFlag("to", "the `PEER` that becomes primary"),
 			boolFlag("force", "disconnect clients first"),
 		), runSwitchover),
+		command(t, "attach", "VOLUME [DEVICE]", "make a block device of a volume that is primary here", 1, 2, remote(
+			textFlag("method", "`METHOD`: nbd (the kernel's client) or fuse (a loop device); default: what the host has"),
+			jsonFlag(),
+		), runAttach),
+		command(t, "detach", "VOLUME|DEVICE", "take a volume's block device away", 1, 1, []cli.Flag{
+			boolFlag("force", "whatever uses it: what is not written yet is lost"),
+		}, runDetach),
+		command(t, "attached", "", "list the block devices of volumes, and what uses them", 0, 0, []cli.Flag{jsonFlag()}, runAttached),
+		helperCommand(t),
 		command(t, "connect", "VOLUME [PEER]", "connect to a peer, or to all", 1, 2, remote(
 			boolFlag("discard-my-data", "after a split brain: give up what was written on this side"),
 		), runConnect),
@@ -238,7 +249,17 @@ func runResize(c call) error {
 		return usage("resize: %v", err)
 	}
 	return c.operate(fmt.Sprintf("volume %s has %s here", c.volumeName(), c.Args().Get(1)), func(ctx context.Context, cl *control.Client, name string) error {
-		return cl.Resize(ctx, name, control.ResizeRequest{Size: size, Force: c.Bool("force")})
+		if err := cl.Resize(ctx, name, control.ResizeRequest{Size: size, Force: c.Bool("force")}); err != nil {
+			return err
+		}
+		if c.String("control") != "" {
+			return nil // of a node whose state is not known here
+		}
+		cfg, err := c.config()
+		if err != nil {
+			return err
+		}
+		return c.host(cfg).Grow(name, size)
 	})
 }
 
@@ -283,9 +304,13 @@ func (t *terminal) confirm(question, word string) error {
 }
 
 func runPromote(c call) error {
-	return c.operate(fmt.Sprintf("volume %s is primary here", c.volumeName()), func(ctx context.Context, cl *control.Client, name string) error {
+	err := c.operate(fmt.Sprintf("volume %s is primary here", c.volumeName()), func(ctx context.Context, cl *control.Client, name string) error {
 		return cl.Promote(ctx, name, control.PromoteRequest{Force: c.Bool("force"), PeerFenced: c.Bool("peer-fenced")})
 	})
+	if err != nil || !c.Bool("attach") {
+		return err
+	}
+	return attachHere(c, attach.Request{Volume: c.volumeName()})
 }
 
 func runDemote(c call) error {

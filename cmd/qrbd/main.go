@@ -27,6 +27,7 @@ const (
 
 func main() {
 	keepMonitorAwake(os.Args)
+	prepareHelper(os.Args)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)

@@ -15,9 +15,11 @@ const module = "github.com/qrbd/qrbd"
 // the module that it may import. A package that is not listed is refused: adding
 // one is a decision about the shape, made here.
 var edges = map[string][]string{
-	"cmd/qrbd": {"agent", "agent/config", "agent/control", "volume", "volume/meta", "volume/archive", "replica", "resync", "bitmap",
+	"cmd/qrbd": {"agent", "agent/config", "agent/control", "attach", "volume", "volume/meta", "volume/archive", "replica", "resync", "bitmap",
 		"protocol", "protocol/session", "blockdev", "blockdev/nbd"},
-	"agent":            {"agent/config", "agent/control", "agent/hook", "agent/metrics", "volume", "volume/meta", "volume/archive", "protocol", "protocol/session", "protocol/quicnet", "protocol/tcpnet", "blockdev", "blockdev/nbd"},
+	"agent":            {"agent/config", "agent/control", "agent/hook", "agent/metrics", "attach", "volume", "volume/meta", "volume/archive", "protocol", "protocol/session", "protocol/quicnet", "protocol/tcpnet", "blockdev", "blockdev/nbd"},
+	"attach":           {"attach/fusefile", "blockdev/nbd", "blockdev/nbd/client", "blockdev/nbd/lasting"},
+	"attach/fusefile":  {},
 	"agent/control":    {"volume", "protocol", "blockdev/nbd"},
 	"agent/hook":       {},
 	"agent/metrics":    {"agent/control", "volume", "protocol"},
@@ -41,12 +43,12 @@ var edges = map[string][]string{
 	"blockdev/crash":               {"blockdev"},
 	"blockdev/fault":               {"blockdev"},
 	"blockdev/nbd/client":          {"blockdev", "blockdev/nbd"},
+	"blockdev/nbd/lasting":         {"blockdev/nbd"},
 	"blockdev/nbd/testca":          {},
 	"protocol/session/sessiontest": {"protocol", "protocol/session", "protocol/quicnet", "protocol/tcpnet"},
 }
 
-// support lists packages that any test file may import, beside its edges: they
-// exist for tests, and nothing that ships imports them.
+// support lists packages that any test file may import, beside its edges.
 var support = []string{"blockdev/blockdevtest", "blockdev/crash", "blockdev/fault", "blockdev/nbd/client", "blockdev/nbd/testca", "protocol/session/sessiontest"}
 
 // owners lists modules that only some packages may import.
@@ -59,6 +61,7 @@ var owners = map[string][]string{
 	"github.com/mdlayher/genetlink":  {"blockdev/nbd/kernel"},
 	"github.com/mdlayher/netlink":    {"blockdev/nbd/kernel"},
 	"github.com/prometheus":          {"agent/metrics", "tests/watch"},
+	"github.com/hanwen/go-fuse":      {"attach/fusefile"},
 	"github.com/jackc/pgx":           {"tests/stack"},
 	"github.com/go-sql-driver/mysql": {"tests/stack"},
 }

@@ -24,6 +24,7 @@ type Node struct {
 	Program               Program
 	Config                Config // as written; see Rewrite
 	Env                   []string
+	Build                 string // path of another build to run as agent; "": Program's
 
 	c       *Cluster
 	t       testing.TB
@@ -104,7 +105,11 @@ func (n *Node) StartOnly() {
 	}
 	defer log.Close()
 	fmt.Fprintf(log, "--- agent started %s\n", time.Now().Format("15:04:05.000"))
-	argv := []string{binary(n.t, n.Program.pkg), n.Program.arg, "--config", n.ConfigPath}
+	program := n.Build
+	if program == "" {
+		program = binary(n.t, n.Program.pkg)
+	}
+	argv := []string{program, n.Program.arg, "--config", n.ConfigPath}
 	if n.c.links != nil {
 		argv = append(n.c.links.prefix(n.Name), argv...)
 	}

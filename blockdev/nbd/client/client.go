@@ -212,6 +212,9 @@ func (c *Client) Abort() {
 	<-c.received
 }
 
+// Ended is closed when the connection is over, whoever ended it.
+func (c *Client) Ended() <-chan struct{} { return c.received }
+
 // ReadAt fills p from off.
 func (c *Client) ReadAt(p []byte, off int64) error {
 	if err := c.begin(off, int64(len(p))); err != nil {

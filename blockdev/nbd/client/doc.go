@@ -1,5 +1,5 @@
 // Package client is a small NBD client: a remote export as a blockdev.Device,
-// for tests, demonstrations and tools without root. It trusts the server with
+// for attached volumes (package lasting is above it), tests and demonstrations. It trusts the server with
 // the data and nothing else: a hostile reply ends the connection with an error
 // and neither panics nor allocates more than the request asked for.
 //

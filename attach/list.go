@@ -1,0 +1,42 @@
+package attach
+
+// Info is an attached volume as it is shown.
+type Info struct {
+	Record
+	State   string       `json:"state"` // connected, waiting, dead; "gone": its helper was killed or the host restarted
+	Serving *HelperState `json:"serving,omitempty"`
+	Use     Use          `json:"use"`
+}
+
+// List describes what is attached, by volume. Records that cannot be read are the error;
+// the rest is returned with it.
+func List(state string) ([]Info, error) {
+	records, err := loadAll(state)
+	all := []Info{}
+	for _, r := range records {
+		all = append(all, describe(state, r))
+	}
+	return all, err
+}
+
+// Gone is the state of a volume whose device is no more.
+const Gone = "gone"
+
+func describe(state string, r Record) Info {
+	i := Info{Record: r, State: Gone, Use: Use{Mounts: []string{}, Holders: []string{}, Openers: []string{}}}
+	if !r.Live() {
+		return i
+	}
+	var s HelperState
+	if err := ReadJSON(helperPath(state, r.Volume), &s); err == nil {
+		i.Serving, i.State = &s, s.State
+	} else {
+		i.State = "starting"
+	}
+	if r.Device != "" {
+		if u, err := InUse(r.Device); err == nil {
+			i.Use = u
+		}
+	}
+	return i
+}
