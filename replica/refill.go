@@ -74,7 +74,8 @@ func (m *Machine) Replaced(now Time) {
 	m.now = now
 	m.event("", "disk", m.disk.String(), protocol.Inconsistent.String(), "replaced: it is filled from "+m.carrierNames())
 	m.disk, m.diskWhy = protocol.Inconsistent, "replaced; not filled yet"
-	m.filling, m.vouched = true, 0
+	m.filling = true
+	m.vouched = 0
 	m.left = bitmap.NewSet(bitmap.Blocks(m.cfg.Size))
 	m.left.SetAll()
 	m.leftFrom, m.fillFlush = 0, nil

@@ -86,9 +86,13 @@ func (w *workshop) hunt(ctx context.Context, m *Mutant, opt *options) (prey, tim
 		return prey{}, 0, err
 	}
 	began := time.Now()
-	for first, end := opt.first, opt.first+uint64(opt.seeds); ; {
+	start := opt.first
+	if m.First != 0 {
+		start += m.First
+	}
+	for first, end := start, start+uint64(opt.seeds); ; {
 		p, err := w.run(ctx, bin, first, int(end-first), opt)
-		p.Ran += int(first - opt.first)
+		p.Ran += int(first - start)
 		if err != nil || p.Failed == "" {
 			return p, time.Since(began), err
 		}

@@ -50,11 +50,16 @@ var ofCrashes = []Mutant{
 			"				p.dirty.Set(from, min(from, blocks))\n"}},
 	},
 	{
-		Name: "earlier-life-cools",
-		Why:  "an extent of an earlier life cools before what that life left in the cache is flushed",
+		Name:  "earlier-life-cools",
+		Why:   "an extent of an earlier life cools before what that life left in the cache is flushed, nor is that flushed at the start",
+		First: quickCuts,
+		// Without the second edit nothing would come of it: the flush at the first tick is
+		// over before a sync has cleared the bits that the extent's blocks have since.
 		Edits: []Edit{{"replica/tick.go",
 			"if last >= oldest || last > m.localDurable || !m.bootDurable {",
-			"if last >= oldest || last > m.localDurable {"}},
+			"if last >= oldest || last > m.localDurable {"}, {"replica/tick.go",
+			"	if m.bootDurable || m.bootFlush != nil || !m.usable() {\n",
+			"	if m.now >= 0 || m.bootDurable || m.bootFlush != nil || !m.usable() {\n"}},
 	},
 	{
 		Name: "lost-primary-marks-nothing",

@@ -26,11 +26,13 @@ var ofDisks = []Mutant{
 	{
 		Name:  "restart-forgotten-when-lost-again",
 		Why:   "a peer that restarted without what it had applied, and is lost a second time before it is in sync, is taken for the one that had it",
+		First: carriers,
 		Edits: []Edit{{"replica/write.go", "	if was && p.heard != nil {", "	if p.heard != nil {"}},
 	},
 	{
 		Name:  "refill-beside-writes",
 		Why:   "a run of a refill is read while a write into it is under way: older data land over it",
+		First: refills,
 		Edits: []Edit{{"replica/refill.go", "		case m.writing(r.Off, r.Len):\n			m.pullWait = append(m.pullWait, r)\n", ""}},
 	},
 	{

@@ -10,7 +10,7 @@ var ofFormats = []Mutant{
 	{
 		Name:  "page-in-one-slot",
 		Why:   "a metadata page is written over its only good copy: a crash leaves none",
-		Edits: []Edit{{"volume/meta/file.go", "	slot := 1 - f.current(id)\n	if mirror {", "	slot := f.current(id)\n	if mirror {"}},
+		Edits: []Edit{{"volume/meta/file.go", "	if mirror {\n		f.toggle(id)\n", "	if mirror && f.seq == 0 {\n		f.toggle(id)\n"}},
 	},
 	{
 		Name:  "older-page-believed",

@@ -10,6 +10,7 @@ var ofPolicies = []Mutant{
 	{
 		Name:  "differing-policies-followed",
 		Why:   "a side is given up although the nodes' policies differ",
+		First: splits,
 		Edits: []Edit{{"replica/policy.go", "	if me.Policy != peer.Policy {\n", "	if me.Policy.Pri0 == protocol.CallPriLost {\n"}},
 	},
 	{

@@ -40,6 +40,7 @@ var ofSyncs = []Mutant{
 	{
 		Name:  "spoiled-copy-clears",
 		Why:   "a block that is marked anew while its copy is being confirmed is cleared by that confirmation",
+		First: fullStores,
 		Edits: []Edit{{"replica/write.go", "			if p.plan != nil {\n				p.plan.Spoil(r.Off, r.Len)\n			}\n", ""}},
 	},
 	{

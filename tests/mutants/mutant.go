@@ -13,8 +13,11 @@ var ErrStale = errors.New("the mutant is stale")
 
 // Mutant is one way to break the code.
 type Mutant struct {
-	Name  string // unique, a file name
-	Why   string // what it would lose or mix
+	Name string // unique, a file name
+	Why  string // what it would lose or mix
+	// First is where its seeds begin: a range of the simulator's in which what it takes
+	// is common. 0: at the flag's.
+	First uint64
 	Edits []Edit
 }
 

@@ -60,6 +60,9 @@ func (n *node) promote(opt replica.PromoteOptions) {
 	if opt.Force {
 		p.forcing++
 	}
+	if opt.PeerFenced {
+		p.vouched = true
+	}
 	p.enter(func() {
 		p.operate(what, func(done func(error)) {
 			p.awaitSettled(p.w.now+p.w.sc.writeTimeout, func(err error) {
@@ -120,6 +123,9 @@ func (w *World) trouble() {
 	w.at(w.between(0, 2*w.sc.pace), w.trouble)
 	if w.sc.restores && w.p(0.2) {
 		w.undo()
+		return
+	}
+	if w.sc.theme != noTheme && w.themed() {
 		return
 	}
 	if w.p(w.sc.ambush) {

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -821,6 +822,39 @@ func (o *oracle) newest(p *process) {
 	}
 }
 
+// waited: what was submitted to the last reign, and waited while the role was laid down
+// and taken up again, is of the new one.
+func (o *oracle) waited(p *process, b *branch) {
+	var list []*clientOp
+	for c := range p.ops {
+		if c.br != nil && c.br == p.seen.former && c.r.Seq() == 0 {
+			list = append(list, c)
+		}
+	}
+	slices.SortFunc(list, func(x, y *clientOp) int {
+		return cmp.Or(cmp.Compare(x.at, y.at), cmp.Compare(x.id, y.id), cmp.Compare(x.r.Off, y.r.Off), cmp.Compare(x.r.Len, y.r.Len))
+	})
+	for _, c := range list {
+		o.unsure(c) // of the last reign
+		c.br = b
+		if c.r.Op != replica.Read && c.r.Op != replica.Flush {
+			o.within(c.r.Off, c.r.Len, func(s, h int32) {
+				b.maybe[h] = append(b.maybe[h], unsure{val: c.value(s), op: c, end: forever, reign: b.id})
+			})
+		}
+	}
+}
+
+// onlyPrimary: C4. Nobody is promoted beside a primary who could be asked, unless an
+// operator says of that one that it is dead.
+func (o *oracle) onlyPrimary(p *process, forced bool) {
+	for _, q := range p.n.peers {
+		if x := q.proc; x != nil && x.seen.branch != nil && !forced && !p.vouched && x.look().Role == protocol.Primary {
+			o.w.fail("C4: %s is promoted while %s is primary, and nobody vouched for its death", p.n.name, q.name)
+		}
+	}
+}
+
 // promoted: C1 and C6. The new reign begins with what the replica holds.
 func (o *oracle) promoted(p *process) {
 	if v := p.look(); v.Bare && p.seen.former != nil {
@@ -834,6 +868,7 @@ func (o *oracle) promoted(p *process) {
 		o.w.fail("C6: %s is promoted in the middle of a restore", p.n.name)
 	}
 	forced := p.forcing > 0
+	o.onlyPrimary(p, forced)
 	d := p.n.disk
 	if !forced && st.dur >= st.wild {
 		if st.broken {
@@ -862,6 +897,7 @@ func (o *oracle) promoted(p *process) {
 	}
 	b := o.newBranch(st.br, st.pos, p.n.name)
 	b.carry(d)
+	o.waited(p, b)
 	o.idx++
 	for h, s := range o.hot {
 		if l, v := b.hist[h], d.at(int64(s)); l[len(l)-1].val != v {

@@ -54,6 +54,7 @@ type process struct {
 	archiveJobs []func(done func()) // the first is being done
 	archiving   *replica.Discard    // the last that began
 	started     int64
+	vouched     bool          // an operator has said of its peers that they are dead
 	forcing     int           // promotions by force under way
 	dirty       []*bitmap.Set // toward each peer, the machine's own
 	again       func()        // client

@@ -52,6 +52,7 @@ type scenario struct {
 
 	archiveLimit  int64
 	archiveAlways bool // also what nobody can rely on
+	theme         theme
 	restores      bool // operators put back what was given up (restore.go)
 }
 
@@ -132,9 +133,10 @@ func (w *World) choose() {
 	sc.sync.FloorBytes = pick(1<<20, 8<<20)
 	sc.archiveLimit = pick(0, 16<<10, 1<<20, 1<<40)
 	sc.archiveAlways = w.p(0.3)
-	if w.seed >= restoresFrom {
+	if w.seed >= restoresFrom && w.seed < themesFrom {
 		w.chooseRestores()
 	}
+	w.chooseTheme()
 }
 
 // windows chooses where clients write: in every extent, over a border, at the end.
