@@ -23,7 +23,10 @@ type wdisk struct {
 	archived *Discard     // the last side that was given up
 }
 
-var errWorldDisk = errors.New("input/output error")
+var (
+	errWorldDisk  = errors.New("input/output error")
+	errWorldSpace = errors.New("no space left on the backing store")
+)
 
 // err returns how an operation ends.
 func (d *wdisk) err(op Op) error {
@@ -35,8 +38,11 @@ func (d *wdisk) err(op Op) error {
 		kind = "flush"
 	case Write, Zero, Trim, Pull:
 	}
-	if d.fails[kind] {
+	switch {
+	case d.fails[kind]:
 		return errWorldDisk
+	case d.fails["space"] && op == Write:
+		return errWorldSpace
 	}
 	return nil
 }

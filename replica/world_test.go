@@ -416,7 +416,7 @@ func (w *world) run() {
 					w.watch.wrote(x, r.Off, r.Tag)
 				}
 				err := x.wdisk.err(r.Op)
-				x.m.LocalDone(w.now, r, err, err != nil)
+				x.m.LocalDone(w.now, r, err, err != nil && err != errWorldSpace)
 				w.collect(x)
 				moved = true
 			}
