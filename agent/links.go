@@ -166,6 +166,9 @@ func (l *links) status() []control.LinkStatus {
 			}
 			reason = ""
 		}
+		if s == nil {
+			st.Transport = p.Transport.String()
+		}
 		st.Peer, st.Address, st.Reason = p.Name, p.Address, reason
 		out = append(out, st)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/qrbd/qrbd/agent/control"
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/protocol/session"
 	"github.com/qrbd/qrbd/volume"
 )
 
@@ -57,11 +58,25 @@ func fetchStatus(ctx context.Context, client *control.Client, name string) (cont
 // statusLines lays a node's state out in width columns.
 func statusLines(st control.NodeStatus, p palette, width int) []string {
 	lines := []string{p.paint(bold, clean(st.Node)) + p.paint(dim, "  qrbd "+clean(st.Version)+", "+plural(len(st.Volumes), "volume"))}
+	if names := overTCP(st.Links); names != "" {
+		lines = append(lines, "  "+p.paint(dim, "sessions over TCP: ")+names)
+	}
 	for _, v := range st.Volumes {
 		lines = append(lines, "")
 		lines = append(lines, volumeLines(v, p, width)...)
 	}
 	return lines
+}
+
+// overTCP names the peers that have not the default transport.
+func overTCP(links []control.LinkStatus) string {
+	var names []string
+	for _, l := range links {
+		if l.Transport == session.TCP.String() {
+			names = append(names, clean(l.Peer))
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // volumeLines is one volume:

@@ -207,3 +207,16 @@ func TestNoColour(t *testing.T) {
 		t.Error("a pipe is taken for a terminal")
 	}
 }
+
+// TestStatusTransport: who is reached over TCP is named, the others are not.
+func TestStatusTransport(t *testing.T) {
+	st := control.NodeStatus{Node: "alpha", Version: "1.0.0", Links: []control.LinkStatus{
+		{Peer: "beta", Transport: "quic"}, {Peer: "gamma", Transport: "tcp"}, {Peer: "delta", Transport: "tcp"}}}
+	if got := strings.Join(statusLines(st, palette{}, 80), "\n"); !strings.Contains(got, "sessions over TCP: gamma, delta") {
+		t.Errorf("%s", got)
+	}
+	st.Links = st.Links[:1]
+	if got := strings.Join(statusLines(st, palette{}, 80), "\n"); strings.Contains(got, "sessions") {
+		t.Errorf("%s", got)
+	}
+}

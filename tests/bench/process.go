@@ -149,8 +149,24 @@ func totalCPU(servers []*process) (time.Duration, error) {
 	return sum, nil
 }
 
-// freePort returns a port of 127.0.0.1 that nothing listens on now ("tcp" or "udp").
+// freePort returns a port of 127.0.0.1 that nothing listens on now ("tcp", "udp", or "tcp+udp" for both).
 func freePort(network string) (int, error) {
+	if network == "tcp+udp" {
+		for range 100 {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return 0, fmt.Errorf("a free TCP port: %w", err)
+			}
+			c, err := net.ListenPacket("udp", l.Addr().String())
+			l.Close()
+			if err != nil {
+				continue
+			}
+			c.Close()
+			return l.Addr().(*net.TCPAddr).Port, nil
+		}
+		return 0, errors.New("no port is free on TCP and UDP")
+	}
 	if network == "udp" {
 		c, err := net.ListenPacket("udp", "127.0.0.1:0")
 		if err != nil {

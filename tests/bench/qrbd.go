@@ -32,7 +32,7 @@ type node struct {
 
 // newNode makes a node's directory, identity and key.
 func newNode(ctx context.Context, s site, name string) (*node, error) {
-	port, err := freePort("udp")
+	port, err := freePort("tcp+udp")
 	if err != nil {
 		return nil, err
 	}

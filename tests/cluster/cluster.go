@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -266,14 +267,24 @@ func (c *Cluster) address(i int) string {
 	if c.links != nil {
 		return fmt.Sprintf("%s:7790", c.links.ip(i))
 	}
-	// A port that is free now; agents of other tests may take it only if they were
-	// told to, and the kernel does not hand it out again soon.
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		c.t.Fatal(err)
+	for range 100 {
+		// Below the ports that the kernel gives to connections, which come and go: what
+		// is free now is free when the agent is started again.
+		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
+		packets, err := net.ListenPacket("udp", address)
+		if err != nil {
+			continue
+		}
+		listener, err := net.Listen("tcp", address)
+		packets.Close()
+		if err != nil {
+			continue
+		}
+		listener.Close()
+		return address
 	}
-	defer conn.Close()
-	return conn.LocalAddr().String()
+	c.t.Fatal("no port is free on UDP and TCP")
+	return ""
 }
 
 // newNode makes the i-th node's directory and identity.

@@ -13,6 +13,7 @@ import (
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/protocol/quicnet"
 	"github.com/qrbd/qrbd/protocol/session"
+	"github.com/qrbd/qrbd/protocol/tcpnet"
 	"github.com/qrbd/qrbd/tests/cluster"
 )
 
@@ -47,11 +48,15 @@ func impersonate(t *testing.T, node, peer *cluster.Node, change func(*session.Op
 	key, err := session.ParseKey(peer.Key)
 	check(t, err)
 	i := &impostor{failed: make(chan error, 1), up: make(chan *session.Session, 1)}
+	transport := session.QUIC
+	if node.Config.Peers[0].Transport == session.TCP.String() {
+		transport = session.TCP
+	}
 	o := session.Options{
 		Identity: id, Name: node.Name, Listen: node.Config.Listen, Handler: i, Instance: 4711,
-		Transports: map[session.Transport]session.Opener{session.QUIC: quicnet.Open},
+		Transports: map[session.Transport]session.Opener{session.QUIC: quicnet.Open, session.TCP: tcpnet.Open},
 		Log:        slog.New(slog.DiscardHandler),
-		Peers:      []session.Peer{{Name: peer.Name, Address: peer.Config.Listen, Keys: []ed25519.PublicKey{key}}},
+		Peers:      []session.Peer{{Name: peer.Name, Address: peer.Config.Listen, Keys: []ed25519.PublicKey{key}, Transport: transport}},
 	}
 	if change != nil {
 		change(&o)

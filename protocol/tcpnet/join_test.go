@@ -1,0 +1,176 @@
+package tcpnet
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/protocol/session"
+)
+
+// FuzzReadJoin: whatever a peer sends first is a Join and nothing else, or an error.
+func FuzzReadJoin(f *testing.F) {
+	join := protocol.AppendFrame(nil, &protocol.Join{Ticket: ticket{1, 2, 31: 3}}, nil)
+	f.Add(join)
+	f.Add(join[:20])
+	f.Add(protocol.AppendFrame(nil, &protocol.StreamOpen{Kind: protocol.StreamBulk, Volume: "crm"}, nil))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r := bytes.NewReader(data)
+		m, err := readJoin(r, make([]byte, len(join)))
+		if err != nil {
+			return
+		}
+		if read := len(data) - r.Len(); read != len(join) || !bytes.Equal(protocol.AppendFrame(nil, m, nil)[protocol.HeaderLen:], data[protocol.HeaderLen:read]) {
+			t.Fatalf("%d bytes of %x make %+v", read, data, m)
+		}
+	})
+}
+
+// place is an endpoint that the tests call by hand.
+func place(t *testing.T, id *session.Identity, allowed ...*session.Identity) *endpoint {
+	t.Helper()
+	cert, err := id.Certificate(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := Open(session.Port{Listen: "127.0.0.1:0", Identity: id, Certificate: cert, Peers: func() int { return len(allowed) },
+		Allowed: func(key ed25519.PublicKey) bool {
+			for _, a := range allowed {
+				if key.Equal(a.Public()) {
+					return true
+				}
+			}
+			return false
+		},
+		Heartbeat: time.Second, PeerTimeout: time.Second, DialTimeout: time.Second, Failed: func(net.Addr, error) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return e.(*endpoint)
+}
+
+func newIdentity(t *testing.T) *session.Identity {
+	id, err := session.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// TestTicketBindsStreams: a stream is taken with the ticket and the key of its session
+// together; with another ticket, with another configured peer's key, or without
+// a Join its connection ends and nothing is handed over.
+func TestTicketBindsStreams(t *testing.T) {
+	ida, idb, idm := newIdentity(t), newIdentity(t), newIdentity(t)
+	beta := place(t, idb, ida, idm)
+	alpha, mallory := place(t, ida, idb), place(t, idm, idb)
+	at, keys := beta.Addr().String(), []ed25519.PublicKey{idb.Public()}
+	out, err := alpha.Dial(t.Context(), at, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := out.(*conn)
+	in, err := beta.Accept(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in.(*conn).ticket != c.ticket || c.ticket == (ticket{}) {
+		t.Fatalf("tickets %x and %x", in.(*conn).ticket, c.ticket)
+	}
+	try := func(e *endpoint, tk ticket) (handed bool) {
+		s, err := e.dial(t.Context(), at, keys, alpnStream, c.heard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.end(abortive)
+		s.Write(protocol.AppendFrame(nil, &protocol.Join{Ticket: tk}, nil))
+		ended := make(chan error, 1)
+		go func() {
+			_, err := s.Read(make([]byte, 1))
+			ended <- err
+		}()
+		select {
+		case taken := <-in.(*conn).joined:
+			taken.Abort(0)
+			<-ended
+			return true
+		case err := <-ended:
+			if !errors.Is(err, session.ErrAborted) {
+				t.Errorf("refused with %v", err)
+			}
+			return false
+		}
+	}
+	wrong := c.ticket
+	wrong[31] ^= 1
+	for _, k := range []struct {
+		name string
+		from *endpoint
+		with ticket
+		want bool
+	}{
+		{"the session's own", alpha, c.ticket, true},
+		{"one bit off", alpha, wrong, false},
+		{"none", alpha, ticket{}, false},
+		{"another peer with the ticket", mallory, c.ticket, false},
+		{"the session's own again", alpha, c.ticket, true},
+	} {
+		if got := try(k.from, k.with); got != k.want {
+			t.Errorf("%s: taken %v", k.name, got)
+		}
+	}
+	c.Close(protocol.CodeShutdown, "over")
+	go io.Copy(io.Discard, &control{in.(*conn)})
+	<-in.Done()
+	var closed *session.CloseError
+	if !errors.As(in.Cause(), &closed) || closed.Text != "over" {
+		t.Errorf("ended with %v", in.Cause())
+	}
+	if try(alpha, c.ticket) {
+		t.Error("taken after the session's end")
+	}
+}
+
+// TestStrangerOnStreamALPN: who has no configured key gets nowhere on a stream's
+// connection either.
+func TestStrangerOnStreamALPN(t *testing.T) {
+	idb := newIdentity(t)
+	beta := place(t, idb, newIdentity(t))
+	stranger := place(t, newIdentity(t), idb)
+	s, err := stranger.dial(t.Context(), beta.Addr().String(), []ed25519.PublicKey{idb.Public()}, alpnStream, new(atomic.Uint64))
+	if err == nil { // TLS 1.3 lets the client go on before the server has looked
+		_, err = s.Read(make([]byte, 1))
+		s.end(abortive)
+	}
+	var failed *session.Failure
+	if !errors.As(err, &failed) || failed.Reason != session.KeyRefused {
+		t.Errorf("refused with %v", err)
+	}
+}
+
+// TestOtherProtocols: a node that speaks TLS but no protocol of this one is told so by an alert.
+func TestOtherProtocols(t *testing.T) {
+	beta := place(t, newIdentity(t))
+	for _, c := range []struct {
+		config *tls.Config
+		what   string
+	}{
+		{&tls.Config{NextProtos: []string{"h2"}}, "another ALPN"},
+		{&tls.Config{NextProtos: []string{session.ALPN}, MaxVersion: tls.VersionTLS12}, "TLS 1.2"},
+	} {
+		c.config.InsecureSkipVerify = true
+		conn, err := tls.Dial("tcp", beta.Addr().String(), c.config)
+		if err == nil {
+			conn.Close()
+			t.Errorf("%s is let in", c.what)
+		}
+	}
+}
