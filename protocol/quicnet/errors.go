@@ -16,6 +16,7 @@ import (
 // TLS alerts (RFC 8446 section 6) as QUIC error codes: 0x100 + alert.
 const (
 	alertBadCertificate      = 0x100 + 42
+	alertUnrecognizedName    = 0x100 + 112 // of an accepting side that has no certificate
 	alertCertificateRequired = 0x100 + 116
 	alertNoProtocol          = 0x100 + 120
 )
@@ -61,7 +62,7 @@ func classify(err *quic.TransportError) (session.Reason, error) {
 	switch {
 	case err.ErrorCode == alertCertificateRequired && err.Remote:
 		return session.NoCertificate, errors.New("it demands a certificate of this node")
-	case err.ErrorCode == alertCertificateRequired:
+	case err.ErrorCode == alertCertificateRequired, err.ErrorCode == alertUnrecognizedName && err.Remote:
 		return session.NoCertificate, errors.New("it presents no certificate")
 	case err.ErrorCode == alertBadCertificate && err.Remote:
 		return session.KeyRefused, errors.New("it does not accept this node's key: does its configuration have it?")

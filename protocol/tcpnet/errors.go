@@ -18,6 +18,7 @@ import (
 // TLS alerts (RFC 8446 section 6).
 const (
 	alertBadCertificate      = 42
+	alertUnrecognizedName    = 112 // of an accepting side that has no certificate
 	alertCertificateRequired = 116
 	alertNoProtocol          = 120
 )
@@ -42,6 +43,8 @@ func failure(err error, certified bool) error {
 		return &session.Failure{Reason: session.NoCertificate, Err: errors.New("it demands a certificate of this node")}
 	case alert == alertBadCertificate:
 		return &session.Failure{Reason: session.KeyRefused, Err: errors.New("it does not accept this node's key: does its configuration have it?")}
+	case alert == alertUnrecognizedName:
+		return &session.Failure{Reason: session.NoCertificate, Err: errors.New("it presents no certificate")}
 	case alert == alertNoProtocol:
 		return &session.Failure{Reason: session.VersionDiffers, Err: fmt.Errorf("no common way to open a session, this node has %s", session.ALPN)}
 	}

@@ -49,11 +49,19 @@ func (w With) testRefusals(t *testing.T) {
 		{name: "no client certificate", alpha: func(o *session.Options) { o.WithoutCertificate = true },
 			atAlpha: side{session.NoCertificate, "it demands a certificate of this node"},
 			atBeta:  side{session.NoCertificate, "it presents no certificate"}},
+		{name: "no certificate of the accepting side", beta: func(o *session.Options) { o.WithoutCertificate = true },
+			atAlpha: side{session.NoCertificate, "it presents no certificate"}}, // beta is no node of ours
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ida, idb := identities(t)
-			alpha, beta := w.startNode(t, "alpha", ida, c.alpha), w.startNode(t, "beta", idb, c.beta)
-			if c.atBeta.reason != session.Expired || c.beta == nil { // else beta is nobody's peer
+			waits := func(o *session.Options) { // it must not dial after all when this host is slow: who is refused by whom would change
+				o.BackoffMax = time.Hour
+				if c.beta != nil {
+					c.beta(o)
+				}
+			}
+			alpha, beta := w.startNode(t, "alpha", ida, c.alpha), w.startNode(t, "beta", idb, waits)
+			if c.beta == nil || c.atBeta.reason == session.VersionDiffers { // else beta is nobody's peer
 				other := w.startNode(t, "gamma", newIdentity(t), c.beta)
 				beta.knows(other)
 				other.knows(beta)
@@ -84,8 +92,13 @@ func (w With) testRefusals(t *testing.T) {
 				node *testNode
 				want side
 			}{{alpha, c.atAlpha}, {beta, c.atBeta}} {
+				if s.want == (side{}) {
+					continue
+				}
 				e := next(t, s.node.fails, "failure at "+s.node.recorder.name)
-				for e.Peer == "gamma" { // dialed before it listened
+				// Who dialed gamma did so before it listened. And when this host is slow an
+				// attempt may run out of time; the next one tells the cause.
+				for e.Peer == "gamma" || e.Reason == session.Unreachable {
 					e = next(t, s.node.fails, "failure at "+s.node.recorder.name)
 				}
 				if e.Reason != s.want.reason || !strings.Contains(e.Error(), s.want.text) {
