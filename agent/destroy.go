@@ -155,7 +155,7 @@ func destroyBacking(v *config.Volume) error {
 		if err := os.Remove(v.Backing); err != nil {
 			return fail(err)
 		}
-		return syncDirectory(filepath.Dir(v.Backing))
+		return blockdev.SyncDir(filepath.Dir(v.Backing))
 	}
 	store, err := blockdev.OpenBlock(v.Backing)
 	if err != nil {
@@ -169,14 +169,6 @@ func destroyBacking(v *config.Volume) error {
 		return fail(err)
 	}
 	return nil
-}
-
-func syncDirectory(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // forget drops the records of a volume that is destroyed; its file is gone already.

@@ -168,12 +168,7 @@ func initFile(fd int, path string, size int64) error {
 	if err := unix.Fsync(fd); err != nil {
 		return fmt.Errorf("sync backing file %s: %w", path, err)
 	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return fmt.Errorf("sync directory of backing file: %w", err)
-	}
-	defer dir.Close()
-	if err := dir.Sync(); err != nil {
+	if err := SyncDir(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("sync directory of backing file %s: %w", path, err)
 	}
 	return nil

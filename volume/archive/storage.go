@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/qrbd/qrbd/blockdev"
 )
 
 // Storage is the file that an archive lives in. ReadAt may be called beside all
@@ -82,7 +84,7 @@ func (d directory) Create(name string) (Storage, error) {
 		return nil, fmt.Errorf("archives: %w", err)
 	}
 	for _, dir := range []string{d.path, filepath.Dir(d.path)} {
-		if err := syncDir(dir); err != nil {
+		if err := blockdev.SyncDir(dir); err != nil {
 			return nil, errors.Join(fmt.Errorf("archives: %w", err), f.Close(), os.Remove(f.Name()))
 		}
 	}
@@ -101,7 +103,7 @@ func (d directory) Remove(name string) error {
 	if err := os.Remove(d.file(name)); err != nil {
 		return fmt.Errorf("archives: %w", err)
 	}
-	return syncDir(d.path)
+	return blockdev.SyncDir(d.path)
 }
 
 func (d directory) Free() (int64, error) {
@@ -120,15 +122,6 @@ func (d directory) Free() (int64, error) {
 	}
 }
 
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
 type file struct{ f *os.File }
 
 func (s file) ReadAt(p []byte, off int64) (int, error)  { return s.f.ReadAt(p, off) }
@@ -137,17 +130,7 @@ func (s file) Truncate(size int64) error                { return s.f.Truncate(si
 func (s file) Close() error                             { return s.f.Close() }
 
 // Sync uses fdatasync: a changed length is part of what is needed to read the data.
-func (s file) Sync() error {
-	for {
-		err := unix.Fdatasync(int(s.f.Fd()))
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, unix.EINTR) { // a signal before anything was done; nothing else is tried again
-			return fmt.Errorf("fdatasync %s: %w", s.f.Name(), err)
-		}
-	}
-}
+func (s file) Sync() error { return blockdev.SyncData(s.f) }
 
 func (s file) Size() (int64, error) {
 	info, err := s.f.Stat()

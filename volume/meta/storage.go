@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/qrbd/qrbd/blockdev"
 )
 
 // Storage is the file that metadata lives in. It is used by one goroutine at a
@@ -95,17 +97,7 @@ func (s *fileStorage) Close() error                             { return s.f.Clo
 
 // Sync uses fdatasync: the file's length is fixed when it is created, and what is
 // needed to find new blocks again is part of the data.
-func (s *fileStorage) Sync() error {
-	for {
-		err := unix.Fdatasync(int(s.f.Fd()))
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, unix.EINTR) { // a signal before anything was done; nothing else is tried again
-			return fmt.Errorf("fdatasync %s: %w", s.f.Name(), err)
-		}
-	}
-}
+func (s *fileStorage) Sync() error { return blockdev.SyncData(s.f) }
 
 func (s *fileStorage) Size() (int64, error) {
 	info, err := s.f.Stat()
@@ -193,7 +185,7 @@ func place(path string, s *Super, id uint64, force bool) (err error) {
 	if err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return blockdev.SyncDir(dir)
 }
 
 // fill writes what a new file holds: both copies of the superblock. The space of
@@ -233,13 +225,4 @@ func newSuperPair(s *Super, id uint64) []byte {
 		seal(p, pageID{kind: kindSuper}, id, 1, i == 1)
 	}
 	return pair
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

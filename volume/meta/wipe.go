@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/qrbd/qrbd/blockdev"
 )
 
 // Wipe makes the file one that nothing can be recovered from: both slots of the
@@ -38,7 +40,7 @@ func Remove(path string) error {
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("removing metadata: %w", err)
 	}
-	return syncDir(filepath.Dir(path))
+	return blockdev.SyncDir(filepath.Dir(path))
 }
 
 // Look returns the superblock of a file that no agent has open.
