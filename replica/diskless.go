@@ -234,6 +234,17 @@ func (m *Machine) reread(w *Request) {
 	}
 }
 
+// takenBack reports whether an orphan, which waits to be issued again, may be in what r
+// has read.
+func (m *Machine) takenBack(r *Request) bool {
+	for _, w := range m.held {
+		if w.seq != 0 && w.Off < r.Off+r.Len && r.Off < w.Off+w.Len {
+			return true
+		}
+	}
+	return false
+}
+
 // mintAborted ends a mint that no carrier is left for.
 func (m *Machine) mintAborted() {
 	m.minting = false

@@ -68,9 +68,10 @@ func (p *peer) unsettled() bool {
 }
 
 // deserted reports whether this secondary and p have only been told by a primary that
-// is gone that they are in sync, and nobody has taken its place.
+// is gone that they are in sync, or one has followed it without the other, and nobody has
+// taken its place.
 func (m *Machine) deserted(p *peer) bool {
-	return p.repl == protocol.Established && p.lastWhy == RuleDefer && m.primary() == "" && p.heard.Primary == ""
+	return p.repl == protocol.Established && (p.lastWhy == RuleDefer || p.heard.Current != m.current) && m.primary() == "" && p.heard.Primary == ""
 }
 
 func planWord(k resync.Kind) string {

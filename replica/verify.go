@@ -67,8 +67,10 @@ func (m *Machine) mayVerify(p *peer, opt *VerifyOptions) error {
 			m.cfg.Self, p.name, p.repl, m.disk, p.disk)
 	case m.primary() != "" && m.primary() != m.cfg.Self:
 		return refusal(protocol.CodeNotAllowed, "run verify on the primary, %s: only there are writes held off the blocks being compared", m.primary())
-	case m.role != protocol.Primary && p.lastWhy == RuleDefer:
-		return refusal(protocol.CodeBusy, "the primary that kept %s and %s in sync is gone: they are compared in a moment, try again then", m.cfg.Self, p.name)
+	case m.role != protocol.Primary && p.heard.Primary != "" && p.heard.Primary != m.cfg.Self:
+		return refusal(protocol.CodeNotAllowed, "run verify on the primary, %s, which %s is connected to", p.heard.Primary, p.name)
+	case m.role != protocol.Primary && (p.lastWhy == RuleDefer || p.heard.Current != m.current):
+		return refusal(protocol.CodeBusy, "the primary that kept %s or %s in sync is gone: they are compared in a moment, try again then", m.cfg.Self, p.name)
 	case m.role == protocol.Primary && !p.live:
 		return refusal(protocol.CodeNotAllowed, "%s is not in sync with %s yet: wait until it is (qrbd wait %s --for up-to-date)", p.name, m.cfg.Self, m.cfg.Name)
 	}

@@ -301,8 +301,12 @@ func (m *Machine) LocalDone(now Time, r *Request, err error, fatal bool) {
 // write that is gone when this node dies now.
 func (m *Machine) readDone(r *Request, err error) {
 	r.err, r.covers = err, m.seq
-	if err == nil && m.seen(r) {
+	switch {
+	case err == nil && m.seen(r):
 		m.readBack = append(m.readBack, r)
+		return
+	case err == nil && m.takenBack(r):
+		m.held = append(m.held, r) // and is done again after them
 		return
 	}
 	m.emit(Effect{Kind: DoComplete, Req: r, Err: err})

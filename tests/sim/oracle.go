@@ -700,7 +700,7 @@ func (p *process) livens(i int, q *replica.PeerView) {
 func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 	st, me := o.st[n.index], o.st[p.n.index]
 	vol := o.idx
-	if v := p.look(); v.Bare {
+	if v := p.look(); v.Bare && q.Repl != protocol.SyncSource { // from a disk that is filled, which is not durable yet
 		o.carries(p, n)
 		return
 	}
@@ -715,7 +715,7 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 		}
 	}
 	if equal && !st.broken {
-		if i := unique(st.mark(), me.mark()); i != 0 && !st.gaveUp {
+		if i := unique(st.mark(), me.mark()); i != 0 && !st.gaveUp && o.more(n, p.n, i) != nil {
 			o.w.fail("C4: %s takes %s for equal, which acknowledged %d that %s does not have", p.n.name, n.name, i, p.n.name)
 		}
 		j := st.joint
@@ -753,15 +753,26 @@ func (o *oracle) overwritten(p *process, from *node) {
 	if first == 0 {
 		return
 	}
-	// It was not told of them, or not that we know. What do the disks say?
+	// It was not told of them, or not that we know.
+	if e := o.more(p.n, from, first); e != nil {
+		o.w.fail("C4: %s is overwritten by %s, which does not have write %d (%s, branch %d of %s), and nobody gave it up",
+			p.n.name, from.name, e.idx, valueText(e.val), st.br.id, st.br.owner)
+	}
+}
+
+// more returns an acknowledged write, from an index on, that the disk of a has, or what
+// came after it, and that of b does not; nil: there is none. Under A and B a replica
+// stands at what was acknowledged in its generation, and may not have it.
+func (o *oracle) more(a, b *node, first int) *entry {
+	st := o.st[a.index]
 	for h, s := range o.hot {
-		for _, e := range st.br.hist[h] {
-			if e.idx >= first && e.idx <= st.pos && st.br.legal(int32(h), p.n.disk.at(int64(s)), e.idx, 0) && !st.br.legal(int32(h), from.disk.at(int64(s)), e.idx, 0) {
-				o.w.fail("C4: %s is overwritten by %s, which does not have write %d (%s in sector %d, branch %d of %s), and nobody gave it up",
-					p.n.name, from.name, e.idx, valueText(e.val), s, st.br.id, st.br.owner)
+		for i, e := range st.br.hist[h] {
+			if e.idx >= first && e.idx <= st.pos && st.br.legal(int32(h), a.disk.at(int64(s)), e.idx, 0) && !st.br.legal(int32(h), b.disk.at(int64(s)), e.idx, 0) {
+				return &st.br.hist[h][i]
 			}
 		}
 	}
+	return nil
 }
 
 // flushKept: of two secondaries that followed one primary, the one that has what a client
