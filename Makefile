@@ -4,6 +4,7 @@ GO          ?= go
 BIN         ?= bin/qrbd
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+NFPM        ?= github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 FUZZTIME    ?= 10s
 DB          ?= postgres
 
@@ -14,7 +15,7 @@ UNIT  = $$($(GO) list ./... | grep -Ev '$(PLAIN)')
 WHOLE = $$($(GO) list ./... | grep -E '$(PLAIN)')
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check sim mutants bench fuzz deps clean
+.PHONY: help build deb demo test check sim mutants bench fuzz deps clean
 
 help: ## list the targets
 	@echo 'qrbd $(VERSION). Targets:'
@@ -22,6 +23,24 @@ help: ## list the targets
 
 build: ## build the static binary bin/qrbd
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/qrbd
+
+# A version that dpkg can order: v1.2.3 is 1.2.3, 5 commits later 1.2.3+5.gabcdef0; without a
+# tag 0~, the day and the commit.
+DEB_VERSION ?= $(shell v=$$(git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null) && echo "$$v" | sed 's/^v//; s/-/+/; s/-/./g' || \
+	git log -1 --date=format:%Y%m%d%H%M --format='0~%cd.%h')
+DEB_ARCH    ?= $(shell $(GO) env GOARCH)
+
+DEB_DIR     ?= bin/deb
+DEB_OUT     ?= bin
+
+deb: ## a Debian package, bin/qrbd_VERSION_ARCH.deb
+	rm -rf '$(DEB_DIR)' && $(MAKE) --no-print-directory build BIN='$(DEB_DIR)/qrbd'
+	'$(DEB_DIR)/qrbd' generate '$(DEB_DIR)'
+	gzip -9n '$(DEB_DIR)/qrbd.8' && gzip -9nc CHANGELOG.md > '$(DEB_DIR)/upstream.gz'
+	printf 'qrbd (%s) unstable; urgency=medium\n\n  * See changelog.gz.\n\n -- The qrbd authors <qrbd@users.noreply.github.com>  %s\n' \
+		'$(DEB_VERSION)' "$$(git log -1 --format=%cD)" | gzip -9n > '$(DEB_DIR)/changelog.Debian.gz'
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) DEB_DIR='$(DEB_DIR)' DEB_VERSION='$(DEB_VERSION)' DEB_ARCH=$(DEB_ARCH) \
+		$(GO) run $(NFPM) package --config deploy/debian/nfpm.yaml --packager deb --target '$(DEB_OUT)'
 
 demo: build ## a CRM database survives the death of its host (DB=postgres or DB=mariadb; root for the whole story)
 	@tests/deps.sh demo

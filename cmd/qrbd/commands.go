@@ -48,6 +48,11 @@ func command(t *terminal, name, args, does string, least, most int, flags []cli.
 	}
 }
 
+func hidden(c *cli.Command) *cli.Command {
+	c.Hidden = true
+	return c
+}
+
 // Flags are made anew for each command: urfave/cli keeps state in them.
 
 func configFlag() cli.Flag {
@@ -160,6 +165,7 @@ func commands(t *terminal) []*cli.Command {
 			textFlag("socket", "export: serve on `unix:PATH`"),
 			&cli.DurationFlag{Name: "for", Usage: "export: end after `DURATION` (default: when the command ends)"},
 		), runArchive),
+		hidden(command(t, "generate", "DIR", "write the manual page, the completion for bash and an example of a configuration", 1, 1, nil, runGenerate)),
 		command(t, "version", "", "print the version", 0, 0, []cli.Flag{jsonFlag()}, runVersion),
 		command(t, "help", "[COMMAND]", "show what a command takes", 0, 1, nil, runHelp),
 	}
