@@ -159,6 +159,7 @@ func (a *Agent) start() (err error) {
 	a.doorList.Store(&doors)
 	a.recallServices() // before a helper can ask
 	a.openAttachDoor(a.clientPool)
+	a.spawn(a.tendKernel)
 	close(a.ready)
 	if a.net, err = a.opt.network(a); err != nil {
 		return err

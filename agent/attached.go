@@ -72,7 +72,19 @@ func (a *Agent) revoke(s *slot, why string) error {
 	a.log.Warn("the attached device is not served any more: unmount and detach it", "volume", s.cfg.Name, "reason", why)
 	sv := service{Token: s.service.Token, State: revoked, Reason: why}
 	s.service = sv // also if the disk is full
+	a.spawn(func(context.Context) { a.cut(s, sv.Token) })
 	return a.setService(s, sv)
+}
+
+// cut ends a device of the kernel's client: it does not come and ask.
+func (a *Agent) cut(s *slot, token string) {
+	r, err := attach.Load(a.cfg.Node.State, s.cfg.Name)
+	if err != nil || r.Token != token {
+		return
+	}
+	if err := r.Cut(); err != nil {
+		a.log.Error("the attached device cannot be cut off: its requests wait until attach_timeout is over", "volume", s.cfg.Name, "err", err)
+	}
 }
 
 // attachDoor serves attached devices, each by its token; nobody else.
@@ -356,8 +368,11 @@ func (a *Agent) mayLeave(s *slot, force bool) error {
 	if err != nil || !r.Live() {
 		return nil // nothing there that could be in use; its connections are seen by clear
 	}
+	if r.Device == "" {
+		return &volume.Error{Code: protocol.CodeBusy, Text: fmt.Sprintf("volume %s is being attached: try again in a moment", s.cfg.Name)}
+	}
 	use, err := attach.InUse(r.Device)
-	if r.Device != "" && err != nil {
+	if err != nil {
 		return &volume.Error{Code: protocol.CodeInternal, Text: err.Error()}
 	}
 	name := s.cfg.Name

@@ -25,6 +25,9 @@ type Host struct {
 	State string // the node's state directory
 	Run   string // directory for mounts of files
 	Links string // directory of the stable names: /dev/qrbd
+	// Socket is the agent's for attached volumes.
+	Socket   string
+	DeadTime time.Duration // how long requests of a kernel's nbd device wait for the agent
 	// Spawn starts a helper process for the volume and waits until it serves, or says
 	// why not.
 	Spawn func(ctx context.Context, volume string) (pid int, err error)
@@ -40,7 +43,7 @@ type Request struct {
 // Attach makes a block device of a volume that is primary here, and returns its record.
 // What it had made is taken away when it fails.
 func (h *Host) Attach(ctx context.Context, r Request) (rec Record, err error) {
-	method, err := pick(r.Method, r.Device)
+	method, err := thisHost().pick(r.Method, r.Device)
 	if err != nil {
 		return rec, err
 	}
@@ -61,8 +64,10 @@ func (h *Host) Attach(ctx context.Context, r Request) (rec Record, err error) {
 	if err := checkLink(link); err != nil {
 		return rec, err
 	}
-	rec = Record{Volume: r.Volume, Method: method, Link: link, Token: newToken(), Since: time.Now(), Boot: bootID(),
-		Mount: filepath.Join(h.Run, r.Volume)}
+	rec = Record{Volume: r.Volume, Method: method, Link: link, Token: newToken(), Since: time.Now(), Boot: bootID()}
+	if method == MethodFUSE {
+		rec.Mount = filepath.Join(h.Run, r.Volume)
+	}
 	if err := rec.save(h.State); err != nil {
 		return rec, err
 	}
@@ -71,7 +76,11 @@ func (h *Host) Attach(ctx context.Context, r Request) (rec Record, err error) {
 			h.clear(&rec, true)
 		}
 	}()
-	if err := h.serve(ctx, &rec, r.Device); err != nil {
+	serve := h.serveFile
+	if method == MethodNBD {
+		serve = h.serveKernel
+	}
+	if err := serve(ctx, &rec, r.Device); err != nil {
 		return rec, fmt.Errorf("attaching volume %s: %w", r.Volume, err)
 	}
 	if err := setLink(link, rec.Device); err != nil {
@@ -80,8 +89,8 @@ func (h *Host) Attach(ctx context.Context, r Request) (rec Record, err error) {
 	return rec, rec.save(h.State)
 }
 
-// serve makes the device.
-func (h *Host) serve(ctx context.Context, rec *Record, device string) error {
+// serveFile makes a loop device on a file.
+func (h *Host) serveFile(ctx context.Context, rec *Record, device string) error {
 	if err := os.MkdirAll(rec.Mount, 0o700); err != nil {
 		return fmt.Errorf("directory for the mount: %w", err)
 	}
@@ -107,27 +116,6 @@ func (h *Host) serve(ctx context.Context, rec *Record, device string) error {
 
 func (r *Record) file() string { return filepath.Join(r.Mount, fusefile.FileName) }
 
-// pick chooses the method.
-func pick(m Method, device string) (Method, error) {
-	switch m {
-	case "", MethodFUSE:
-	case MethodNBD:
-		return m, errors.New("this version attaches by way of FUSE and a loop device only: use --method fuse")
-	default:
-		return m, fmt.Errorf("there is no method %q: use nbd or fuse", m)
-	}
-	if device != "" && !strings.HasPrefix(filepath.Base(device), "loop") {
-		return m, fmt.Errorf("%s is no loop device: name one like /dev/loop7, or none to have a free one", device)
-	}
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		return m, fmt.Errorf("this host has no FUSE (%w): try modprobe fuse", err)
-	}
-	if os.Geteuid() != 0 {
-		return m, errors.New("attaching takes root")
-	}
-	return MethodFUSE, nil
-}
-
 // Detach takes the device of a volume away, given its name, its device or its link. With
 // force it does so whatever uses it: what is not written yet is lost. The record it
 // returns is that of what was detached.
@@ -142,7 +130,7 @@ func (h *Host) Detach(what string, force bool) (Record, error) {
 		return rec, err
 	}
 	state := describe(h.State, rec).State
-	if state == lasting.Waiting && !force {
+	if !force && (state == lasting.Waiting || rec.Method == MethodNBD && rec.Live() && !answers(h.Socket)) {
 		return rec, fmt.Errorf("volume %s cannot be detached in order: %s waits for the agent, which is not there or has not made the volume primary again. Start it, or give up what is not written yet: qrbd detach %s --force",
 			rec.Volume, rec.Device, rec.Volume)
 	}
@@ -172,6 +160,9 @@ func (h *Host) Grow(volume string, size int64) error {
 	}
 	if err != nil {
 		return err
+	}
+	if r.Method == MethodNBD {
+		return fmt.Errorf("the device %s of volume %s keeps its old size until it is detached and attached", r.Device, volume)
 	}
 	err = await("the helper to see the new size", func() (bool, error) {
 		info, err := os.Stat(r.file())
@@ -220,7 +211,11 @@ func (h *Host) find(what string) (Record, error) {
 func (h *Host) clear(r *Record, force bool) error {
 	var errs []error
 	if r.Device != "" {
-		errs = append(errs, closeLoop(r.Device, r.file(), force))
+		if r.Method == MethodNBD {
+			errs = append(errs, closeNBD(r, force))
+		} else {
+			errs = append(errs, closeLoop(r.Device, r.file(), force))
+		}
 		if to, err := os.Readlink(r.Link); err == nil && to == r.Device && errs[0] == nil {
 			errs = append(errs, os.Remove(r.Link))
 		}
@@ -239,8 +234,10 @@ func (h *Host) clear(r *Record, force bool) error {
 	if r.Helper.PID != 0 {
 		errs = append(errs, await("the helper to end", func() (bool, error) { return !r.Helper.alive(), nil }))
 	}
-	if err := os.Remove(r.Mount); err != nil && !errors.Is(err, fs.ErrNotExist) && !force {
-		errs = append(errs, err)
+	if r.Mount != "" {
+		if err := os.Remove(r.Mount); err != nil && !errors.Is(err, fs.ErrNotExist) && !force {
+			errs = append(errs, err)
+		}
 	}
 	if err := errors.Join(errs...); err != nil && !force {
 		return fmt.Errorf("detaching volume %s: %w", r.Volume, err)
@@ -280,10 +277,17 @@ func checkLink(link string) error {
 		return nil
 	case err != nil:
 		return fmt.Errorf("%s is there and is no symbolic link: remove it, or set devices in [node]", link)
-	case backingOf(to) != "":
-		return fmt.Errorf("%s leads to %s, which is in use for %s: another node on this host needs a directory of its own, devices in [node]", link, to, backingOf(to))
+	case backingOf(to) != "" || nbdAttached(to):
+		return fmt.Errorf("%s leads to %s, which is in use%s: another node on this host needs a directory of its own, devices in [node]", link, to, forWhat(backingOf(to)))
 	}
 	return nil
+}
+
+func forWhat(file string) string {
+	if file == "" {
+		return ""
+	}
+	return " for " + file
 }
 
 func setLink(link, device string) error {

@@ -3,7 +3,7 @@ package attach
 // Info is an attached volume as it is shown.
 type Info struct {
 	Record
-	State   string       `json:"state"` // connected, waiting, dead; "gone": its helper was killed or the host restarted
+	State   string       `json:"state"` // connected, waiting, dead, attached; gone: its helper was killed or the host restarted
 	Serving *HelperState `json:"serving,omitempty"`
 	Use     Use          `json:"use"`
 }
@@ -19,12 +19,20 @@ func List(state string) ([]Info, error) {
 	return all, err
 }
 
-// Gone is the state of a volume whose device is no more.
-const Gone = "gone"
+// States besides those of package lasting.
+const (
+	Gone     = "gone"     // the device is no more
+	Attached = "attached" // by the kernel's client, which does not tell more
+)
 
 func describe(state string, r Record) Info {
 	i := Info{Record: r, State: Gone, Use: Use{Mounts: []string{}, Holders: []string{}, Openers: []string{}}}
 	if !r.Live() {
+		return i
+	}
+	if r.Method == MethodNBD {
+		i.State = Attached
+		i.Use = useOf(r)
 		return i
 	}
 	var s HelperState
@@ -34,9 +42,16 @@ func describe(state string, r Record) Info {
 		i.State = "starting"
 	}
 	if r.Device != "" {
-		if u, err := InUse(r.Device); err == nil {
-			i.Use = u
-		}
+		i.Use = useOf(r)
 	}
 	return i
+}
+
+// useOf shows what can be found out; Detach and the agent insist on all of it.
+func useOf(r Record) Use {
+	u, err := InUse(r.Device)
+	if err != nil {
+		u.Exclusive = true
+	}
+	return u
 }

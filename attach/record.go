@@ -105,10 +105,10 @@ func (r *Record) Live() bool {
 	switch {
 	case r.Boot != bootID():
 		return false
-	case r.Method == MethodFUSE:
-		return r.Helper.alive()
+	case r.Method == MethodNBD:
+		return r.Device != "" && nbdAttached(r.Device)
 	}
-	return true
+	return r.Helper.alive()
 }
 
 func (p Process) alive() bool {

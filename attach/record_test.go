@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"testing"
 	"time"
+
+	"github.com/qrbd/qrbd/blockdev/nbd/kernel"
 )
 
 func TestRecord(t *testing.T) {
@@ -78,12 +80,48 @@ func TestLive(t *testing.T) {
 }
 
 func TestPick(t *testing.T) {
-	for _, tt := range []struct {
-		method Method
-		device string
-	}{{"iscsi", ""}, {MethodFUSE, "/dev/sda"}, {"", "/dev/null"}} {
-		if m, err := pick(tt.method, tt.device); err == nil {
-			t.Errorf("%q on %q: %s", tt.method, tt.device, m)
+	none := errors.New("none")
+	tests := []struct {
+		name         string
+		method       Method
+		device       string
+		driver, fuse error
+		want         Method // "": refused
+	}{
+		{"kernel first", "", "", nil, nil, MethodNBD},
+		{"no kernel's client", "", "", kernel.ErrNoDriver, nil, MethodFUSE},
+		{"fuse where both are", MethodFUSE, "", nil, nil, MethodFUSE},
+		{"by a loop device", "", "/dev/loop7", nil, nil, MethodFUSE},
+		{"by an nbd device", "", "/dev/nbd2", nil, none, MethodNBD},
+		{"an nbd device without driver", "", "/dev/nbd2", kernel.ErrNoDriver, nil, ""},
+		{"nbd without driver", MethodNBD, "", kernel.ErrNoDriver, nil, ""},
+		{"neither", "", "", kernel.ErrNoDriver, none, ""},
+		{"another method", "iscsi", "", nil, nil, ""},
+		{"another device", "", "/dev/sda", nil, nil, ""},
+		{"one method, the other's device", MethodFUSE, "/dev/nbd0", nil, nil, ""},
+	}
+	for _, tt := range tests {
+		h := hosts{root: true, driver: func() error { return tt.driver }, fuse: func() error { return tt.fuse }}
+		got, err := h.pick(tt.method, tt.device)
+		if (err == nil) != (tt.want != "") || err == nil && got != tt.want {
+			t.Errorf("%s: %q, %v", tt.name, got, err)
+		}
+		h.root = false
+		if _, err := h.pick(tt.method, tt.device); err == nil {
+			t.Errorf("%s: without root", tt.name)
+		}
+	}
+}
+
+func TestNBDIndex(t *testing.T) {
+	for device, want := range map[string]int{"/dev/nbd0": 0, "/dev/nbd15": 15, "nbd3": 3} {
+		if n, err := nbdIndex(device); n != want || err != nil {
+			t.Errorf("%s: %d, %v", device, n, err)
+		}
+	}
+	for _, bad := range []string{"", "/dev/nbd", "/dev/nbd-1", "/dev/nbd0p1", "/dev/loop0"} {
+		if n, err := nbdIndex(bad); err == nil {
+			t.Errorf("%q: %d", bad, n)
 		}
 	}
 }

@@ -25,9 +25,10 @@ import (
 // host is where this node's devices are.
 func (c call) host(cfg *config.Config) *attach.Host {
 	return &attach.Host{
-		State: cfg.Node.State,
-		Run:   cfg.AttachRun(),
-		Links: cfg.Node.Devices,
+		State:  cfg.Node.State,
+		Run:    cfg.AttachRun(),
+		Links:  cfg.Node.Devices,
+		Socket: cfg.AttachSocket(),
 		Spawn: func(ctx context.Context, volume string) (int, error) {
 			return spawnHelper(ctx, cfg, volume)
 		},
@@ -48,7 +49,11 @@ func attachHere(c call, r attach.Request) error {
 	if err := mustBePrimary(c, r.Volume); err != nil {
 		return err
 	}
-	rec, err := c.host(cfg).Attach(c.Context.Context, r)
+	h := c.host(cfg)
+	if v := cfg.Volume(r.Volume); v != nil {
+		h.DeadTime = v.AttachTimeout
+	}
+	rec, err := h.Attach(c.Context.Context, r)
 	if err != nil {
 		return err
 	}

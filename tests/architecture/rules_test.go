@@ -18,7 +18,7 @@ var edges = map[string][]string{
 	"cmd/qrbd": {"agent", "agent/config", "agent/control", "attach", "volume", "volume/meta", "volume/archive", "replica", "resync", "bitmap",
 		"protocol", "protocol/session", "blockdev", "blockdev/nbd"},
 	"agent":            {"agent/config", "agent/control", "agent/hook", "agent/metrics", "attach", "volume", "volume/meta", "volume/archive", "protocol", "protocol/session", "protocol/quicnet", "protocol/tcpnet", "blockdev", "blockdev/nbd"},
-	"attach":           {"attach/fusefile", "blockdev/nbd", "blockdev/nbd/client", "blockdev/nbd/lasting"},
+	"attach":           {"attach/fusefile", "blockdev/nbd", "blockdev/nbd/client", "blockdev/nbd/kernel", "blockdev/nbd/lasting"},
 	"attach/fusefile":  {},
 	"agent/control":    {"volume", "protocol", "blockdev/nbd"},
 	"agent/hook":       {},

@@ -151,11 +151,11 @@ func TestAttach(t *testing.T) {
 	_, alpha, beta := pair(t, cluster.Options{})
 	beta.Refused([]string{"secondary here", "primary is alpha", "switchover crm --to beta"}, "attach", volume)
 	alpha.Refused([]string{"no method", "nbd or fuse"}, "attach", volume, "--method", "iscsi")
-	alpha.Refused([]string{"/dev/null", "no loop device"}, "attach", volume, "/dev/null")
+	alpha.Refused([]string{"/dev/null", "no device that a volume can be attached as"}, "attach", volume, "/dev/null")
 	alpha.Refused([]string{"not attached"}, "detach", volume)
 	alpha.Refused([]string{"no volume \"web\""}, "attach", "web")
 
-	out := alpha.Must("attach", volume)
+	out := alpha.Must("attach", volume, "--method", "fuse")
 	a := alpha.only()
 	if a.Volume != volume || a.Method != "fuse" || a.State != "connected" || a.Link != alpha.link() || a.Size != 64<<20 ||
 		!strings.HasPrefix(a.Device, "/dev/loop") || !strings.Contains(out, a.Device) || !strings.Contains(out, "fuse") {
@@ -205,7 +205,7 @@ func TestAttach(t *testing.T) {
 		t.Errorf("the helper is still there: %q", words)
 	}
 	alpha.Must("switchover", volume, "--to", "beta")
-	beta.Must("attach", volume)
+	beta.Must("attach", volume, "--method", "fuse")
 	beta.Must("detach", volume)
 }
 
@@ -306,7 +306,7 @@ func TestFlushReachesBothDisks(t *testing.T) {
 	t.Parallel()
 	need(t, "mkfs.ext4")
 	_, alpha, beta := pair(t, cluster.Options{Program: cluster.CrashAgent})
-	alpha.Must("attach", volume)
+	alpha.Must("attach", volume, "--method", "fuse")
 	sh(t, "mkfs.ext4", "-q", alpha.link())
 	alpha.mount(alpha.link())
 	want := bytes.Repeat([]byte("flushed\n"), 1<<17)
@@ -370,27 +370,33 @@ func writeSynced(t *testing.T, path string, b []byte) {
 // TestGrow: a volume gets larger under a mounted file system, which then does, too.
 func TestGrow(t *testing.T) {
 	t.Parallel()
-	need(t, "mkfs.ext4", "resize2fs")
-	c, alpha, beta := pair(t, cluster.Options{})
-	alpha.Must("attach", volume)
-	sh(t, "mkfs.ext4", "-q", alpha.link())
+	need(t, "mkfs.xfs", "xfs_growfs")
+	c, alpha, beta := pair(t, cluster.Options{Size: "320MiB"})
+	alpha.Must("attach", volume, "--method", "fuse")
+	sh(t, "mkfs.xfs", "-q", alpha.link()) // ext4 grows with CAP_SYS_RESOURCE only
 	alpha.mount(alpha.link())
 	want := bytes.Repeat([]byte("0123456789abcdef"), 1<<18)
 	writeSynced(t, filepath.Join(alpha.mnt(), "before"), want)
 	for _, h := range []*host{beta, alpha} {
-		h.Rewrite(func(c *cluster.Config) { c.Volumes[0].Size = "128MiB" })
-		h.MustFor(60*time.Second, "resize", volume, "128MiB")
+		h.Rewrite(func(c *cluster.Config) { c.Volumes[0].Size = "640MiB" })
+		h.MustFor(60*time.Second, "resize", volume, "640MiB")
 	}
-	if size := strings.TrimSpace(sh(t, "blockdev", "--getsize64", alpha.link())); size != "134217728" {
+	if size := strings.TrimSpace(sh(t, "blockdev", "--getsize64", alpha.link())); size != "671088640" {
 		t.Errorf("the device has %s bytes", size)
 	}
-	sh(t, "resize2fs", alpha.link())
-	writeSynced(t, filepath.Join(alpha.mnt(), "after"), bytes.Repeat(want, 20)) // more than there was room for
+	var was, is unix.Statfs_t
+	if err := unix.Statfs(alpha.mnt(), &was); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, "xfs_growfs", alpha.mnt())
+	if err := unix.Statfs(alpha.mnt(), &is); err != nil || is.Blocks < was.Blocks+was.Blocks/2 {
+		t.Errorf("the file system had %d blocks and has %d, %v", was.Blocks, is.Blocks, err)
+	}
 	if got, err := os.ReadFile(filepath.Join(alpha.mnt(), "before")); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("what was written before: %d bytes, %v", len(got), err)
 	}
 	sh(t, "umount", alpha.mnt())
-	sh(t, "e2fsck", "-fn", alpha.link())
+	sh(t, "xfs_repair", "-n", alpha.link())
 	alpha.Must("detach", volume)
 	c.WaitInSync(volume, 20*time.Second)
 	c.Equal(volume)

@@ -82,7 +82,7 @@ func TestKilledUnderFileSystem(t *testing.T) {
 			t.Parallel()
 			need(t, "fio", "mkfs."+fs)
 			c, alpha, beta := pair(t, cluster.Options{Size: "512MiB"})
-			alpha.Must("attach", volume)
+			alpha.Must("attach", volume, "--method", "fuse")
 			sh(t, "mkfs."+fs, "-q", alpha.link())
 			alpha.mount(alpha.link())
 			n := kills(t)
@@ -155,7 +155,7 @@ func TestTakenOver(t *testing.T) {
 		t.Run(map[bool]string{false: "and still is primary", true: "and is demoted again"}[demoted], func(t *testing.T) {
 			t.Parallel()
 			c, alpha, beta := pair(t, cluster.Options{})
-			alpha.Must("attach", volume)
+			alpha.Must("attach", volume, "--method", "fuse")
 			sh(t, "mkfs.ext4", "-q", alpha.link())
 			alpha.mount(alpha.link())
 			alpha.Kill()
@@ -194,7 +194,7 @@ func TestAgentStaysAway(t *testing.T) {
 	t.Parallel()
 	need(t)
 	_, alpha, _ := pair(t, cluster.Options{Configure: func(c *cluster.Config) { c.Volumes[0].Extra = "attach_timeout = \"4s\"\n" }})
-	alpha.Must("attach", volume)
+	alpha.Must("attach", volume, "--method", "fuse")
 	alpha.Kill()
 	alpha.await("waiting", 5*time.Second)
 	alpha.Refused([]string{"waits for the agent", "--force"}, "detach", volume)
@@ -229,7 +229,7 @@ func TestForcedOff(t *testing.T) {
 	t.Parallel()
 	need(t, "mkfs.ext4")
 	_, alpha, _ := pair(t, cluster.Options{})
-	alpha.Must("attach", volume)
+	alpha.Must("attach", volume, "--method", "fuse")
 	sh(t, "mkfs.ext4", "-q", alpha.link())
 	alpha.mount(alpha.link())
 	alpha.Must("demote", volume, "--force")
@@ -240,7 +240,7 @@ func TestForcedOff(t *testing.T) {
 	}
 	unix.Unmount(alpha.mnt(), 0)
 	alpha.Must("detach", volume)
-	alpha.Must("attach", volume)
+	alpha.Must("attach", volume, "--method", "fuse")
 	alpha.Must("detach", volume)
 }
 
@@ -250,7 +250,7 @@ func TestPeerAway(t *testing.T) {
 	t.Parallel()
 	need(t, "mkfs.ext4")
 	_, alpha, beta := pair(t, cluster.Options{})
-	alpha.Must("attach", volume)
+	alpha.Must("attach", volume, "--method", "fuse")
 	sh(t, "mkfs.ext4", "-q", alpha.link())
 	alpha.mount(alpha.link())
 	beta.Kill()

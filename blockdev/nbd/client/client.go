@@ -79,6 +79,38 @@ func Dial(ctx context.Context, addr, export string, o Options) (*Client, error) 
 
 // New is Dial over a connection, which it takes over: it is closed on an error.
 func New(ctx context.Context, conn net.Conn, export string, o Options) (*Client, error) {
+	c, h, err := handshake(ctx, conn, export, o)
+	if err != nil {
+		return nil, err
+	}
+	c.conn = h.Conn
+	go c.receive(h.r)
+	return c, nil
+}
+
+// Negotiated is a connection on which the handshake is over, for somebody else to use.
+type Negotiated struct {
+	Conn  net.Conn
+	Size  int64  // bytes
+	Flags uint16 // nbd.Tx...
+}
+
+// Negotiate connects to an export as Dial does and hands the connection over. Simple
+// replies are agreed, and nothing is sent or received after the handshake.
+func Negotiate(ctx context.Context, addr, export string) (Negotiated, error) {
+	conn, err := Connect(ctx, addr)
+	if err != nil {
+		return Negotiated{}, err
+	}
+	c, h, err := handshake(ctx, conn, export, Options{Simple: true})
+	if err != nil {
+		return Negotiated{}, err
+	}
+	return Negotiated{Conn: h.Conn, Size: c.size, Flags: c.flags}, nil
+}
+
+// handshake leads to the transmission phase. It closes conn on an error.
+func handshake(ctx context.Context, conn net.Conn, export string, o Options) (*Client, *Handshake, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	c := &Client{conn: conn, calls: make(map[uint64]*call), received: make(chan struct{})}
 	h, err := greet(conn)
@@ -90,11 +122,9 @@ func New(ctx context.Context, conn net.Conn, export string, o Options) (*Client,
 	}
 	if err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("NBD export %q at %v: %w", export, conn.RemoteAddr(), err)
+		return nil, nil, fmt.Errorf("NBD export %q at %v: %w", export, conn.RemoteAddr(), err)
 	}
-	c.conn = h.Conn
-	go c.receive(h.r)
-	return c, nil
+	return c, h, nil
 }
 
 func (c *Client) negotiate(ctx context.Context, h *Handshake, export string, o Options) error {
