@@ -164,7 +164,7 @@ func startNetwork(a *Agent) (network, error) {
 }
 
 func sessionPeer(p config.Peer) (session.Peer, error) {
-	peer := session.Peer{Name: p.Name, Address: p.Address, Transport: p.Transport}
+	peer := session.Peer{Name: p.Name, Address: p.Address, Transport: p.Transport, Congestion: p.Congestion}
 	for _, text := range p.Keys {
 		key, err := session.ParseKey(text)
 		if err != nil {

@@ -67,6 +67,8 @@ type Peer struct {
 	Keys    []string // public keys that are accepted, key first, then keys; one or two
 	// Transport is how sessions with it travel; the same on both sides.
 	Transport session.Transport
+	// Congestion is TCP's congestion control toward it; "": the host's.
+	Congestion string
 }
 
 // Volume is a [[volume]] section.

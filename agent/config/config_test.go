@@ -52,6 +52,7 @@ address = "10.0.0.2:7790"
 key     = "KEY1"
 keys    = ["KEY2"]
 transport = "tcp"
+congestion = "bbr"
 
 [[peer]]
 name    = "gamma"
@@ -101,6 +102,9 @@ func TestWholeConfiguration(t *testing.T) {
 	}
 	if len(c.Peers) != 2 || len(c.Peers[0].Keys) != 2 || len(c.Peers[1].Keys) != 1 || c.Peers[1].Address != "gamma.example.org:7790" {
 		t.Errorf("peers: %+v", c.Peers)
+	}
+	if c.Peers[0].Congestion != "bbr" || c.Peers[1].Congestion != "" {
+		t.Errorf("congestion controls: %q, %q", c.Peers[0].Congestion, c.Peers[1].Congestion)
 	}
 	if c.Peers[0].Transport != session.TCP || c.Peers[1].Transport != session.QUIC {
 		t.Errorf("transports: %v, %v", c.Peers[0].Transport, c.Peers[1].Transport)
@@ -174,6 +178,8 @@ func TestFaults(t *testing.T) {
 			{2, "node.name", "not a name"}, {5, "peer.name", "all dots"}}},
 		{"long name", "[node]\nname = \"" + strings.Repeat("x", 65) + "\"\nlisten = \":1\"\n", []fault{{2, "node.name", "1 to 64"}}},
 		{"transport", node + peer + "transport = \"sctp\"\n", []fault{{8, "peer.transport", `"quic" or "tcp"`}}},
+		{"congestion", node + peer + "congestion = \"bbr\"\n", []fault{{8, "peer.congestion", "QUIC has its own"}}},
+		{"congestion name", node + peer + "transport = \"tcp\"\ncongestion = \"BBR 2\"\n", []fault{{9, "peer.congestion", "not the name"}}},
 		{"TCP twice", strings.Replace(node, "10.0.0.1", "", 1) + "metrics = \"127.0.0.1:7790\"\n" + peer + "transport = \"tcp\"\n" + strings.Replace(vol, "unix:/s", "tcp:127.0.0.1:7790", 1), []fault{
 			{4, "node.metrics", "node.listen"}, {14, "volume.export", "node.metrics"}, {14, "volume.export", "node.listen"}}},
 		{"listen", "[node]\nname = \"a\"\nlisten = \"10.0.0.1\"\n", []fault{{3, "node.listen", "host:port"}}},

@@ -57,6 +57,9 @@ func decodePeer(s *section) Peer {
 		Address: read(s, "address", required, parseAddress),
 	}
 	p.Transport = read(s, "transport", session.QUIC.String(), session.ParseTransport)
+	if p.Congestion = read(s, "congestion", "", parseCongestion); p.Congestion != "" && p.Transport == session.QUIC {
+		s.fault("congestion", "is for transport = \"tcp\": QUIC has its own")
+	}
 	if k := read(s, "key", "", parseKey); k != "" {
 		p.Keys = append(p.Keys, k)
 	}

@@ -64,7 +64,8 @@ const templateRest = `#control_group   = "disk"               # a group that may
 #address = "10.0.0.2:7790"
 #key     = "qk1..."
 #keys    = ["qk1..."]   # a second key that is accepted, while the key is replaced
-#transport = "quic"     # or "tcp", faster on a short link without loss; the same on both nodes
+#transport = "tcp"      # faster over a link without loss; the same on both nodes; default: "quic"
+#congestion = "bbr"     # of TCP toward this peer; default: the host's (sysctl net.ipv4.tcp_congestion_control)
 
 # One section for each volume, the same name and size on every node.
 #

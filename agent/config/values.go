@@ -176,6 +176,17 @@ func stripZone(host string) string {
 	return h
 }
 
+var congestionRE = regexp.MustCompile(`^[a-z0-9_]{1,15}$`)
+
+// parseCongestion checks what the name of a congestion control looks like; whether the kernel
+// has it is found out at the start.
+func parseCongestion(s string) (string, error) {
+	if !congestionRE.MatchString(s) {
+		return "", fmt.Errorf("%q is not the name of a congestion control: sysctl net.ipv4.tcp_available_congestion_control lists this host's", s)
+	}
+	return s, nil
+}
+
 // parseKey checks a public key, typing errors included.
 func parseKey(s string) (string, error) {
 	_, err := session.ParseKey(s)

@@ -84,6 +84,11 @@ func (e *endpoint) admit(ctx context.Context, _ *quic.ClientInfo) (context.Conte
 	return ctx, nil
 }
 
+// CheckCongestion implements session.Endpoint.
+func (e *endpoint) CheckCongestion(string) error {
+	return errors.New("QUIC has one congestion control: leave congestion out, or use transport = \"tcp\"")
+}
+
 // Addr implements session.Endpoint.
 func (e *endpoint) Addr() net.Addr { return e.socket.LocalAddr() }
 

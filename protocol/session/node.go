@@ -115,6 +115,7 @@ func (n *Node) open(t Transport) error {
 		Identity:    n.options.Identity,
 		Certificate: n.cert,
 		Allowed:     n.allows,
+		Congestion:  n.congestion,
 		Peers:       n.peerCount,
 		Heartbeat:   n.options.Heartbeat,
 		PeerTimeout: n.options.PeerTimeout,
@@ -142,6 +143,16 @@ func (n *Node) peerCount() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.peers)
+}
+
+// congestion returns the congestion control configured for the peer with that key.
+func (n *Node) congestion(key ed25519.PublicKey) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if p := n.byKey[[ed25519.PublicKeySize]byte(key)]; p != nil {
+		return p.Congestion
+	}
+	return ""
 }
 
 func (n *Node) allows(key ed25519.PublicKey) bool { return n.peerOf(key) != nil }
@@ -198,11 +209,8 @@ func (n *Node) addPeer(p Peer) (*peer, error) {
 	if err := n.checkKeys(p); err != nil {
 		return nil, err
 	}
-	if p.Transport == 0 {
-		p.Transport = QUIC
-	}
-	if err := n.open(p.Transport); err != nil {
-		return nil, fmt.Errorf("peer %q: %w", p.Name, err)
+	if err := n.prepare(&p); err != nil {
+		return nil, err
 	}
 	added := newPeer(n, p)
 	n.peers[p.Name] = added
@@ -231,6 +239,23 @@ func (n *Node) checkKeys(p Peer) error {
 	return nil
 }
 
+// prepare opens what a peer needs on this side. REQUIRES n.mu.
+func (n *Node) prepare(p *Peer) error {
+	if p.Transport == 0 {
+		p.Transport = QUIC
+	}
+	if err := n.open(p.Transport); err != nil {
+		return fmt.Errorf("peer %q: %w", p.Name, err)
+	}
+	if p.Congestion == "" {
+		return nil
+	}
+	if err := n.endpoints[p.Transport].CheckCongestion(p.Congestion); err != nil {
+		return fmt.Errorf("peer %q: %w", p.Name, err)
+	}
+	return nil
+}
+
 // UpdatePeer gives the peer of that name another address, other keys or another
 // transport. A session whose key and transport still hold goes on; another ends.
 func (n *Node) UpdatePeer(p Peer) error {
@@ -243,11 +268,8 @@ func (n *Node) UpdatePeer(p Peer) error {
 	if err := n.checkKeys(p); err != nil {
 		return err
 	}
-	if p.Transport == 0 {
-		p.Transport = QUIC
-	}
-	if err := n.open(p.Transport); err != nil {
-		return fmt.Errorf("peer %q: %w", p.Name, err)
+	if err := n.prepare(&p); err != nil {
+		return err
 	}
 	for _, k := range old.Keys {
 		delete(n.byKey, [ed25519.PublicKeySize]byte(k))
@@ -255,7 +277,7 @@ func (n *Node) UpdatePeer(p Peer) error {
 	for _, k := range p.Keys {
 		n.byKey[[ed25519.PublicKeySize]byte(k)] = old
 	}
-	old.Address, old.Keys, old.Transport = p.Address, slices.Clone(p.Keys), p.Transport
+	old.Address, old.Keys, old.Transport, old.Congestion = p.Address, slices.Clone(p.Keys), p.Transport, p.Congestion
 	select {
 	case old.updated <- struct{}{}:
 	default: // it has not looked yet

@@ -23,11 +23,14 @@ type Peer struct {
 	// Transport is how its sessions travel; the peer has the same configured for this
 	// node. Zero: QUIC.
 	Transport Transport
+	// Congestion names the congestion control of a transport that has a choice; "": the
+	// host's.
+	Congestion string
 }
 
 // peer keeps the session with one Peer. Owner of all fields below ctx: run.
 type peer struct {
-	Peer    // Address, Keys and Transport are guarded by node.mu: see target
+	Peer    // Address, Keys, Transport and Congestion are guarded by node.mu: see target
 	node    *Node
 	updated chan struct{}   // one of them has changed; capacity 1
 	inbound chan *candidate // from welcome

@@ -53,6 +53,9 @@ type Port struct {
 	Certificate tls.Certificate // without a key: present none
 	// Allowed says whether a key is one of a configured peer.
 	Allowed func(ed25519.PublicKey) bool
+	// Congestion returns the congestion control for the peer with that key; "": the host's.
+	// nil: everybody's is.
+	Congestion func(ed25519.PublicKey) string
 	// Peers returns how many peers are configured.
 	Peers       func() int
 	Heartbeat   time.Duration
@@ -65,6 +68,9 @@ type Port struct {
 
 // Endpoint is an open port. Safe for concurrent use.
 type Endpoint interface {
+	// CheckCongestion says why there is no congestion control of that name, and what to
+	// do.
+	CheckCongestion(name string) error
 	// Dial opens a connection to a node that has one of keys. It blocks until
 	// ctx ends.
 	Dial(ctx context.Context, address string, keys []ed25519.PublicKey) (Conn, error)

@@ -61,6 +61,9 @@ func openOn(on network, port session.Port) (*endpoint, error) {
 	return e, nil
 }
 
+// CheckCongestion implements session.Endpoint.
+func (e *endpoint) CheckCongestion(name string) error { return checkCongestion(name) }
+
 // Addr implements session.Endpoint.
 func (e *endpoint) Addr() net.Addr { return e.listener.Addr() }
 
@@ -128,7 +131,17 @@ func (e *endpoint) dial(ctx context.Context, address string, keys []ed25519.Publ
 		s.end(abortive)
 		return nil, handshakeFailed(ctx, err, s.certified)
 	}
+	e.tune(s)
 	return s, nil
+}
+
+// tune sets what is configured for the peer that has proved its key.
+func (e *endpoint) tune(s *stream) {
+	if key, err := session.PresentedKey(s.tls.ConnectionState()); err == nil && e.port.Congestion != nil {
+		if name := e.port.Congestion(key); name != "" {
+			setCongestion(s.net, name) // which was there when the peer was configured
+		}
+	}
 }
 
 // accept takes connections. One that cannot be taken, because the process has no
@@ -198,6 +211,7 @@ func (e *endpoint) welcome(s *stream) {
 		e.port.Failed(addr, handshakeFailed(ctx, err, s.certified))
 		return
 	}
+	e.tune(s)
 	if s.tls.ConnectionState().NegotiatedProtocol == alpnStream {
 		e.join(ctx, s)
 		return
