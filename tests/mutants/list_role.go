@@ -17,7 +17,7 @@ var ofRoles = []Mutant{
 		Why:  "a peer's promotion is granted although this node is primary: both take writes",
 		Edits: []Edit{{"replica/promote.go",
 			"	case m.role == protocol.Primary:\n		ans.Code, ans.Text = protocol.CodeTwoPrimaries, m.cfg.Name+\" is primary on \"+m.cfg.Self\n",
-			""}, {"replica/promote.go", "		if p.linked && p.settled && p.role == protocol.Primary {\n			return refusal(protocol.CodeTwoPrimaries,", "		if p.linked && p.settled && p.role == protocol.Primary && m.stopping {\n			return refusal(protocol.CodeTwoPrimaries,"}},
+			""}, {"replica/promote.go", "		if p.linked && p.settled && p.role == protocol.Primary {\n			return refusal(protocol.CodeTwoPrimaries,", "		if p.linked && p.settled && p.role == protocol.Primary && m.stopping {\n			return refusal(protocol.CodeTwoPrimaries,"}, {"replica/promote.go", "	case m.primary() != \"\" && m.primary() != p.name:\n", "	case m.primary() != \"\" && m.primary() != p.name && m.role != protocol.Primary:\n"}},
 	},
 	{
 		Name: "demoted-answers",

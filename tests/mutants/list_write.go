@@ -82,9 +82,11 @@ var ofWrites = []Mutant{
 		Why:  "a write that found no space here, and was applied by the peer, is not marked: the replicas differ for ever",
 		Edits: []Edit{{"replica/write.go", `		for _, p := range m.peers {
 			p.dirty.Set(bitmap.Touched(r.Off, r.Len))
+			p.spoiled = true
 			if p.plan != nil {
 				p.plan.Spoil`, `		for _, p := range m.peers[:0] {
 			p.dirty.Set(bitmap.Touched(r.Off, r.Len))
+			p.spoiled = true
 			if p.plan != nil {
 				p.plan.Spoil`}},
 	},
