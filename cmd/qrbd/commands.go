@@ -166,6 +166,7 @@ func commands(t *terminal) []*cli.Command {
 			&cli.DurationFlag{Name: "for", Usage: "export: end after `DURATION` (default: when the command ends)"},
 		), runArchive),
 		hidden(command(t, "generate", "DIR", "write the manual page, the completion for bash and an example of a configuration", 1, 1, nil, runGenerate)),
+		command(t, "doctor", "", "check this host, its files and the way to its peers, and say what to change", 0, 0, remote(jsonFlag()), runDoctor),
 		command(t, "version", "", "print the version", 0, 0, []cli.Flag{jsonFlag()}, runVersion),
 		command(t, "help", "[COMMAND]", "show what a command takes", 0, 1, nil, runHelp),
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
@@ -31,6 +32,31 @@ func (n *Node) RunFor(limit time.Duration, args ...string) (stdout, stderr strin
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.Dir = n.Dir
 	cmd.Env = append(os.Environ(), n.Env...)
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		n.t.Fatalf("%s: %v: %v", n.Name, args, err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// There runs a program of the host on the node's side of the links; {qrbd} and
+// {config} stand for this node's.
+func (n *Node) There(args ...string) (stdout, stderr string, code int) {
+	n.t.Helper()
+	ctx, cancel := n.c.within(Timeout)
+	defer cancel()
+	argv := slices.Clone(args)
+	for i := range argv {
+		argv[i] = strings.NewReplacer("{qrbd}", binary(n.t, Qrbd.pkg), "{config}", n.ConfigPath).Replace(argv[i])
+	}
+	if n.c.links != nil {
+		argv = append(n.c.links.prefix(n.Name), argv...)
+	}
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.Dir = n.Dir
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {

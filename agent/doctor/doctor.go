@@ -1,0 +1,133 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/qrbd/qrbd/agent/config"
+	"github.com/qrbd/qrbd/agent/control"
+)
+
+// Level says how serious a finding is.
+type Level string
+
+// The levels.
+const (
+	OK      Level = "ok"
+	Note    Level = "note"    // somebody should know
+	Change  Level = "change"  // something must be changed
+	Unknown Level = "unknown" // it could not be checked
+)
+
+// Finding is what a check came to.
+type Finding struct {
+	Level Level  `json:"level"`
+	Check string `json:"check"`         // what was looked at
+	Text  string `json:"text"`          // what there is
+	Fix   string `json:"fix,omitempty"` // what to change
+}
+
+// Options say what is examined. All may be missing but Host.
+type Options struct {
+	Host   Host
+	Config *config.Config // nil: it could not be read
+	Fault  error          // why not, or what is wrong with it
+	// Status is the running agent's, nil without one; StatusFault says why.
+	Status      *control.NodeStatus
+	StatusFault error
+	Version     string // of this command
+}
+
+// Report is everything that was found, in the order of the checks.
+type Report struct {
+	Node     string    `json:"node,omitempty"`
+	Healthy  bool      `json:"healthy"` // nothing must be changed
+	Findings []Finding `json:"findings"`
+}
+
+// Changes counts what must be changed.
+func (r *Report) Changes() int {
+	n := 0
+	for _, f := range r.Findings {
+		if f.Level == Change {
+			n++
+		}
+	}
+	return n
+}
+
+// Examine runs all checks. It takes some seconds where peers do not answer, and ends
+// early with ctx.
+func Examine(ctx context.Context, o Options) Report {
+	e := &exam{o: o, probe: patientProbe}
+	e.configuration()
+	e.host()
+	if o.Config != nil {
+		e.files()
+	}
+	e.agent()
+	if o.Config != nil {
+		e.peers(ctx)
+	}
+	r := Report{Findings: e.found}
+	if o.Config != nil {
+		r.Node = o.Config.Node.Name
+	}
+	r.Healthy = r.Changes() == 0
+	return r
+}
+
+// exam is an Examine under way.
+type exam struct {
+	o     Options
+	probe probe
+	found []Finding
+}
+
+func (e *exam) add(f ...Finding) { e.found = append(e.found, f...) }
+
+func ok(check, format string, args ...any) Finding {
+	return Finding{Level: OK, Check: check, Text: fmt.Sprintf(format, args...)}
+}
+
+func unknown(check string, err error) Finding {
+	return Finding{Level: Unknown, Check: check, Text: err.Error()}
+}
+
+// agent compares the running agent with this command, and takes over what it says is
+// wrong with its volumes.
+func (e *exam) agent() {
+	const check = "agent"
+	st := e.o.Status
+	if st == nil {
+		f := Finding{Level: Note, Check: check, Text: "the agent is not running: links and volumes cannot be looked at", Fix: "start it with qrbd agent, or systemctl start qrbd"}
+		if e.o.StatusFault != nil {
+			f.Text = e.o.StatusFault.Error()
+		}
+		e.add(f)
+		return
+	}
+	if st.Version != e.o.Version {
+		e.add(Finding{Level: Change, Check: check, Text: fmt.Sprintf("the agent that runs is %s, this command is %s", st.Version, e.o.Version), Fix: "restart the agent after an upgrade"})
+	} else {
+		e.add(ok(check, "it runs, version %s", st.Version))
+	}
+	for _, c := range st.Health().Causes {
+		e.add(Finding{Level: Note, Check: "volume " + c.Volume, Text: c.Text, Fix: fmt.Sprintf("qrbd status %s, qrbd explain %s", c.Volume, c.Volume)})
+	}
+}
+
+// peers examines every peer at the same time.
+func (e *exam) peers(ctx context.Context) {
+	list := e.o.Config.Peers
+	found := make([][]Finding, len(list))
+	var wg sync.WaitGroup
+	for i := range list {
+		wg.Go(func() { found[i] = e.peer(ctx, &list[i]) })
+	}
+	wg.Wait()
+	for _, f := range found {
+		e.add(f...)
+	}
+}
