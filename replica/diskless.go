@@ -260,25 +260,31 @@ func (m *Machine) mintAborted() {
 
 // mayCarry reports whether a peer of the current generation that returns to a bare
 // primary has everything that was acknowledged: it was in sync in this reign and kept
-// what it was sent. One that a generation was begun without got that from others: then
-// they must have kept it.
+// what it was sent: it was not lost with writes that it had not applied, and did not
+// restart with some that it had not made durable. One that a generation was begun
+// without got that from others: then they must have had it on stable storage.
 func (m *Machine) mayCarry(p *peer) bool {
-	if !p.joined || !m.kept(p) {
+	if !p.joined || p.lacks || p.loose && p.heard.Instance != p.lostInstance {
 		return false
 	}
 	for _, q := range m.peers {
-		if p.left && q.joined && !q.left && !m.kept(q) {
+		if p.left && q.joined && !q.left && !q.safe() {
 			return false
 		}
 	}
 	return true
 }
 
-// kept reports whether the peer, which was in sync in this reign, has all that it was
-// sent: it was not lost with writes that it had not applied, and has not restarted
-// with some that it had not made durable.
-func (m *Machine) kept(p *peer) bool {
-	return p.live || !p.lacks && (!p.loose || p.linked && p.heard != nil && p.heard.Instance == p.lostInstance)
+// safe reports whether the peer, which was in sync in this reign, has all that it was
+// sent on stable storage. One that is connected may have restarted all the same, and that
+// was not noticed yet.
+func (p *peer) safe() bool {
+	for i := p.ring.head; i < p.ring.tail; i++ {
+		if p.ring.at(i).op != protocol.DataFlush {
+			return false
+		}
+	}
+	return !p.lacks && !p.loose
 }
 
 // settleCarrier begins replication between a bare primary and who holds its data.

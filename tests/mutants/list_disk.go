@@ -21,7 +21,7 @@ var ofDisks = []Mutant{
 	{
 		Name:  "any-peer-carries",
 		Why:   "a peer that was lost with acknowledged writes, and restarted without them, is taken for the data of a primary without a disk",
-		Edits: []Edit{{"replica/diskless.go", "	return p.live || !p.lacks && (!p.loose || p.linked && p.heard != nil && p.heard.Instance == p.lostInstance)\n", "	return true\n"}},
+		Edits: []Edit{{"replica/diskless.go", "	if !p.joined || p.lacks || p.loose && p.heard.Instance != p.lostInstance {\n", "	if !p.joined && m.stopping {\n"}},
 	},
 	{
 		Name:  "restart-forgotten-when-lost-again",

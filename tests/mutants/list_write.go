@@ -62,13 +62,13 @@ var ofWrites = []Mutant{
 		Why:  "a read returns a write that no peer has yet; after the primary's death what was read is gone",
 		Edits: []Edit{
 			{"replica/write.go", "		if m.overlaps(r.Off, r.Len) {\n			m.overlapped", "		if m.stopping {\n			m.overlapped"},
-			{"replica/write.go", "	if err == nil && m.seen(r) {\n", "	if err == nil && m.stopping && m.seen(r) {\n"},
+			{"replica/write.go", "	case err == nil && m.seen(r):\n", "	case err == nil && m.stopping && m.seen(r):\n"},
 		},
 	},
 	{
 		Name:  "read-answered-before-what-it-saw",
 		Why:   "a read returns a write that began while the read was under way, and that no peer has yet",
-		Edits: []Edit{{"replica/write.go", "	if err == nil && m.seen(r) {\n", "	if err == nil && m.stopping && m.seen(r) {\n"}},
+		Edits: []Edit{{"replica/write.go", "	case err == nil && m.seen(r):\n", "	case err == nil && m.stopping && m.seen(r):\n"}},
 	},
 	{
 		Name: "lost-peer-cache-not-marked",
