@@ -489,6 +489,10 @@ func (v *Volume) RestoreArchive(ctx context.Context, id string, progress func(do
 	}
 	given := replica.GivenUp{Lost: info.Header.Lost, Kept: info.Header.Kept, History: info.Header.History}
 	// From here on it ends with Restored, however soon who asked loses patience.
+	if !v.restoring.CompareAndSwap(false, true) { // its archive must not be sealed by the end of another
+		return refuse(protocol.CodeBusy, "a restore of %s is under way on %s", v.opt.Name, v.opt.Self)
+	}
+	defer v.restoring.Store(false)
 	begin := func(done func(error)) { v.beginRestore(f, given, done) }
 	if err := v.operate(context.WithoutCancel(ctx), begin); err != nil {
 		return err
@@ -503,7 +507,8 @@ func (v *Volume) RestoreArchive(ctx context.Context, id string, progress func(do
 	if err := v.operate(context.WithoutCancel(ctx), func(done func(error)) { v.m.Restored(v.now(), given, err, fatal, done) }); err != nil {
 		return err
 	}
-	if err := v.opt.Archives.Seal("restored"); err != nil {
+	// Not one that a sync has begun since.
+	if err := v.opt.Archives.SealOne(info.Header.File, "restored"); err != nil {
 		v.log.Error("sealing a restored archive", "archive", id, "err", err)
 	}
 	return nil

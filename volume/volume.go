@@ -42,6 +42,7 @@ type Volume struct {
 	closed bool
 
 	archiveJobs []archiveJob     // the first is being done
+	restoring   atomic.Bool      // RestoreArchive is under way
 	archiving   *replica.Discard // the last that began
 
 	regions   *regions

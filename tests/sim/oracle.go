@@ -88,6 +88,7 @@ type standing struct {
 	joint  join
 	over   *conn // that the last such sync ran over
 	lost   bool  // a power cut has taken some of its cache since it last equalled a primary
+	back   bool  // put back, and with nobody since
 	half   bool  // in the middle of a restore, also after a crash
 	wild   int   // promoted by force when broken: what is not durable may be anything
 }
@@ -476,6 +477,9 @@ func (o *oracle) counts(p *process, q *replica.PeerView, n *node, b *branch) boo
 		return false
 	}
 	l := p.linkTo(n)
+	if st.back && left(n, p, l) {
+		return false // what it confirmed was of the data before
+	}
 	return q.Repl != protocol.SyncSource || l != nil && st.over == l.e.c // it has heard of the end
 }
 
@@ -714,6 +718,7 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 			return // it has followed another into a generation of its own, and takes none from here
 		}
 	}
+	st.back = false
 	if equal && !st.broken {
 		if i := unique(st.mark(), me.mark()); i != 0 && !st.gaveUp && o.more(n, p.n, i) != nil {
 			o.w.fail("C4: %s takes %s for equal, which acknowledged %d that %s does not have", p.n.name, n.name, i, p.n.name)
@@ -801,7 +806,7 @@ func (o *oracle) syncEnds(p *process, c *conn) {
 // joined: a sync from another replica has ended.
 func (o *oracle) joined(p *process, from *node) {
 	st, src := o.st[p.n.index], o.st[from.index]
-	st.broken, st.gaveUp, st.lost, st.half = false, false, false, false
+	st.broken, st.gaveUp, st.lost, st.half, st.back = false, false, false, false, false
 	l := p.linkTo(from)
 	if j := st.joint; j.br != nil && l != nil && l.e.c == j.c {
 		st.br, st.pos, st.vol, st.dur, st.fua, st.joint = j.br, j.pos, j.vol, j.dur, j.fua, join{}

@@ -49,6 +49,7 @@ type process struct {
 	seen     observed
 	archives *archive.Dir
 
+	restoring   bool                // volume.restoring
 	putting     bool                // the machine was asked to restore what was given up
 	putBack     *lostSide           // it is all in place again
 	archiveJobs []func(done func()) // the first is being done

@@ -124,12 +124,17 @@ func (p *process) restore(info *archive.Info, then func(error)) {
 func (p *process) beginRestore(f *archive.File, given replica.GivenUp, done func(error)) {
 	info := f.Info()
 	lost := p.n.lost
-	if p.late() != nil || !info.Exact() || lost == nil || lost.id != info.Header.File {
+	if p.restoring || p.late() != nil || !info.Exact() || lost == nil || lost.id != info.Header.File {
 		done(errors.New("not now"))
 		return
 	}
 	before := p.putting
-	p.putting = true
+	p.putting, p.restoring = true, true
+	answer := done
+	done = func(err error) {
+		p.restoring = false
+		answer(err)
+	}
 	p.m.Restore(p.now(), given, func(err error) {
 		if err != nil {
 			p.putting = before
@@ -152,7 +157,7 @@ func (p *process) endRestore(given replica.GivenUp, lost *lostSide, err error, f
 		if err == nil {
 			p.w.count("restores done")
 			p.n.shelf.trouble(0.05)
-			err := p.archives.Seal("restored")
+			err := p.archives.SealOne(lost.id, "restored")
 			if p.n.shelf.endTrouble(p) {
 				return
 			}
@@ -262,6 +267,7 @@ func (o *oracle) restored(p *process, x *lostSide) {
 		st.fua[s] = f
 	}
 	st.broken, st.gaveUp, st.half, st.joint, st.over = false, false, false, join{}, nil
+	st.back = true
 	st.dur = st.vol // it was flushed before it was given up, and after it was put back
 	p.putBack, p.seen.syncFrom = nil, -1
 	w.count("lost sides put back")

@@ -411,6 +411,19 @@ func (d *Dir) Seal(why string) error {
 	return d.endLive(why)
 }
 
+// SealOne is Seal of the archive of that file id, if it is live.
+func (d *Dir) SealOne(id uint64, why string) error {
+	if d == nil {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ID() != id {
+		return nil
+	}
+	return d.endLive(why)
+}
+
 // Lost returns the generation that the live archive collects; zero: none.
 func (d *Dir) Lost() protocol.Generation {
 	if d == nil {
