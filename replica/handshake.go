@@ -22,7 +22,7 @@ func (m *Machine) Linked(now Time, id PeerID) error {
 	case p.linked:
 		return refusal(protocol.CodeBusy, "%s is connected to %s already", m.cfg.Self, p.name)
 	}
-	p.linked, p.settled, p.alone, p.verified, p.spoiled = true, false, aloneNo, 0, false
+	p.linked, p.settled, p.alone, p.verified, p.spoiled, p.outrun = true, false, aloneNo, 0, false, false
 	p.epoch++
 	p.heard, p.rxSeq, p.rxTaken, p.rxApplied, p.rxDurable, p.rxWord = nil, 0, 0, 0, 0, 0
 	p.deadline = now + m.cfg.HandshakeTime

@@ -99,6 +99,7 @@ type peer struct {
 	total       int64 // blocks at its start
 	endPending  bool  // the end waits for a generation being minted
 	lastWhy     Rule
+	outrun      bool // since it was connected a sync from here has changed another peer: its word of that one, as a primary, may be older
 	gave        bool // a sync from here has changed the peer's replica since the two were found equal
 
 	lastStats   resync.Stats // of the last sync or verify

@@ -186,6 +186,10 @@ func (m *Machine) onStable(p *peer, s *protocol.Stable) {
 		if q == nil || q == p {
 			continue
 		}
+		if e.InSync && p.outrun {
+			m.restart(p, q.name+" was brought up to date from here: what "+p.name+" says of it may be older")
+			return
+		}
 		q.stable, q.told = max(q.stable, e.Durable), true
 		switch {
 		case !e.InSync:

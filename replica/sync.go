@@ -124,6 +124,9 @@ func (m *Machine) onSyncReady(p *peer) {
 		return
 	}
 	p.step, p.gave = syncRunning, true
+	for _, q := range m.peers {
+		q.outrun = q.outrun || q != p
+	}
 	p.deadline = never
 	kind := resync.Copy
 	if p.digest {
