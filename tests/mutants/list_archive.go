@@ -6,7 +6,6 @@ const (
 	restores   = 6_000_000
 	fullStores = 7_000_000
 	refills    = 7_100_000
-	carriers   = 7_200_000
 	splits     = 7_300_000
 	quickCuts  = 7_400_000
 )

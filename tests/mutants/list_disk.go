@@ -26,7 +26,6 @@ var ofDisks = []Mutant{
 	{
 		Name:  "restart-forgotten-when-lost-again",
 		Why:   "a peer that restarted without what it had applied, and is lost a second time before it is in sync, is taken for the one that had it",
-		First: carriers,
 		Edits: []Edit{{"replica/write.go", "	if was && p.heard != nil {", "	if p.heard != nil {"}},
 	},
 	{
