@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -44,6 +45,19 @@ func TestBook(t *testing.T) {
 	}
 	if _, err := NewBook(path); err == nil {
 		t.Error("a book was made over another")
+	}
+}
+
+// TestCutOffReceipt: a host that dies leaves half a line, which is no receipt.
+func TestCutOffReceipt(t *testing.T) {
+	for text, want := range map[string]int{"": 0, "1 2 3": 0, "1 2 3\n": 1, "1 2 3\n4 5": 1, "1 2 3\n4 5 67": 1} {
+		got, err := ReadReceipts(strings.NewReader(text))
+		if err != nil || len(got) != want {
+			t.Errorf("%q: %v, %v; want %d", text, got, err, want)
+		}
+	}
+	if got, err := ReadReceipts(strings.NewReader("1 2\n4 5 6\n")); err == nil {
+		t.Errorf("half a line in the middle was read as %v", got)
 	}
 }
 

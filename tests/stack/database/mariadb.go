@@ -14,19 +14,24 @@ import (
 
 type mariadb struct{}
 
+// poolLimit: the server reserves addresses for the largest pool it may be told to have,
+// by default terabytes, more than a process of a User-Mode Linux has. Servers before it
+// knew the limit ignore it.
+const poolLimit = "--loose-innodb-buffer-pool-size-max=1G"
+
 func (mariadb) owner() string { return "mysql" }
 
 func (mariadb) socket(s *Server) string { return filepath.Join(s.run, "mariadb.sock") }
 
 func (mariadb) initialise(s *Server) []string {
 	return []string{"mariadb-install-db", "--no-defaults", "--datadir=" + s.data,
-		"--auth-root-authentication-method=normal", "--skip-test-db"}
+		"--auth-root-authentication-method=normal", "--skip-test-db", poolLimit}
 }
 
 func (m mariadb) serve(s *Server) []string {
 	return []string{"mariadbd", "--no-defaults", "--datadir=" + s.data, "--socket=" + m.socket(s),
 		"--pid-file=" + filepath.Join(s.run, "mariadb.pid"), "--skip-networking",
-		"--innodb-flush-log-at-trx-commit=1"}
+		"--innodb-flush-log-at-trx-commit=1", poolLimit}
 }
 
 func (m mariadb) open(s *Server, db string) (*sql.DB, error) {
