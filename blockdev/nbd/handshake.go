@@ -222,10 +222,6 @@ func (h *handshake) exportName(data []byte) error {
 	}
 	e, err := h.open(string(data), true)
 	if err != nil {
-		var denied *DeniedError
-		if errors.As(err, &denied) {
-			h.c.srv.complain(h.c.nc, "NBD client refused", "certificate", h.caller.Names(), "why", denied.Text)
-		}
 		return fmt.Errorf("export name: %w", err)
 	}
 	b := binary.BigEndian.AppendUint64(nil, uint64(e.Device.Size()))
@@ -241,6 +237,10 @@ func (h *handshake) exportName(data []byte) error {
 func (h *handshake) open(name string, enter bool) (*Export, error) {
 	for {
 		e, mark, err := h.c.srv.open(name, h.caller)
+		var denied *DeniedError
+		if errors.As(err, &denied) {
+			h.c.srv.complain(h.c.nc, "NBD client refused", "certificate", h.caller.Names(), "why", denied.Text)
+		}
 		if err != nil || !enter {
 			return e, err
 		}
@@ -326,7 +326,6 @@ func (h *handshake) refuse(id uint32, err error) error {
 	case errors.As(err, &policy):
 		kind, text = RepErrPolicy, policy.Text
 	case errors.As(err, &denied):
-		h.c.srv.complain(h.c.nc, "NBD client refused", "certificate", h.caller.Names(), "why", denied.Text)
 		kind, text = RepErrPolicy, denied.Text
 	case errors.Is(err, blockdev.ErrShutdown):
 		kind, text = RepErrShutdown, "the server is shutting down"

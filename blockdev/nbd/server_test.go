@@ -341,9 +341,13 @@ func TestShutdown(t *testing.T) {
 			t.Errorf("option %d: %s, want shutdown", id, got)
 		}
 	}
-	if _, err := net.Dial("unix", strings.TrimPrefix(s.addr, "unix:")); err == nil {
-		t.Error("a new connection is accepted")
-	}
+	eventually(t, "no new connection is accepted", func() bool { // the socket is closed after requests are refused
+		nc, err := net.Dial("unix", strings.TrimPrefix(s.addr, "unix:"))
+		if err == nil {
+			nc.Close()
+		}
+		return err != nil
+	})
 	select {
 	case err := <-down:
 		t.Errorf("shutdown did not wait for the write: %v", err)
