@@ -130,14 +130,29 @@ func (c *Credentials) read(stamps [3]stamp) error {
 	c.good = &tls.Config{
 		MinVersion:   tls.VersionTLS13,
 		Certificates: []tls.Certificate{pair},
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		ClientCAs:    pool,
+		// Not RequireAndVerifyClientCert with ClientCAs, which verify would repeat:
+		// that sends the names of the CA, and of its RSA certificates GnuTLS 3.7
+		// (libnbd and qemu of Debian 12) then finds none that it may use under TLS
+		// 1.3, and presents none at all.
+		ClientAuth:       tls.RequireAnyClientCert,
+		VerifyConnection: func(s tls.ConnectionState) error { return verify(s.PeerCertificates, pool) },
 		// A resumed session would outlive a certificate that was replaced; NBD
 		// connections are long, so nothing is lost.
 		SessionTicketsDisabled:      true,
 		DynamicRecordSizingDisabled: true,
 	}
 	return nil
+}
+
+// verify checks a client's certificate, with the intermediate ones behind it,
+// against the CA. That the client has its key is checked by TLS.
+func verify(chain []*x509.Certificate, ca *x509.CertPool) error {
+	between := x509.NewCertPool()
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{Roots: ca, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	return err
 }
 
 // credentials returns the TLS configuration for a new connection.

@@ -247,6 +247,7 @@ func TestWhoIsLetIn(t *testing.T) {
 		server string // part of the server's log
 	}{
 		{"good", own(testca.Leaf{CommonName: "db1"}), "", ""},
+		{"with an RSA key", own(testca.Leaf{CommonName: "db1", RSA: true}), "", ""},
 		{"only alternative names", own(testca.Leaf{DNSNames: []string{"db1"}, IPs: []net.IP{{10, 0, 0, 9}}}), "", ""},
 		{"no certificate", func() *tls.Config { return &tls.Config{RootCAs: s.ca.Pool(), ServerName: "alpha"} },
 			"certificate required", "client didn't provide a certificate"},
@@ -254,8 +255,8 @@ func TestWhoIsLetIn(t *testing.T) {
 			cfg := other.Client(testca.Leaf{CommonName: "db1"}, "alpha")
 			cfg.RootCAs = s.ca.Pool()
 			return cfg
-		}, "unknown certificate authority", "certificate signed by unknown authority"},
-		{"expired", own(testca.Leaf{CommonName: "db1", Expired: true}), "expired certificate", "has expired"},
+		}, "bad certificate", "certificate signed by unknown authority"},
+		{"expired", own(testca.Leaf{CommonName: "db1", Expired: true}), "bad certificate", "has expired"},
 		{"a server's", own(testca.Leaf{CommonName: "db1", Server: true}), "bad certificate", "incompatible key usage"},
 		{"TLS 1.2", func() *tls.Config {
 			cfg := s.db1()

@@ -61,9 +61,10 @@ func TestServer(t *testing.T) {
 // TestTLS runs libnbd and qemu, which are GnuTLS, against the server over TLS.
 func TestTLS(t *testing.T) {
 	ca, other := testca.New(t, "authority"), testca.New(t, "another authority")
+	ofRSA := false
 	client := func(ca *testca.CA, name string) string {
 		dir := t.TempDir()
-		ca.Issue(dir, testca.Leaf{CommonName: name})
+		ca.Issue(dir, testca.Leaf{CommonName: name, RSA: ofRSA})
 		ca.Trust(dir)
 		return dir
 	}
@@ -74,8 +75,12 @@ func TestTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	x := serveTLS(t, blockdev.NewMemory(interop.MinSize), "tcp:127.0.0.1:0", "crm", credentials)
-	interop.RunTLS(t, interop.Secure{Addr: x.Addr, Export: x.Export, Refusal: "not for db2",
-		Allowed: client(ca, "db1"), Unlisted: client(ca, "db2"), Foreign: client(other, "db1")})
+	for _, ofRSA = range []bool{false, true} { // GnuTLS chooses a certificate by what the server asks for
+		t.Run(map[bool]string{false: "ECDSA", true: "RSA"}[ofRSA], func(t *testing.T) {
+			interop.RunTLS(t, interop.Secure{Addr: x.Addr, Export: x.Export, Refusal: "not for db2",
+				Allowed: client(ca, "db1"), Unlisted: client(ca, "db2"), Foreign: client(other, "db1")})
+		})
+	}
 }
 
 func serve(t *testing.T, d blockdev.Device, addr, name string) interop.Target {

@@ -5,9 +5,11 @@
 package testca
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -33,6 +35,7 @@ type Leaf struct {
 	DNSNames   []string
 	IPs        []net.IP
 	Server     bool // for a server, not a client
+	RSA        bool // with an RSA key, not an ECDSA one
 	Expired    bool
 }
 
@@ -70,7 +73,7 @@ func (ca *CA) Trust(dir string) (path string) {
 // Issue signs a certificate and writes it and its key into dir.
 func (ca *CA) Issue(dir string, l Leaf) (certificate, key string) {
 	ca.t.Helper()
-	own, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	own, err := newKey(l.RSA)
 	check(ca.t, err)
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	check(ca.t, err)
@@ -86,7 +89,7 @@ func (ca *CA) Issue(dir string, l Leaf) (certificate, key string) {
 	if l.Expired {
 		template.NotAfter = time.Now().Add(-time.Minute)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, &own.PublicKey, ca.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, own.Public(), ca.key)
 	check(ca.t, err)
 	secret, err := x509.MarshalPKCS8PrivateKey(own)
 	check(ca.t, err)
@@ -94,6 +97,13 @@ func (ca *CA) Issue(dir string, l Leaf) (certificate, key string) {
 	write(ca.t, certificate, "CERTIFICATE", der)
 	write(ca.t, key, "PRIVATE KEY", secret)
 	return certificate, key
+}
+
+func newKey(ofRSA bool) (crypto.Signer, error) {
+	if ofRSA {
+		return rsa.GenerateKey(rand.Reader, 2048)
+	}
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 }
 
 // Client issues a certificate and returns what a client uses to reach a server of
