@@ -150,8 +150,10 @@ func TestKillBoth(t *testing.T) {
 			beta.Faults("crm", "flush delay 500ms\n")
 			r.runFor(1500 * time.Millisecond)
 		}
-		beta.Kill()
+		// The primary first: it would notice the end of the other (over TCP at once), and
+		// acknowledge writes without it.
 		alpha.Kill()
+		beta.Kill()
 		r.broken()
 		beta.Faults("crm", "")
 
