@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -40,7 +41,9 @@ func place(t *testing.T, id *session.Identity, allowed ...*session.Identity) *en
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := Open(session.Port{Listen: "127.0.0.1:0", Identity: id, Certificate: cert, Peers: func() int { return len(allowed) },
+	e, err := Open(session.Port{Listen: "127.0.0.1:0", Identity: id, Certificate: cert,
+		Congestion: func(ed25519.PublicKey) string { return "reno" }, // every kernel has it
+		Peers:      func() int { return len(allowed) },
 		Allowed: func(key ed25519.PublicKey) bool {
 			for _, a := range allowed {
 				if key.Equal(a.Public()) {
@@ -136,6 +139,43 @@ func TestTicketBindsStreams(t *testing.T) {
 	}
 	if try(alpha, c.ticket) {
 		t.Error("taken after the session's end")
+	}
+}
+
+// TestHalfOpenEnds: a connection that does not say what it is ends in time, before and after
+// TLS, and counts no more.
+func TestHalfOpenEnds(t *testing.T) {
+	ida, idb := newIdentity(t), newIdentity(t)
+	alpha, beta := place(t, ida, idb), place(t, idb, ida)
+	silent, err := net.Dial("tcp", beta.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	joinless, err := alpha.dial(t.Context(), beta.Addr().String(), []ed25519.PublicKey{idb.Public()}, alpnStream, new(atomic.Uint64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer joinless.end(abortive)
+	for _, r := range []io.Reader{silent, joinless} {
+		began := time.Now()
+		if _, err := r.Read(make([]byte, 1)); err == nil {
+			t.Error("bytes for nothing")
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("ended after %v", took)
+		}
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; runtime.Gosched() {
+		beta.mu.Lock()
+		left := len(beta.guests)
+		beta.mu.Unlock()
+		if left == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections still counted", left)
+		}
 	}
 }
 

@@ -39,9 +39,6 @@ func congestionOf(t *testing.T, c net.Conn) (name string) {
 func TestSocketOptions(t *testing.T) {
 	ida, idb := newIdentity(t), newIdentity(t)
 	alpha, beta := place(t, ida, idb), place(t, idb, ida)
-	for _, e := range []*endpoint{alpha, beta} {
-		e.port.Congestion = func(ed25519.PublicKey) string { return "reno" } // every kernel has it
-	}
 	out, err := alpha.Dial(t.Context(), beta.Addr().String(), []ed25519.PublicKey{idb.Public()})
 	if err != nil {
 		t.Fatal(err)
