@@ -104,13 +104,12 @@ func (h *Host) serveFile(ctx context.Context, rec *Record, device string) error 
 	if err := rec.save(h.State); err != nil {
 		return err
 	}
-	file := rec.file()
-	info, err := os.Stat(file)
-	if err != nil {
-		return err
+	var st unix.Stat_t
+	if err := unix.Stat(rec.file(), &st); err != nil {
+		return fmt.Errorf("the file of volume %s: %w", rec.Volume, err)
 	}
-	rec.Size = info.Size()
-	rec.Device, err = openLoop(file, device)
+	rec.Size, rec.FileFS = st.Size, st.Dev
+	rec.Device, err = openLoop(rec.file(), device)
 	return err
 }
 
@@ -214,7 +213,7 @@ func (h *Host) clear(r *Record, force bool) error {
 		if r.Method == MethodNBD {
 			errs = append(errs, closeNBD(r, force))
 		} else {
-			errs = append(errs, closeLoop(r.Device, r.file(), force))
+			errs = append(errs, closeLoop(r.Device, r.FileFS, force))
 		}
 		if to, err := os.Readlink(r.Link); err == nil && to == r.Device && errs[0] == nil {
 			errs = append(errs, os.Remove(r.Link))

@@ -34,8 +34,9 @@ type Record struct {
 	Boot  string    `json:"boot"` // the kernel's boot id: a record of an earlier boot has no device
 
 	// Of method fuse.
-	Mount  string  `json:"mount,omitempty"` // where the file is served
-	Helper Process `json:"helper,omitzero"` // who serves it
+	Mount  string  `json:"mount,omitempty"`   // where the file is served
+	FileFS uint64  `json:"file_fs,omitempty"` // the device number of that file system
+	Helper Process `json:"helper,omitzero"`   // who serves it
 }
 
 // Process is a process that cannot be mistaken for a later one with its id.

@@ -29,7 +29,7 @@ type host struct {
 	cmd   *exec.Cmd
 	in    io.WriteCloser
 	lines chan string // of the shell's output, to its end
-	loops []string    // loop devices that its shell may have attached
+	loops []string    // loop devices that it may have left
 }
 
 // boot starts the host. The shell's errors and output are one stream, and its
@@ -37,7 +37,8 @@ type host struct {
 func (h *host) boot() {
 	h.t.Helper()
 	setup := fmt.Sprintf(`set -e
-for d in /run /srv /usr/local/bin /var/lib; do mount -t tmpfs tmpfs $d; done
+mkdir -p /dev/qrbd
+for d in /run /srv /usr/local/bin /var/lib /dev/qrbd; do mount -t tmpfs tmpfs $d; done
 mkdir /var/lib/qrbd
 mount --bind %[1]s/var /var/lib/qrbd
 mount --bind %[1]s/etc /etc
@@ -79,8 +80,8 @@ cd /
 //
 // Only the shell, the process namespace's init, is killed: the kernel takes the
 // others along, and unshare, which waits for that, is the last in the mount
-// namespace. Were it nbdfuse, the kernel would unmount the file system in its exit
-// and wait there for an answer that only nbdfuse could give.
+// namespace. Were it the helper of an attached volume, the kernel would unmount the
+// file system in its exit and wait there for an answer that only the helper could give.
 func (h *host) die() {
 	if h.cmd == nil {
 		return
@@ -146,7 +147,7 @@ func (h *host) do(text string) string {
 		lines = append(lines, line)
 	}
 	out := h.run(strings.Join(lines, ""))
-	if loop := strings.TrimSpace(h.run("echo ${disk-}")); loop != "" {
+	if loop := strings.TrimSpace(h.run("readlink /dev/qrbd/crm || true")); loop != "" {
 		h.loops = append(h.loops, loop)
 	}
 	return out

@@ -52,10 +52,10 @@ func TestTwoHosts(t *testing.T) {
 			if strings.Contains(s.text, "qrbd init") {
 				introduce(t, hosts, sections, name, out)
 			}
-			if strings.Contains(s.text, "mount $disk") {
+			if strings.Contains(s.text, "mount /dev/qrbd/crm") {
 				last = name
 			}
-			if s.number > "5" && strings.Contains(s.text, "mount $disk") {
+			if s.number > "5" && strings.Contains(s.text, "mount /dev/qrbd/crm") {
 				if got := h.run("cat /srv/crm/order"); got != "order 4711\n" {
 					t.Errorf("after step %s the file reads %q", s.number, got)
 				}
@@ -76,7 +76,7 @@ func TestTwoHosts(t *testing.T) {
 	if v := st.Volumes[0]; last != "alpha" || v.Role != "primary" || v.Disk != "up-to-date" || v.Peers[0].Disk != "up-to-date" {
 		t.Errorf("in the end, on %s: %s", last, out)
 	}
-	hosts[last].run("umount -d /srv/crm; fusermount3 -uz /run/qrbd/crm; wait")
+	hosts[last].run("umount /srv/crm; qrbd detach crm")
 }
 
 // introduce gives each host the other's peer section, once both have printed
@@ -107,9 +107,14 @@ func newHosts(t *testing.T) map[string]*host {
 	if os.Geteuid() != 0 {
 		t.Skip("skipped: needs root to make namespaces and mounts")
 	}
-	for _, tool := range []string{"ip", "unshare", "setsid", "nbdfuse", "fusermount3", "losetup", "mkfs.ext4", "bash"} {
+	for _, tool := range []string{"ip", "unshare", "setsid", "losetup", "mkfs.ext4", "bash"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("skipped: needs %q for the README's steps", tool)
+		}
+	}
+	for _, dev := range []string{"/dev/fuse", "/dev/loop-control"} {
+		if _, err := os.Stat(dev); err != nil {
+			t.Skipf("skipped: needs %s for the README's steps", dev)
 		}
 	}
 	qrbd := filepath.Join(t.TempDir(), "qrbd")
@@ -172,7 +177,7 @@ func TestSteps(t *testing.T) {
 	if want := []string{"1", "2", "3", "4", "5", "6", "7", "8", "9"}; !slices.Equal(numbers, want) {
 		t.Errorf("steps %v, want %v", numbers, want)
 	}
-	for _, command := range []string{"init", "config check", "create", "agent", "promote", "wait", "status", "promote crm --peer-fenced", "switchover"} {
+	for _, command := range []string{"init", "config check", "create", "agent", "promote", "wait", "status", "promote crm --peer-fenced", "attach crm", "detach crm", "switchover"} {
 		if !strings.Contains(all.String(), "qrbd "+command) {
 			t.Errorf("no step runs qrbd %s", command)
 		}
