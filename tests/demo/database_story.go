@@ -9,26 +9,21 @@ import (
 
 	"github.com/qrbd/qrbd/tests/stack/crm"
 	"github.com/qrbd/qrbd/tests/stack/database"
-	"github.com/qrbd/qrbd/tests/stack/mount"
 	"github.com/qrbd/qrbd/tests/stack/process"
 )
 
 // host is what runs on the primary: the mounted volume and the database on it.
 type host struct {
-	fs *mount.FS
-	db *database.Server
+	disk *attached
+	db   *database.Server
 }
 
 // processes returns what dies with the host, beside the agent.
 func (h *host) processes() []*process.Process {
-	if h == nil {
+	if h == nil || h.db == nil {
 		return nil
 	}
-	ps := h.fs.Processes()
-	if h.db != nil {
-		ps = append(ps, h.db.Processes()...)
-	}
-	return ps
+	return h.db.Processes()
 }
 
 // databaseStory is the whole story. The report is never nil.
@@ -62,16 +57,16 @@ type databaseStage struct {
 
 // fill makes file system, database and CRM on alpha.
 func (s *databaseStage) fill(ctx context.Context) error {
-	err := s.say.step(ctx, "alpha: ext4 on the volume, through nbdfuse and a loop device", func(ctx context.Context) (string, error) {
-		fs, err := mount.Open(ctx, filepath.Join(s.dir, "alpha-mount"), s.alpha.uri())
+	err := s.say.step(ctx, "alpha: qrbd attach, and ext4 on the device", func(ctx context.Context) (string, error) {
+		disk, err := s.alpha.attach(ctx, filepath.Join(s.dir, "alpha-mount"))
 		if err != nil {
 			return "", err
 		}
-		s.host = &host{fs: fs}
-		if err := fs.Format(ctx); err != nil {
+		s.host = &host{disk: disk}
+		if err := disk.fs.Format(ctx); err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("%s on %s", fs.Dir(), fs.Device()), fs.Mount(ctx)
+		return fmt.Sprintf("%s on %s", disk.fs.Dir(), disk.device), disk.fs.Mount(ctx)
 	})
 	if err != nil {
 		return err
@@ -102,7 +97,7 @@ func (s *databaseStage) fill(ctx context.Context) error {
 
 // newServer describes the database on the mounted volume of a node.
 func (s *databaseStage) newServer(node string) (err error) {
-	s.host.db, err = database.New(s.kind, s.host.fs.Dir(), filepath.Join(s.dir, node+"-run"))
+	s.host.db, err = database.New(s.kind, s.host.disk.fs.Dir(), filepath.Join(s.dir, node+"-run"))
 	return err
 }
 
@@ -153,6 +148,7 @@ func (s *databaseStage) loseHost(ctx context.Context) error {
 	}
 	s.died = time.Now()
 	process.Kill(append(s.host.processes(), s.alpha.agent)...)
+	s.host.disk.kill()
 	s.say.line("alpha dies: agent, %v and mount at once, by SIGKILL", s.kind.Title())
 	if err := <-s.running; err == nil {
 		return fmt.Errorf("the clients did not notice that their database was killed")
@@ -161,7 +157,7 @@ func (s *databaseStage) loseHost(ctx context.Context) error {
 	s.say.line("    %s commits were acknowledged by then; %d more were under way", count(s.book.Len()), s.load.Attempts()-int64(s.book.Len()))
 	dead := s.host
 	s.host = nil
-	return dead.fs.Crash(ctx)
+	return dead.disk.crash(ctx)
 }
 
 // takeOver brings the CRM up on beta, to its first commit.
@@ -172,18 +168,18 @@ func (s *databaseStage) takeOver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = s.say.step(ctx, "beta: mount the file system; ext4 replays its journal", func(ctx context.Context) (string, error) {
-		fs, err := mount.Open(ctx, filepath.Join(s.dir, "beta-mount"), s.beta.uri())
+	err = s.say.step(ctx, "beta: qrbd attach, mount; ext4 replays its journal", func(ctx context.Context) (string, error) {
+		disk, err := s.beta.attach(ctx, filepath.Join(s.dir, "beta-mount"))
 		if err != nil {
 			return "", err
 		}
-		s.host = &host{fs: fs}
-		replay, err := fs.NeedsReplay(ctx)
+		s.host = &host{disk: disk}
+		replay, err := disk.fs.NeedsReplay(ctx)
 		if err != nil {
 			return "", err
 		}
 		s.report.claim(replay, "journal", "had to be replayed on beta: %t", replay)
-		return "", fs.Mount(ctx)
+		return "", disk.fs.Mount(ctx)
 	})
 	if err != nil {
 		return err
@@ -280,17 +276,20 @@ func (s *databaseStage) closeInOrder(ctx context.Context) error {
 		return err
 	}
 	return s.say.step(ctx, "beta: unmount, e2fsck -fn", func(ctx context.Context) (string, error) {
-		fs := s.host.fs
-		if err := fs.Unmount(ctx); err != nil {
+		disk := s.host.disk
+		if err := disk.fs.Unmount(ctx); err != nil {
 			return "", err
 		}
-		text, err := fs.Check(ctx)
+		text, err := disk.fs.Check(ctx)
 		if err != nil {
 			return "", err
 		}
 		s.report.add("file system", "e2fsck -fn: clean, %s", text)
+		if err := disk.close(ctx); err != nil {
+			return "", err
+		}
 		s.host = nil
-		return text, fs.Close(ctx)
+		return text, nil
 	})
 }
 
@@ -312,7 +311,7 @@ func (s *databaseStage) cleanup() {
 		_ = s.book.Close() // likewise
 	}
 	if s.host != nil {
-		if err := s.host.fs.Crash(context.Background()); err != nil {
+		if err := s.host.disk.crash(context.Background()); err != nil {
 			s.say.line("clean-up: %v", err)
 		}
 	}

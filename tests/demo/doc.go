@@ -2,8 +2,8 @@
 // database survives the death of its host.
 //
 //	alpha ── agent ══ QUIC, protocol C ══ agent ── beta
-//	  │ NBD                                  │ NBD
-//	 nbdfuse, loop, ext4                    nbdfuse, loop, ext4     (after the death)
+//	  │ qrbd attach                          │ qrbd attach
+//	 /dev/loop0, ext4                       /dev/loop1, ext4        (after the death)
 //	  │                                      │
 //	 PostgreSQL or MariaDB ◄─ clients ─►    the same data, recovered
 //	                            │

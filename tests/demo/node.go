@@ -34,9 +34,6 @@ func (n *node) config() string          { return n.path("qrbd.toml") }
 func (n *node) backing() string         { return n.path(volumeName + ".img") }
 func (n *node) socket() string          { return n.path(volumeName + ".sock") }
 
-// uri returns the export's address as NBD clients write it.
-func (n *node) uri() string { return "nbd+unix:///" + volumeName + "?socket=" + n.socket() }
-
 // newPair makes the nodes alpha and beta below dir, each with an identity and a
 // configuration that knows the other, as an administrator would: init on both,
 // and each one's stanza in the other's file.
@@ -60,6 +57,9 @@ func newPair(ctx context.Context, dir, qrbd string, sizeMiB int64) (alpha, beta 
 		var made struct{ Stanza string }
 		if err := json.Unmarshal([]byte(out), &made); err != nil || made.Stanza == "" {
 			return nil, nil, fmt.Errorf("init of %s printed %q: no stanza (%v)", name, out, err)
+		}
+		if err := n.setDevices(); err != nil {
+			return nil, nil, err
 		}
 		nodes[i], stanzas[i] = n, made.Stanza
 	}

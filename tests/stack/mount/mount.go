@@ -2,98 +2,47 @@ package mount
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/qrbd/qrbd/tests/stack/process"
 )
 
-// FS is an export on its way to a mounted file system. It is not safe for
+// FS is a block device on its way to a mounted file system. It is not safe for
 // concurrent use.
 type FS struct {
-	dir  string
-	fuse *process.Process
-	loop string // "/dev/loop3"; empty: not attached
-	on   bool   // mounted
+	dir    string
+	device string
+	on     bool // mounted
 }
 
 // commandTimeout bounds each of the programs that only look at or change the
 // device; mkfs and e2fsck get as long as the caller's context.
 const commandTimeout = 30 * time.Second
 
-// Open serves the export at uri ("nbd+unix:///crm?socket=/path") as a file, and
-// attaches a loop device to it. dir is made if missing; it must be empty.
-func Open(ctx context.Context, dir, uri string) (*FS, error) {
-	f := &FS{dir: dir}
-	for _, sub := range []string{f.fuseDir(), f.Dir()} {
-		if err := os.MkdirAll(sub, 0o755); err != nil {
-			return nil, fmt.Errorf("directory for the mount: %w", err)
-		}
+// New describes the file system of a device, to be mounted on dir, which is made if
+// missing.
+func New(dir, device string) (*FS, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("directory for the mount: %w", err)
 	}
-	var err error
-	f.fuse, err = process.Start(process.Options{
-		Args: []string{"nbdfuse", f.file(), uri},
-		Log:  filepath.Join(dir, "nbdfuse.log"),
-	})
-	if err != nil {
-		return nil, err
-	}
-	if err := f.attach(ctx); err != nil {
-		return nil, errors.Join(err, f.Crash(ctx))
-	}
-	return f, nil
+	return &FS{dir: dir, device: device}, nil
 }
-
-// attach waits for the file and puts a loop device on it.
-func (f *FS) attach(ctx context.Context) error {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if info, err := os.Stat(f.file()); err == nil && info.Mode().IsRegular() {
-			break
-		}
-		select {
-		case <-tick.C:
-		case <-f.fuse.Ended():
-			return f.fuse.Err()
-		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w", f.file(), ctx.Err())
-		}
-	}
-	out, err := run(ctx, "losetup", "--find", "--show", "--direct-io=on", f.file())
-	if err != nil {
-		return err
-	}
-	f.loop = strings.TrimSpace(out)
-	return nil
-}
-
-func (f *FS) fuseDir() string { return filepath.Join(f.dir, "fuse") }
-func (f *FS) file() string    { return filepath.Join(f.fuseDir(), "disk") }
 
 // Dir returns the directory the file system is or will be mounted on.
-func (f *FS) Dir() string { return filepath.Join(f.dir, "fs") }
-
-// Device returns the loop device.
-func (f *FS) Device() string { return f.loop }
-
-// Processes returns what a death of the host takes along.
-func (f *FS) Processes() []*process.Process { return []*process.Process{f.fuse} }
+func (f *FS) Dir() string { return f.dir }
 
 // Format makes an ext4 file system.
 func (f *FS) Format(ctx context.Context) error {
-	_, err := process.Run(ctx, process.Options{Args: []string{"mkfs.ext4", "-q", "-F", f.loop}})
+	_, err := process.Run(ctx, process.Options{Args: []string{"mkfs.ext4", "-q", "-F", f.device}})
 	return err
 }
 
 // Mount mounts the file system; ext4 replays its journal if it has to.
 func (f *FS) Mount(ctx context.Context) error {
-	if _, err := run(ctx, "mount", "-t", "ext4", f.loop, f.Dir()); err != nil {
+	if _, err := run(ctx, "mount", "-t", "ext4", f.device, f.dir); err != nil {
 		return err
 	}
 	f.on = true
@@ -103,7 +52,7 @@ func (f *FS) Mount(ctx context.Context) error {
 // NeedsReplay reports whether the file system was left in use, so that the next
 // Mount has its journal to replay.
 func (f *FS) NeedsReplay(ctx context.Context) (bool, error) {
-	out, err := run(ctx, "dumpe2fs", "-h", f.loop)
+	out, err := run(ctx, "dumpe2fs", "-h", f.device)
 	if err != nil {
 		return false, err
 	}
@@ -116,7 +65,7 @@ func (f *FS) Unmount(ctx context.Context) error {
 	if !f.on {
 		return nil
 	}
-	if err := unmount(ctx, f.Dir()); err != nil {
+	if err := unmount(ctx, f.dir); err != nil {
 		return err
 	}
 	f.on = false
@@ -127,9 +76,9 @@ func (f *FS) Unmount(ctx context.Context) error {
 // summary. REQUIRES: not mounted.
 func (f *FS) Check(ctx context.Context) (string, error) {
 	if f.on {
-		return "", fmt.Errorf("check %s: it is mounted", f.loop)
+		return "", fmt.Errorf("check %s: it is mounted", f.device)
 	}
-	out, err := process.Run(ctx, process.Options{Args: []string{"e2fsck", "-fn", f.loop}})
+	out, err := process.Run(ctx, process.Options{Args: []string{"e2fsck", "-fn", f.device}})
 	if err != nil {
 		return "", err
 	}
@@ -137,26 +86,8 @@ func (f *FS) Check(ctx context.Context) (string, error) {
 	return lines[len(lines)-1], nil
 }
 
-// Close unmounts and takes everything down in order.
-func (f *FS) Close(ctx context.Context) error {
-	if err := f.Unmount(ctx); err != nil {
-		return errors.Join(err, f.Crash(ctx))
-	}
-	if f.loop != "" {
-		if _, err := run(ctx, "losetup", "--detach", f.loop); err != nil {
-			return errors.Join(err, f.Crash(ctx))
-		}
-		f.loop = ""
-	}
-	if err := unmount(ctx, f.fuseDir()); err != nil {
-		return errors.Join(err, f.Crash(ctx))
-	}
-	return f.fuse.Stop(syscall.SIGTERM, 5*time.Second)
-}
-
-// unmount unmounts dir, and is patient with a busy one: the kernel lets go of a
-// loop device's file some time after losetup has returned, on a busy machine
-// seconds later, and whoever walks the mounts of a host holds one for a moment.
+// unmount unmounts dir, and is patient with a busy one: whoever walks the mounts of a
+// host holds one for a moment.
 func unmount(ctx context.Context, dir string) error {
 	for deadline := time.Now().Add(commandTimeout); ; time.Sleep(50 * time.Millisecond) {
 		_, err := run(ctx, "umount", dir)
@@ -166,30 +97,17 @@ func unmount(ctx context.Context, dir string) error {
 	}
 }
 
-// Crash kills what is alive and removes the remains of a mount whose server may
-// be gone: everything is unmounted lazily, and nothing is written back. It uses
-// its own time limit, so that it works when ctx has ended.
+// Crash removes the remains of a mount whose device is dead: it is unmounted lazily, and
+// nothing is written back. REQUIRES: the device fails its requests; were it to wait for
+// somebody, so would this. It uses its own time limit, so that it works when ctx has
+// ended.
 func (f *FS) Crash(ctx context.Context) error {
-	process.Kill(f.fuse)
-	ctx = context.WithoutCancel(ctx)
-	var errs []error
-	attempt := func(args ...string) {
-		if _, err := run(ctx, args...); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if mounted(f.Dir()) {
-		attempt("umount", "--lazy", f.Dir())
-	}
 	f.on = false
-	if f.loop != "" {
-		attempt("losetup", "--detach", f.loop)
-		f.loop = ""
+	if !mounted(f.dir) {
+		return nil
 	}
-	if mounted(f.fuseDir()) {
-		attempt("umount", "--lazy", f.fuseDir())
-	}
-	return errors.Join(errs...)
+	_, err := run(context.WithoutCancel(ctx), "umount", "--lazy", f.dir)
+	return err
 }
 
 // mounted reports whether something is mounted on dir.
