@@ -16,6 +16,7 @@ import (
 	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/agent/metrics"
 	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/volume"
 	"github.com/qrbd/qrbd/volume/meta"
 )
@@ -78,6 +79,7 @@ type Agent struct {
 	net        network
 	control    *control.Server
 	metrics    *metrics.Server // nil: not configured
+	reaches    reaches
 
 	// Set by startNetwork, before anybody is answered.
 	identitySince   time.Time
@@ -111,6 +113,7 @@ func Start(o Options) (*Agent, error) {
 	a.slotList.Store(new([]*slot))
 	a.doorList.Store(new([]*door))
 	a.ctx, a.cancel = context.WithCancel(context.Background())
+	a.reaches.waiting, a.reaches.busy = map[uint64]chan protocol.ReachAnswer{}, map[string]bool{}
 	a.links = newLinks(a)
 	a.hooks = hook.NewRunner(a.log)
 	if err := a.start(); err != nil {

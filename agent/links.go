@@ -177,6 +177,14 @@ func (l *links) status() []control.LinkStatus {
 
 // message handles what a peer's agent says on the control stream.
 func (l *links) message(s peerSession, m protocol.Message) {
+	switch m := m.(type) {
+	case *protocol.ReachAsk:
+		l.a.reachAsked(s, m.ID)
+		return
+	case *protocol.ReachAnswer:
+		l.a.reachAnswered(m)
+		return
+	}
 	ask, ok := m.(*protocol.ConnectAsk)
 	if !ok {
 		l.a.log.Warn("unexpected message on the control stream", "peer", s.Peer(), "type", m.Type())

@@ -205,3 +205,45 @@ func TestEventsTellStates(t *testing.T) {
 		t.Errorf("after a loss: %+v", lines)
 	}
 }
+
+// TestReach: a peer says whether it reaches this node, at the address that it has.
+func TestReach(t *testing.T) {
+	p := newPair(t)
+	wrong := freePort(t) // nobody listens there: only alpha can begin a session
+	p.cfgB.Peers[0].Address = wrong
+	a, b := p.begin(p.cfgA), p.begin(p.cfgB)
+	defer stop(t, b)
+	defer stop(t, a)
+	awaitLink(t, a)
+	got, err := control.NewClient(p.cfgA.Node.Control).Reach(t.Context())
+	if err != nil || len(got) != 1 || got[0].Unasked != "" || got[0].Address != wrong || got[0].Build != "test" || !strings.Contains(got[0].Reason, "nobody listens") {
+		t.Errorf("from beta: %+v, %v", got, err)
+	}
+	if r := b.Reach(t.Context()); len(r) != 1 || r[0].Reason != "" || r[0].Unasked != "" || r[0].RTTMicros == 0 && r[0].Largest == 0 || r[0].Address != p.cfgA.Peers[0].Address {
+		t.Errorf("from alpha: %+v", r)
+	}
+	lonely, err, _ := startWatched(t, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range lonely.Reach(t.Context()) {
+		if r.Unasked == "" {
+			t.Errorf("without a session: %+v", r)
+		}
+	}
+}
+
+// awaitLink waits until there is a session with the only peer.
+func awaitLink(t *testing.T, a *Agent) {
+	t.Helper()
+	for range 600 {
+		if a.links.status()[0].Up {
+			return
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-t.Context().Done():
+		}
+	}
+	t.Fatal("no session")
+}

@@ -221,6 +221,8 @@ func (n netSession) Dialer() bool                  { return n.s.Dialer() }
 func (n netSession) Send(m protocol.Message) error { return n.s.Send(m) }
 func (n netSession) RTT() time.Duration            { return n.s.RTT() }
 
+func (n netSession) Features() uint64 { return n.s.Features() }
+
 func (n netSession) Figures() control.LinkStatus {
 	st := n.s.Stats()
 	major, minor := n.s.PeerVersion()

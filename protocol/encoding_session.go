@@ -81,6 +81,34 @@ func (m *ConnectAsk) decode(r *reader) { m.Volume = r.name(m.Volume) }
 func (m *ConnectAsk) check(int) error { return checkName(m.Volume) }
 
 // Type implements Message.
+func (*ReachAsk) Type() Type { return TypeReachAsk }
+
+func (m *ReachAsk) encode(b []byte) []byte { return putU64(b, m.ID) }
+
+func (m *ReachAsk) decode(r *reader) { m.ID = r.u64() }
+
+func (m *ReachAsk) check(int) error { return nil }
+
+// Type implements Message.
+func (*ReachAnswer) Type() Type { return TypeReachAnswer }
+
+func (m *ReachAnswer) encode(b []byte) []byte {
+	b = putU32(putI64(putU64(b, m.ID), m.RTT), m.Largest)
+	return putText(putText(putText(b, m.Address), m.Build), m.Reason)
+}
+
+func (m *ReachAnswer) decode(r *reader) {
+	m.ID = r.u64()
+	m.RTT = r.i64()
+	m.Largest = r.u32()
+	m.Address = r.text(m.Address)
+	m.Build = r.text(m.Build)
+	m.Reason = r.text(m.Reason)
+}
+
+func (m *ReachAnswer) check(int) error { return nil }
+
+// Type implements Message.
 func (*Close) Type() Type { return TypeClose }
 
 func (m *Close) encode(b []byte) []byte { return putText(putU16(b, uint16(m.Code)), m.Text) }

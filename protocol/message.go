@@ -295,6 +295,21 @@ type HandoverAnswer struct {
 // ConnectAsk asks the node that opens streams to open this volume's.
 type ConnectAsk struct{ Volume string }
 
+// ReachAsk asks the peer to find out whether it reaches this node at the address that
+// it has configured, which takes it some seconds. Only to peers with FeatureReach. One
+// at a time.
+type ReachAsk struct{ ID uint64 }
+
+// ReachAnswer says what came of a ReachAsk.
+type ReachAnswer struct {
+	ID      uint64
+	RTT     int64  // ns; 0: not reached, and Reason says why
+	Largest uint32 // UDP payload that passes, bytes; 0: not known
+	Address string // that was tried
+	Build   string // what runs there
+	Reason  string
+}
+
 // SyncWrite is a block run on the bulk stream; the payload has Len bytes.
 type SyncWrite struct {
 	ID  uint64

@@ -18,6 +18,8 @@ func samples() []sample {
 		{"pong", &Pong{ID: 3, Time: 4}, nil},
 		{"stream-open", &StreamOpen{Kind: StreamBulk, Volume: "crm", Attempt: 5}, nil},
 		{"connect-ask", &ConnectAsk{Volume: "crm"}, nil},
+		{"reach-ask", &ReachAsk{ID: 6}, nil},
+		{"reach-answer", &ReachAnswer{ID: 6, RTT: 7, Largest: 1452, Address: "10.0.0.1:7790", Build: "1.2.3", Reason: "no answer"}, nil},
 		{"close", &Close{Code: CodeShutdown, Text: "alpha is stopping"}, nil},
 		{"join", &Join{Ticket: [JoinTicketLen]byte{1, 2, 3, 31: 32}}, nil},
 		{"hello", &Hello{

@@ -9,13 +9,15 @@ type Type uint8
 // Frame types. Control stream 1-15, volume handshake and state 16-31, writes
 // 32-47, resync on the write stream 48-63, bulk stream 64-79.
 const (
-	TypeNodeHello  Type = 1
-	TypePing       Type = 2
-	TypePong       Type = 3
-	TypeStreamOpen Type = 4
-	TypeConnectAsk Type = 5
-	TypeClose      Type = 6
-	TypeJoin       Type = 7
+	TypeNodeHello   Type = 1
+	TypePing        Type = 2
+	TypePong        Type = 3
+	TypeStreamOpen  Type = 4
+	TypeConnectAsk  Type = 5
+	TypeClose       Type = 6
+	TypeJoin        Type = 7
+	TypeReachAsk    Type = 8
+	TypeReachAnswer Type = 9
 
 	TypeHello          Type = 16
 	TypeVerdict        Type = 17
@@ -97,6 +99,10 @@ func newMessage(t Type) Message {
 		return new(Close)
 	case TypeJoin:
 		return new(Join)
+	case TypeReachAsk:
+		return new(ReachAsk)
+	case TypeReachAnswer:
+		return new(ReachAnswer)
 	case TypeHello:
 		return new(Hello)
 	case TypeVerdict:

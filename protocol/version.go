@@ -10,8 +10,11 @@ const (
 )
 
 // Features are the optional parts that this version has. Both sides use the
-// intersection of what they offer in NodeHello. None is defined yet.
-const Features uint64 = 0
+// intersection of what they offer in NodeHello.
+const Features = FeatureReach
+
+// FeatureReach: the node answers ReachAsk.
+const FeatureReach uint64 = 1 << 0
 
 // Compatible says whether nodes of these versions can talk: same major.
 func Compatible(a, b NodeHello) bool { return a.Major == b.Major }

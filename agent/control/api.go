@@ -19,6 +19,17 @@ type NodeStatus struct {
 	CertificateEnds time.Time `json:"certificate_ends,omitzero"`
 }
 
+// PeerReach is what a peer found out about its way to this node.
+type PeerReach struct {
+	Peer      string `json:"peer"`
+	Unasked   string `json:"unasked,omitempty"` // why nothing is known; the rest is empty then
+	Address   string `json:"address,omitempty"` // of this node, as the peer has it configured
+	RTTMicros int64  `json:"rtt_us,omitempty"`
+	Largest   int    `json:"largest,omitempty"` // UDP payload that passes, bytes; 0: not known
+	Build     string `json:"build,omitempty"`   // what runs on the peer
+	Reason    string `json:"reason,omitempty"`  // why this node is not reached; "": it is
+}
+
 // LinkStatus is the session with a peer's agent, which carries all volumes. The
 // counters are those of the session under way; what a transport does not know is
 // zero.
@@ -182,6 +193,8 @@ type Node interface {
 	Status() NodeStatus
 	// StatusIO is Status with what the volumes have counted.
 	StatusIO() NodeStatus
+	// Reach has every peer find out whether it reaches this node: some seconds.
+	Reach(ctx context.Context) []PeerReach
 	// Reload reads the configuration anew and applies what can be applied; a file with
 	// faults is refused as a whole.
 	Reload(ctx context.Context) (ReloadReport, error)

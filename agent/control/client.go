@@ -62,6 +62,13 @@ func (c *Client) Reload(ctx context.Context) (ReloadReport, error) {
 	return r, err
 }
 
+// Reach has every peer find out whether it reaches this node.
+func (c *Client) Reach(ctx context.Context) ([]PeerReach, error) {
+	var r []PeerReach
+	err := c.do(ctx, http.MethodGet, "/v1/reach", nil, &r)
+	return r, err
+}
+
 // Explain returns what would happen on connect or promote now.
 func (c *Client) Explain(ctx context.Context, name string) (volume.Explanation, error) {
 	var e volume.Explanation

@@ -47,6 +47,8 @@ func (f *fakeNode) Status() NodeStatus {
 	return f.status
 }
 
+func (f *fakeNode) Reach(context.Context) []PeerReach { return []PeerReach{{Peer: "beta", Build: "1"}} }
+
 func (f *fakeNode) StatusIO() NodeStatus { return f.Status() }
 
 func (f *fakeNode) set(role, disk string, peers ...volume.PeerStatus) {

@@ -18,6 +18,7 @@
 //	POST /v1/volumes/{name}/replace-disk
 //	POST /v1/volumes/{name}/verify        VerifyRequest; answers with Progress lines
 //	POST /v1/volumes/{name}/wait          WaitRequest; answers with Progress lines
+//	GET  /v1/reach                        Node.Reach
 //	GET  /v1/events?since=BOOT:N&follow=1 EventLine lines; the header says where they begin
 //
 // Answers are JSON. A refusal has a status of 4xx or 5xx and the body

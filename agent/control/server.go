@@ -96,6 +96,7 @@ func (s *Server) routes() *http.ServeMux {
 		writeJSON(w, http.StatusOK, e)
 	})
 	mux.HandleFunc("GET /v1/events", s.streamEvents)
+	mux.HandleFunc("GET /v1/reach", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, http.StatusOK, s.node.Reach(r.Context())) })
 	mux.HandleFunc("POST /v1/volumes/{name}/create", call(s, s.node.Create))
 	mux.HandleFunc("POST /v1/volumes/{name}/resize", s.resize)
 	mux.HandleFunc("POST /v1/volumes/{name}/destroy", call(s, s.node.Destroy))

@@ -4,18 +4,14 @@
 //
 //	qrbd doctor ──► Examine ──► host.go    kernel: UDP buffers, nbd and FUSE, clock
 //	                      ├───► files.go   configuration, key, state, archives, backing stores
-//	                      └───► peers.go   ── probe.go ──► each peer's port: is it there, how far,
-//	                                │                      how large may packets be
-//	                                └──── the agent's status: sessions, versions
+//	                      └───► peers.go   package reach: is each peer's port there, how far,
+//	                                       how large may packets be; the agent's sessions;
+//	                                       and what the peers, asked through them, see of
+//	                                       this node
 //
 // A check changes nothing on the host. It ends in one Finding or several; Change
 // means that qrbd will not work well, or safely, until something is changed, Note that
 // somebody should know.
-//
-// A peer's QUIC port is asked without a session: a packet of a version that does not
-// exist has to be answered with the list of those that do (RFC 9000, section 6.1).
-// No key is needed for that, no state is made on the peer, and packets of several
-// sizes say which of them pass.
 //
 // Goroutines: one per peer while Examine runs.
 package doctor

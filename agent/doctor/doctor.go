@@ -7,6 +7,7 @@ import (
 
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
+	"github.com/qrbd/qrbd/agent/reach"
 )
 
 // Level says how serious a finding is.
@@ -36,7 +37,8 @@ type Options struct {
 	// Status is the running agent's, nil without one; StatusFault says why.
 	Status      *control.NodeStatus
 	StatusFault error
-	Version     string // of this command
+	Reach       []control.PeerReach // of the peers, as the agent was told
+	Version     string              // of this command
 }
 
 // Report is everything that was found, in the order of the checks.
@@ -60,7 +62,7 @@ func (r *Report) Changes() int {
 // Examine runs all checks. It takes some seconds where peers do not answer, and ends
 // early with ctx.
 func Examine(ctx context.Context, o Options) Report {
-	e := &exam{o: o, probe: patientProbe}
+	e := &exam{o: o, probe: reach.Patient}
 	e.configuration()
 	e.host()
 	if o.Config != nil {
@@ -81,7 +83,7 @@ func Examine(ctx context.Context, o Options) Report {
 // exam is an Examine under way.
 type exam struct {
 	o     Options
-	probe probe
+	probe reach.Probe
 	found []Finding
 }
 

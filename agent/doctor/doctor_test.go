@@ -1,8 +1,6 @@
 package doctor
 
 import (
-	"context"
-	"encoding/binary"
 	"errors"
 	"net"
 	"os"
@@ -15,6 +13,8 @@ import (
 
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
+	"github.com/qrbd/qrbd/agent/reach"
+	"github.com/qrbd/qrbd/agent/reach/reachtest"
 	"github.com/qrbd/qrbd/protocol/session"
 	"github.com/qrbd/qrbd/volume"
 )
@@ -196,77 +196,6 @@ func noted(r Report) []Finding {
 	return out
 }
 
-// quicPort answers probes as a QUIC server does, up to a size; mangle may spoil the
-// answer.
-func quicPort(t *testing.T, largest int, mangle func([]byte) []byte) string {
-	t.Helper()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	t.Cleanup(func() {
-		conn.Close()
-		<-done
-	})
-	go func() {
-		defer close(done)
-		b := make([]byte, 65536)
-		for {
-			n, from, err := conn.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			if n < 1200 || n > largest || b[0]&0xc0 != 0xc0 || binary.BigEndian.Uint32(b[1:]) != probeVersion || b[5] != 8 || b[14] != 8 {
-				continue
-			}
-			out := append([]byte{0x80, 0, 0, 0, 0, 8}, b[15:23]...)
-			out = append(append(out, 8), b[6:14]...)
-			out = binary.BigEndian.AppendUint32(out, 1)
-			if mangle != nil {
-				out = mangle(out)
-			}
-			conn.WriteTo(out, from)
-		}
-	}()
-	return conn.LocalAddr().String()
-}
-
-// fast is a probe for a loopback that answers at once.
-var fast = probe{tries: 2, wait: 100 * time.Millisecond}
-
-func TestProbe(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	if r, err := fast.quic(ctx, quicPort(t, 9000, nil)); err != nil || r.largest != 8952 || r.rtt <= 0 || r.rtt > 10*time.Second {
-		t.Errorf("all sizes: %+v, %v", r, err)
-	}
-	if r, err := fast.quic(ctx, quicPort(t, 1300, nil)); err != nil || r.largest != 1200 {
-		t.Errorf("small ones only: %+v, %v", r, err)
-	}
-	foreign := func(b []byte) []byte { b[7] ^= 1; return b } // an answer to somebody else
-	if r, err := fast.quic(ctx, quicPort(t, 9000, foreign)); !errors.Is(err, errNoAnswer) {
-		t.Errorf("answers of others: %+v, %v", r, err)
-	}
-	if r, err := fast.quic(ctx, quicPort(t, 9000, func(b []byte) []byte { return b[:20] })); !errors.Is(err, errNoAnswer) {
-		t.Errorf("answers cut short: %+v, %v", r, err)
-	}
-	l, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	free := l.LocalAddr().String()
-	l.Close()
-	if r, err := fast.quic(ctx, free); !errors.Is(err, errRefused) {
-		t.Errorf("nobody there: %+v, %v", r, err)
-	}
-	over, stop := context.WithCancel(t.Context())
-	stop()
-	if _, err := fast.quic(over, quicPort(t, 0, nil)); err == nil {
-		t.Error("a probe goes on after its end")
-	}
-}
-
 func TestPeers(t *testing.T) {
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -281,27 +210,37 @@ func TestPeers(t *testing.T) {
 		return &l
 	}
 	tests := []struct {
-		name string
-		peer config.Peer
-		link *control.LinkStatus
-		want []string // level and part of each text
+		name  string
+		peer  config.Peer
+		link  *control.LinkStatus
+		reach []control.PeerReach
+		want  []string // level and part of each text
 	}{
-		{"in order", config.Peer{Address: quicPort(t, 9000, nil)}, &up, []string{"ok answers after", "ok MTU of 1500 at least", "ok round trip 250µs; the peer has opened it", "ok both speak version 1.0"}},
-		{"without an agent", config.Peer{Address: quicPort(t, 9000, nil)}, nil, []string{"ok answers after", "ok MTU of 1500 at least"}},
-		{"a tunnel", config.Peer{Address: quicPort(t, 1400, nil)}, nil, []string{"ok answers after", "note below 1500"}},
-		{"over TCP", config.Peer{Address: taken, Transport: session.TCP}, nil, []string{"ok takes connections"}},
-		{"nobody there", config.Peer{Address: "127.0.0.1:1", Transport: session.TCP}, nil, []string{"change refused"}},
-		{"an unknown name", config.Peer{Address: "peer.invalid:7790"}, nil, []string{"change peer.invalid"}},
-		{"no session", config.Peer{Address: quicPort(t, 9000, nil)}, &control.LinkStatus{Peer: "beta", Reason: "wrong key"},
+		{"in order", config.Peer{Address: reachtest.QUIC(t, 9000, nil)}, &up, nil, []string{"ok answers after", "ok MTU of 1500 at least", "ok which the peer has opened, with a round trip of 250µs", "ok both speak version 1.0"}},
+		{"without an agent", config.Peer{Address: reachtest.QUIC(t, 9000, nil)}, nil, nil, []string{"ok answers after", "ok MTU of 1500 at least"}},
+		{"a tunnel", config.Peer{Address: reachtest.QUIC(t, 1400, nil)}, nil, nil, []string{"ok answers after", "note below 1500"}},
+		{"over TCP", config.Peer{Address: taken, Transport: session.TCP}, nil, nil, []string{"ok answers after"}},
+		{"nobody there", config.Peer{Address: "127.0.0.1:1", Transport: session.TCP}, nil, nil, []string{"change nobody listens"}},
+		{"an unknown name", config.Peer{Address: "peer.invalid:7790"}, nil, nil, []string{"change peer.invalid"}},
+		{"no session", config.Peer{Address: reachtest.QUIC(t, 9000, nil)}, &control.LinkStatus{Peer: "beta", Reason: "wrong key"}, nil,
 			[]string{"ok answers after", "ok MTU", "change no session with it: wrong key"}},
-		{"dialled here", config.Peer{Address: quicPort(t, 9000, nil)}, with(func(l *control.LinkStatus) { l.Dialled = true }), []string{"ok answers", "ok MTU", "ok this node has opened it", "ok both"}},
-		{"an older peer", config.Peer{Address: quicPort(t, 9000, nil)}, with(func(l *control.LinkStatus) { l.Protocol = "0.9" }), []string{"ok answers", "ok MTU", "ok session", "note version 0.9"}},
-		{"losses", config.Peer{Address: quicPort(t, 9000, nil)}, with(func(l *control.LinkStatus) { l.PacketsLost = 500 }), []string{"ok answers", "ok MTU", "ok session", "ok both", "note 10.0 %"}},
+		{"dialled here", config.Peer{Address: reachtest.QUIC(t, 9000, nil)}, with(func(l *control.LinkStatus) { l.Dialled = true }), nil, []string{"ok answers", "ok MTU", "ok which this node has opened", "ok both"}},
+		{"an older peer", config.Peer{Address: reachtest.QUIC(t, 9000, nil)}, with(func(l *control.LinkStatus) { l.Protocol = "0.9" }), nil, []string{"ok answers", "ok MTU", "ok session", "note version 0.9"}},
+		{"losses", config.Peer{Address: reachtest.QUIC(t, 9000, nil)}, with(func(l *control.LinkStatus) { l.PacketsLost = 500 }), nil, []string{"ok answers", "ok MTU", "ok session", "ok both", "note 10.0 %"}},
+		{"it reaches us", config.Peer{Address: reachtest.QUIC(t, 9000, nil)}, nil, []control.PeerReach{{Peer: "beta", Address: "10.0.0.1:7790", RTTMicros: 250, Largest: 1452, Build: "1.2.3"}},
+			[]string{"ok answers after", "ok MTU", "ok it reaches this node at 10.0.0.1:7790 after 250µs", "ok of this version too"}},
+		{"it does not", config.Peer{Address: reachtest.QUIC(t, 9000, nil)}, nil, []control.PeerReach{{Peer: "beta", Address: "10.0.0.9:7790", Reason: "no answer", Build: "1.2.2"}},
+			[]string{"ok answers after", "ok MTU", "change does not reach this node at 10.0.0.9:7790: no answer", "note its agent is 1.2.2"}},
+		{"its packets are cut", config.Peer{Address: reachtest.QUIC(t, 9000, nil)}, nil, []control.PeerReach{{Peer: "beta", Address: "10.0.0.9:7790", RTTMicros: 1, Largest: 1200, Build: "1.2.3"}},
+			[]string{"ok answers after", "ok MTU", "note packets with 1452", "ok of this version too"}},
+		{"it was not asked", config.Peer{Address: reachtest.QUIC(t, 9000, nil)}, nil, []control.PeerReach{{Peer: "beta", Unasked: "an old one"}, {Peer: "gamma", Reason: "not this one"}},
+			[]string{"ok answers after", "ok MTU", "unknown not known: an old one"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.peer.Name = "beta"
-			e := &exam{probe: fast}
+			e := &exam{probe: reach.Probe{Tries: 2, Wait: 100 * time.Millisecond}}
+			e.o.Version, e.o.Reach = "1.2.3", tt.reach
 			if tt.link != nil {
 				e.o.Status = &control.NodeStatus{Links: []control.LinkStatus{*tt.link}}
 			}
@@ -311,7 +250,7 @@ func TestPeers(t *testing.T) {
 			}
 			for i, f := range got {
 				level, text, _ := strings.Cut(tt.want[i], " ")
-				if string(f.Level) != level || !strings.Contains(f.Text, text) || f.Level != OK && f.Fix == "" {
+				if string(f.Level) != level || !strings.Contains(f.Text, text) || f.Level != OK && f.Level != Unknown && f.Fix == "" {
 					t.Errorf("%+v, want %q", f, tt.want[i])
 				}
 			}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
+	"github.com/qrbd/qrbd/agent/reach"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/protocol/session"
 )
@@ -16,12 +17,7 @@ import (
 // peer examines the way to one peer, and what the agent knows of the way back.
 func (e *exam) peer(ctx context.Context, p *config.Peer) []Finding {
 	check := "peer " + p.Name
-	var out []Finding
-	if p.Transport == session.TCP {
-		out = append(out, e.reachTCP(ctx, check, p))
-	} else {
-		out = append(out, e.reachQUIC(ctx, check, p)...)
-	}
+	out := e.way(ctx, check, p)
 	if st := e.o.Status; st != nil {
 		for i := range st.Links {
 			if st.Links[i].Peer == p.Name {
@@ -29,53 +25,76 @@ func (e *exam) peer(ctx context.Context, p *config.Peer) []Finding {
 			}
 		}
 	}
+	for i := range e.o.Reach {
+		if r := &e.o.Reach[i]; r.Peer == p.Name {
+			out = append(out, e.wayBack(check, p, r)...)
+		}
+	}
 	return out
 }
 
-// reachQUIC says whether packets of the sizes that QUIC uses get there and back.
-func (e *exam) reachQUIC(ctx context.Context, check string, p *config.Peer) []Finding {
-	r, err := e.probe.quic(ctx, p.Address)
+// way says whether packets of the sizes that matter get to the peer and back.
+func (e *exam) way(ctx context.Context, check string, p *config.Peer) []Finding {
+	r, err := e.probe.Ask(ctx, p.Transport, p.Address)
 	if err != nil {
-		return []Finding{unreachable(check, p, err, "UDP")}
+		return []Finding{unreachable(check, p, err)}
 	}
-	out := []Finding{ok(check, "%s answers after %v", p.Address, r.rtt.Round(time.Microsecond))}
+	out := []Finding{ok(check, "%s answers after %v", p.Address, r.RTT.Round(time.Microsecond))}
 	switch {
-	case r.largest >= 1452:
-		out = append(out, ok(check, "packets with %d bytes of payload pass: an MTU of 1500 at least", r.largest))
-	case r.tooBig != 0:
-		out = append(out, Finding{Level: Note, Check: check, Text: fmt.Sprintf("this host cannot send packets with %d bytes of payload there, only %d: the MTU of its interface is below 1500", r.tooBig, r.largest),
+	case r.Largest == 0: // TCP finds its sizes by itself
+	case r.Largest >= reach.Enough:
+		out = append(out, ok(check, "packets with %d bytes of payload pass: an MTU of 1500 at least", r.Largest))
+	case r.TooBig != 0:
+		out = append(out, Finding{Level: Note, Check: check, Text: fmt.Sprintf("this host cannot send packets with %d bytes of payload there, only %d: the MTU of its interface is below 1500", r.TooBig, r.Largest),
 			Fix: "raise it (ip link set dev … mtu 1500) if the network allows; throughput is lower until then"})
 	default:
-		out = append(out, Finding{Level: Note, Check: check, Text: fmt.Sprintf("packets with 1452 bytes of payload do not get through, those with %d do: the MTU on the way is below 1500", r.largest),
+		out = append(out, Finding{Level: Note, Check: check, Text: fmt.Sprintf("packets with %d bytes of payload do not get through, those with %d do: the MTU on the way is below 1500", reach.Enough, r.Largest),
 			Fix: "QUIC finds the size that passes by itself; throughput is higher where 1500 passes (tunnels, VLANs)"})
 	}
 	return out
 }
 
-// reachTCP only opens a connection: whoever does not present a key is dropped.
-func (e *exam) reachTCP(ctx context.Context, check string, p *config.Peer) Finding {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(e.probe.tries)*e.probe.wait)
-	defer cancel()
-	began := time.Now()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", p.Address)
-	if err != nil {
-		return unreachable(check, p, err, "TCP")
+// wayBack is what the peer found out about its way to this node, and what it runs.
+func (e *exam) wayBack(check string, p *config.Peer, r *control.PeerReach) []Finding {
+	if r.Unasked != "" {
+		return []Finding{{Level: Unknown, Check: check, Text: "whether it reaches this node is not known: " + r.Unasked}}
 	}
-	rtt := time.Since(began)
-	conn.Close()
-	return ok(check, "%s takes connections after %v", p.Address, rtt.Round(time.Microsecond))
+	var out []Finding
+	switch {
+	case r.Reason != "":
+		out = append(out, Finding{Level: Change, Check: check, Text: fmt.Sprintf("it does not reach this node at %s: %s. While the session lasts all is well; when it ends, only this node can begin another", r.Address, r.Reason),
+			Fix: fmt.Sprintf("correct this node's address in the configuration of %s, or let %s pass to it in the firewalls", p.Name, network(p))})
+	case r.Largest != 0 && r.Largest < reach.Enough:
+		out = append(out, Finding{Level: Note, Check: check, Text: fmt.Sprintf("it reaches this node at %s after %v; packets with %d bytes of payload do not get through, those with %d do", r.Address, time.Duration(r.RTTMicros)*time.Microsecond, reach.Enough, r.Largest),
+			Fix: "an MTU of 1500 all the way gives more throughput"})
+	default:
+		out = append(out, ok(check, "it reaches this node at %s after %v", r.Address, time.Duration(r.RTTMicros)*time.Microsecond))
+	}
+	if r.Build != e.o.Version {
+		out = append(out, Finding{Level: Note, Check: check, Text: fmt.Sprintf("its agent is %s, this command is %s", r.Build, e.o.Version), Fix: "install the same version of qrbd on both nodes"})
+	} else {
+		out = append(out, ok(check, "its agent is of this version too"))
+	}
+	return out
+}
+
+// network is what has to pass to a peer's port.
+func network(p *config.Peer) string {
+	if p.Transport == session.TCP {
+		return "TCP"
+	}
+	return "UDP"
 }
 
 // unreachable is the finding for a peer that did not answer.
-func unreachable(check string, p *config.Peer, err error, how string) Finding {
+func unreachable(check string, p *config.Peer, err error) Finding {
 	f := Finding{Level: Change, Check: check, Text: fmt.Sprintf("%s: %v", p.Address, err),
-		Fix: fmt.Sprintf("start the agent on %s; let %s pass to %s in the firewalls of both hosts and between them", p.Name, how, p.Address)}
+		Fix: fmt.Sprintf("start the agent on %s; let %s pass to %s in the firewalls of both hosts and between them", p.Name, network(p), p.Address)}
 	var dns *net.DNSError
 	switch {
 	case errors.As(err, &dns):
 		f.Fix = "correct peer.address, or the name service"
-	case errors.Is(err, errRefused):
+	case errors.Is(err, reach.ErrRefused):
 		f.Fix = fmt.Sprintf("start the agent on %s, and compare its node.listen with peer.address here", p.Name)
 	}
 	return f
@@ -93,11 +112,11 @@ func linkFindings(check string, l *control.LinkStatus) []Finding {
 		}
 		return []Finding{f}
 	}
-	way := "the peer has opened it: packets pass both ways, whoever begins"
+	who := "the peer"
 	if l.Dialled {
-		way = "this node has opened it; whether the peer could, qrbd doctor on the peer says"
+		who = "this node"
 	}
-	out := []Finding{ok(check, "there is a session (%s), round trip %v; %s", l.Transport, time.Duration(l.RTTMicros)*time.Microsecond, way)}
+	out := []Finding{ok(check, "there is a session over %s, which %s has opened, with a round trip of %v", l.Transport, who, time.Duration(l.RTTMicros)*time.Microsecond)}
 	if mine := fmt.Sprintf("%d.%d", protocol.Major, protocol.Minor); l.Protocol != "" {
 		if l.Protocol != mine {
 			out = append(out, Finding{Level: Note, Check: check, Text: fmt.Sprintf("it speaks version %s of the protocol, this node %s", l.Protocol, mine), Fix: "install the same version of qrbd on both nodes"})

@@ -38,6 +38,8 @@ func (f *fakeNode) note(format string, args ...any) error {
 	return f.err
 }
 
+func (f *fakeNode) Reach(context.Context) []control.PeerReach { return nil }
+
 func (f *fakeNode) StatusIO() control.NodeStatus { return f.Status() }
 
 func (f *fakeNode) Status() control.NodeStatus { return f.status }

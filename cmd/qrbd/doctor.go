@@ -26,12 +26,14 @@ func runDoctor(c call) error {
 	if socket == "" && o.Config != nil {
 		socket = o.Config.Node.Control
 	}
+	client := control.NewClient(socket)
 	if socket == "" {
 		o.StatusFault = errors.New("where the agent's control socket is, is not known without a valid configuration: name it with --control")
-	} else if st, err := control.NewClient(socket).Status(ctx); err != nil {
+	} else if st, err := client.Status(ctx); err != nil {
 		o.StatusFault = err
 	} else {
 		o.Status = &st
+		o.Reach, _ = client.Reach(ctx) // without it, what peers see of this node is not said
 	}
 	r := doctor.Examine(ctx, o)
 	if c.Bool("json") {

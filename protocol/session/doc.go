@@ -9,7 +9,7 @@
 //	dial ────► TLS, key ─► hello ───► peer.run: one live session ──► Handler
 //	                                        │
 //	                                     Session
-//	            control stream: NodeHello, Ping, Pong, ConnectAsk
+//	            control stream: NodeHello, Ping, Pong, ConnectAsk, ReachAsk, ReachAnswer
 //	            write streams:  one per volume
 //	            bulk streams:   one per volume, what the others leave
 //	                                        │

@@ -17,13 +17,14 @@ const module = "github.com/qrbd/qrbd"
 var edges = map[string][]string{
 	"cmd/qrbd": {"agent", "agent/config", "agent/control", "agent/doctor", "attach", "volume", "volume/meta", "volume/archive", "replica", "resync", "bitmap",
 		"protocol", "protocol/session", "blockdev", "blockdev/nbd"},
-	"agent":            {"agent/config", "agent/control", "agent/hook", "agent/metrics", "attach", "volume", "volume/meta", "volume/archive", "protocol", "protocol/session", "protocol/quicnet", "protocol/tcpnet", "blockdev", "blockdev/nbd"},
+	"agent":            {"agent/config", "agent/control", "agent/hook", "agent/metrics", "agent/reach", "attach", "volume", "volume/meta", "volume/archive", "protocol", "protocol/session", "protocol/quicnet", "protocol/tcpnet", "blockdev", "blockdev/nbd"},
 	"attach":           {"attach/fusefile", "blockdev/nbd", "blockdev/nbd/client", "blockdev/nbd/kernel", "blockdev/nbd/lasting"},
 	"attach/fusefile":  {},
 	"agent/control":    {"volume", "protocol", "blockdev/nbd"},
-	"agent/doctor":     {"agent/config", "agent/control", "volume", "protocol", "protocol/session"},
+	"agent/doctor":     {"agent/config", "agent/control", "agent/reach", "volume", "protocol", "protocol/session"},
 	"agent/hook":       {},
 	"agent/metrics":    {"agent/control", "volume", "protocol"},
+	"agent/reach":      {"protocol/session"},
 	"agent/config":     {"agent/hook", "protocol", "protocol/session", "blockdev"},
 	"volume":           {"volume/archive", "volume/meta", "replica", "resync", "bitmap", "protocol", "blockdev"},
 	"volume/archive":   {"protocol", "blockdev"},
@@ -40,6 +41,7 @@ var edges = map[string][]string{
 
 	"blockdev/nbd/kernel": {},
 
+	"agent/reach/reachtest":        {},
 	"blockdev/blockdevtest":        {"blockdev"},
 	"blockdev/crash":               {"blockdev"},
 	"blockdev/fault":               {"blockdev"},
@@ -50,7 +52,7 @@ var edges = map[string][]string{
 }
 
 // support lists packages that any test file may import, beside its edges.
-var support = []string{"blockdev/blockdevtest", "blockdev/crash", "blockdev/fault", "blockdev/nbd/client", "blockdev/nbd/testca", "protocol/session/sessiontest"}
+var support = []string{"agent/reach/reachtest", "blockdev/blockdevtest", "blockdev/crash", "blockdev/fault", "blockdev/nbd/client", "blockdev/nbd/testca", "protocol/session/sessiontest"}
 
 // owners lists modules that only some packages may import.
 var owners = map[string][]string{

@@ -42,7 +42,7 @@ func TestDoctor(t *testing.T) {
 			}
 		}
 	}
-	hold("all is well", "peer beta", "ok 10.77.0.2:7790 answers after", "ok packets with 1452 bytes of payload pass", "ok there is a session (quic)", "ok both speak version")
+	hold("all is well", "peer beta", "ok 10.77.0.2:7790 answers after", "ok packets with 1452 bytes of payload pass", "ok there is a session over quic", "ok both speak version", "ok it reaches this node at 10.77.0.1:7790 after", "ok its agent is of this version too")
 	hold("all is well", "agent", "ok it runs")
 	hold("all is well", "identity key", "ok ")
 
@@ -51,6 +51,12 @@ func TestDoctor(t *testing.T) {
 		t.Fatal(errs)
 	}
 	hold("a small MTU", "peer beta", "ok 10.77.0.2:7790 answers after", "note packets with 1452 bytes of payload do not get through, those with 1200 do")
+
+	// Only what beta's agent sends on its own port passes: an answer, and no beginning.
+	if _, errs, code := alpha.There("nft", "add rule inet cut in udp dport 7790 udp sport != 7790 drop"); code != 0 {
+		t.Fatal(errs)
+	}
+	hold("a firewall", "peer beta", "ok there is a session", "change it does not reach this node at 10.77.0.1:7790: no answer")
 
 	c.CutBoth("alpha", "beta")
 	alpha.WaitLost("crm", "beta", cluster.Timeout)

@@ -1,4 +1,4 @@
-package doctor
+package reach
 
 import (
 	"bytes"
@@ -8,67 +8,105 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/qrbd/qrbd/protocol/session"
 )
 
 // Sizes of UDP payload that are tried, bytes. 1200 is the least that QUIC must have;
 // 1452 fits an Ethernet frame of 1500 with IPv6, 8952 a jumbo frame of 9000.
-var probeSizes = []int{1200, 1452, 8952}
+var probeSizes = []int{1200, Enough, 8952}
 
-// probe says how patiently a port is asked.
-type probe struct {
-	tries int           // for each size
-	wait  time.Duration // for one answer
+// Probe says how patiently a port is asked.
+type Probe struct {
+	Tries int           // for each size
+	Wait  time.Duration // for one answer
 }
 
-// patientProbe is for the networks that there are.
-var patientProbe = probe{tries: 3, wait: time.Second}
+// Patient is for the networks that there are: at most 3 s without any answer, 9 s
+// with some.
+var Patient = Probe{Tries: 3, Wait: time.Second}
 
-// reach is what a probe found out about a QUIC port.
-type reach struct {
-	rtt     time.Duration // the shortest
-	largest int           // payload that passes, bytes; 0: nothing was answered
-	tooBig  int           // the smallest that this host itself cannot send; 0: none
+// Result is what a probe found out about a port.
+type Result struct {
+	RTT     time.Duration // the shortest
+	Largest int           // UDP payload that passes, bytes; 0: not known (TCP)
+	TooBig  int           // the smallest that this host itself cannot send; 0: none
 }
 
+// Errors of Ask, beside the network's.
 var (
-	errNoAnswer = errors.New("no answer")
-	errRefused  = errors.New("the host answers, and nobody listens on that port")
+	ErrNoAnswer = errors.New("no answer")
+	ErrRefused  = errors.New("the host answers, and nobody listens on that port")
 )
 
-// quic asks the QUIC port at address (host:port) which versions it speaks.
-func (p probe) quic(ctx context.Context, address string) (reach, error) {
+// Enough is the UDP payload that an MTU of 1500 has room for, bytes.
+const Enough = 1452
+
+// Ask asks the port at address (host:port) of a peer with that transport. It ends
+// early with ctx.
+func (p Probe) Ask(ctx context.Context, t session.Transport, address string) (Result, error) {
+	if t == session.TCP {
+		return p.tcp(ctx, address)
+	}
+	return p.quic(ctx, address)
+}
+
+// tcp only opens a connection: whoever does not present a key is dropped.
+func (p Probe) tcp(ctx context.Context, address string) (Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(p.Tries)*p.Wait)
+	defer cancel()
+	began := time.Now()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", address)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return Result{}, ErrRefused
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return Result{}, ErrNoAnswer
+	case err != nil:
+		return Result{}, err
+	}
+	defer conn.Close()
+	return Result{RTT: time.Since(began)}, nil
+}
+
+// quic asks which versions are spoken there.
+func (p Probe) quic(ctx context.Context, address string) (Result, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "udp", address)
 	if err != nil {
-		return reach{}, fmt.Errorf("%s: %w", address, err)
+		return Result{}, fmt.Errorf("%s: %w", address, err)
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })
 	defer stop()
 	if err := neverFragment(conn.(*net.UDPConn)); err != nil {
-		return reach{}, fmt.Errorf("%s: %w", address, err)
+		return Result{}, fmt.Errorf("%s: %w", address, err)
 	}
-	var r reach
+	var r Result
 	for _, size := range probeSizes {
 		rtt, err := p.size(ctx, conn, size)
 		switch {
+		case errors.Is(err, syscall.EMSGSIZE) && r.Largest == 0:
+			return r, fmt.Errorf("this host cannot send packets with %d bytes of payload there, which QUIC needs: raise the MTU of its interface", size)
 		case errors.Is(err, syscall.EMSGSIZE):
-			r.tooBig = size
+			r.TooBig = size
 			return r, nil
 		case errors.Is(err, syscall.ECONNREFUSED):
-			return r, errRefused
-		case errors.Is(err, errNoAnswer) && r.largest > 0:
+			return r, ErrRefused
+		case errors.Is(err, ErrNoAnswer) && r.Largest > 0:
 			return r, nil
 		case err != nil:
 			return r, err
 		}
-		r.largest = size
-		if r.rtt == 0 || rtt < r.rtt {
-			r.rtt = rtt
+		r.Largest = size
+		if r.RTT == 0 || rtt < r.RTT {
+			r.RTT = rtt
 		}
 	}
 	return r, nil
@@ -93,15 +131,15 @@ func neverFragment(conn *net.UDPConn) error {
 }
 
 // size sends packets of one size until one is answered.
-func (p probe) size(ctx context.Context, conn net.Conn, size int) (time.Duration, error) {
+func (p Probe) size(ctx context.Context, conn net.Conn, size int) (time.Duration, error) {
 	answer := make([]byte, 2048)
-	for range p.tries {
+	for range p.Tries {
 		packet, id := versionProbe(size)
 		began := time.Now()
 		if _, err := conn.Write(packet); err != nil {
 			return 0, err
 		}
-		conn.SetReadDeadline(began.Add(p.wait))
+		conn.SetReadDeadline(began.Add(p.Wait))
 		for {
 			if ctx.Err() != nil {
 				return 0, ctx.Err()
@@ -119,7 +157,7 @@ func (p probe) size(ctx context.Context, conn net.Conn, size int) (time.Duration
 			}
 		}
 	}
-	return 0, errNoAnswer
+	return 0, ErrNoAnswer
 }
 
 // probeVersion is one of those that are kept free so that servers answer with what they
