@@ -104,44 +104,16 @@ func introduce(t *testing.T, hosts map[string]*host, sections map[string]string,
 // and says what is missing.
 func newHosts(t *testing.T) map[string]*host {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("skipped: needs root to make namespaces and mounts")
-	}
-	for _, tool := range []string{"ip", "unshare", "setsid", "losetup", "mkfs.ext4", "bash"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("skipped: needs %q for the README's steps", tool)
-		}
-	}
+	need(t, "ip", "unshare", "setsid", "losetup", "mkfs.ext4", "bash")
 	for _, dev := range []string{"/dev/fuse", "/dev/loop-control"} {
 		if _, err := os.Stat(dev); err != nil {
 			t.Skipf("skipped: needs %s for the README's steps", dev)
 		}
 	}
-	qrbd := filepath.Join(t.TempDir(), "qrbd")
-	if out, err := exec.Command("go", "build", "-o", qrbd, "github.com/qrbd/qrbd/cmd/qrbd").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	qrbd := build(t)
 	hosts := map[string]*host{}
 	for _, name := range []string{"alpha", "beta"} {
-		// cluster.Main removes such a namespace when this process was killed.
-		h := &host{t: t, name: name, netns: fmt.Sprintf("qe%dn0%s", os.Getpid(), name), disk: t.TempDir(), qrbd: qrbd}
-		if out, err := exec.Command("ip", "netns", "add", h.netns).CombinedOutput(); err != nil {
-			t.Skipf("skipped: no network namespaces here: %v: %s", err, out)
-		}
-		t.Cleanup(func() {
-			h.die()
-			ip(t, "netns", "del", h.netns)
-		})
-		if err := os.Mkdir(filepath.Join(h.disk, "var"), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command("cp", "-a", "/etc", filepath.Join(h.disk, "etc")).CombinedOutput(); err != nil {
-			t.Fatalf("a copy of /etc: %v: %s", err, out)
-		}
-		if err := os.RemoveAll(filepath.Join(h.disk, "etc", "qrbd")); err != nil {
-			t.Fatal(err)
-		}
-		hosts[name] = h
+		hosts[name] = newHost(t, name, fmt.Sprintf("qe%dn0%s", os.Getpid(), name), qrbd)
 	}
 	a, b := hosts["alpha"].netns, hosts["beta"].netns
 	ip(t, "link", "add", "e0", "netns", a, "type", "veth", "peer", "name", "e0", "netns", b)
@@ -154,6 +126,57 @@ func newHosts(t *testing.T) map[string]*host {
 		h.boot()
 	}
 	return hosts
+}
+
+// need skips the test where it cannot run, and says what is missing.
+func need(t *testing.T, tools ...string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("skipped: needs root to make namespaces and mounts")
+	}
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("skipped: needs %q for the steps", tool)
+		}
+	}
+}
+
+// build returns the program's path; it goes with the test.
+func build(t *testing.T) string {
+	t.Helper()
+	qrbd := filepath.Join(t.TempDir(), "qrbd")
+	if out, err := exec.Command("go", "build", "-o", qrbd, "github.com/qrbd/qrbd/cmd/qrbd").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return qrbd
+}
+
+// newNetns makes a network namespace. cluster.Main removes one of such a name when this
+// process was killed.
+func newNetns(t *testing.T, name string) {
+	t.Helper()
+	if out, err := exec.Command("ip", "netns", "add", name).CombinedOutput(); err != nil {
+		t.Skipf("skipped: no network namespaces here: %v: %s", err, out)
+	}
+	t.Cleanup(func() { ip(t, "netns", "del", name) })
+}
+
+// newHost makes a host that is not booted yet.
+func newHost(t *testing.T, name, netns, qrbd string) *host {
+	t.Helper()
+	h := &host{t: t, name: name, netns: netns, disk: t.TempDir(), qrbd: qrbd}
+	newNetns(t, netns)
+	t.Cleanup(h.die)
+	if err := os.Mkdir(filepath.Join(h.disk, "var"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("cp", "-a", "/etc", filepath.Join(h.disk, "etc")).CombinedOutput(); err != nil {
+		t.Fatalf("a copy of /etc: %v: %s", err, out)
+	}
+	if err := os.RemoveAll(filepath.Join(h.disk, "etc", "qrbd")); err != nil {
+		t.Fatal(err)
+	}
+	return h
 }
 
 func ip(t testing.TB, args ...string) {
