@@ -71,6 +71,7 @@ type Agent struct {
 	doorList   atomic.Pointer[[]*door] // set before ready is closed; it only grows
 	reloading  sync.Mutex
 	attachDoor *attachDoor // nil: none; set before ready is closed
+	locked     sync.Once   // this process's memory, when something is attached
 	ready      chan struct{}
 	clientPool *blockdev.Pool
 	peerPool   *blockdev.Pool

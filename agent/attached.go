@@ -103,7 +103,7 @@ func (a *Agent) openAttachDoor(pool *blockdev.Pool) {
 		return
 	}
 	d := &attachDoor{a: a, ended: make(chan struct{})}
-	d.server = nbd.NewServer(nbd.Options{Exports: d, Log: a.log, Pool: pool})
+	d.server = nbd.NewServer(nbd.Options{Exports: d, Log: a.log, Pool: pool, LeaveUnanswered: true})
 	a.attachDoor = d
 	go func() {
 		defer close(d.ended)
@@ -164,15 +164,28 @@ func (a *Agent) admitHelper(s *slot, token string) error {
 		if err != nil || r.Token != token || r.Device != "" {
 			return nbd.ErrUnknownExport
 		}
-		return a.setService(s, service{Token: token, State: servingNow})
+		if err := a.setService(s, service{Token: token, State: servingNow}); err != nil {
+			return err
+		}
 	}
 	switch s.service.State {
 	case servingNow:
+		a.lockMemory()
 		return nil
 	case resuming:
 		return &nbd.PolicyError{Text: fmt.Sprintf("volume %s is being made primary again", s.cfg.Name)}
 	}
 	return nbd.ErrUnknownExport
+}
+
+// lockMemory keeps this process in memory as soon as a file system of this host depends
+// on it.
+func (a *Agent) lockMemory() {
+	a.locked.Do(func() {
+		if err := attach.LockMemory(); err != nil {
+			a.log.Warn("under memory pressure an attached file system may be in trouble", "err", err)
+		}
+	})
 }
 
 // recallServices finds, when the agent starts, the devices that the last one served, and

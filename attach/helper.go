@@ -155,10 +155,8 @@ const stageEnv = "QRBD_IO_FLUSHER"
 // File System".
 func PrepareMemory(args []string) error {
 	if os.Getenv(stageEnv) == "" {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
 		mark := "set"
-		if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0); err != nil {
+		if err := BecomeFlusher(); err != nil {
 			mark = err.Error()
 		}
 		path, err := os.Executable()
@@ -172,11 +170,24 @@ func PrepareMemory(args []string) error {
 		errs = append(errs, fmt.Errorf("becoming an IO flusher: %s", mark))
 	}
 	os.Unsetenv(stageEnv)
-	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
-		errs = append(errs, fmt.Errorf("locking memory: %w", err))
-	}
+	errs = append(errs, LockMemory())
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
 		errs = append(errs, fmt.Errorf("hiding from the out-of-memory killer: %w", err))
 	}
 	return errors.Join(errs...)
+}
+
+// BecomeFlusher makes the calling thread, which the goroutine keeps from here on, an I/O
+// flusher, and with it the program that it becomes by execve. It takes CAP_SYS_RESOURCE.
+func BecomeFlusher() error {
+	runtime.LockOSThread()
+	return unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0)
+}
+
+// LockMemory keeps the pages of this process in memory once they were touched.
+func LockMemory() error {
+	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
+		return fmt.Errorf("locking memory: %w", err)
+	}
+	return nil
 }

@@ -533,3 +533,40 @@ func TestNothingLate(t *testing.T) {
 		}
 	}
 }
+
+// TestLeaveUnanswered: while the server shuts down a request gets no error that the
+// kernel would take for the disk's; what is in the device is answered.
+func TestLeaveUnanswered(t *testing.T) {
+	d := newDisk(size)
+	s := serve(t, nbd.Options{Exports: newExports(&nbd.Export{Name: "crm", Device: d}), LeaveUnanswered: true})
+	c, idle := dial(t, s, "", client.Options{}), dial(t, s, "", client.Options{})
+	d.holdAll()
+	wrote := make(chan error, 1)
+	go func() { wrote <- c.WriteAt([]byte("last"), 0, 0) }()
+	d.wait(t, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	down := make(chan error, 1)
+	go func() { down <- s.Shutdown(ctx) }()
+	eventually(t, "the server shuts down", func() bool {
+		nc, err := net.Dial("unix", strings.TrimPrefix(s.addr, "unix:"))
+		if err == nil {
+			nc.Close()
+		}
+		return err != nil
+	})
+	unanswered := func(what string, err error) {
+		t.Helper()
+		var e nbd.Errno
+		if err == nil || errors.As(err, &e) {
+			t.Errorf("%s: %v, want an end without an answer", what, err)
+		}
+	}
+	unanswered("a connection at rest", idle.ReadAt(make([]byte, 1), 0))
+	read := make(chan error, 1)
+	go func() { read <- c.ReadAt(make([]byte, 1), 0) }()
+	d.release() // the connection's end waits for the write
+	must(t, <-wrote)
+	unanswered("one with a request in the device", <-read)
+	must(t, <-down)
+}

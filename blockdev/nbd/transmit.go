@@ -42,6 +42,10 @@ func (c *conn) transmit() error {
 		busy.Add(1)
 		c.inDevice.Add(1) // before draining is read, so that quiesce misses nothing
 		if e == EOK && c.srv.draining.Load() {
+			if c.srv.opt.LeaveUnanswered {
+				c.leave()
+				return errDraining
+			}
 			e = ESHUTDOWN
 		}
 		if e == EOK && (h.Length > 0 || h.Type == CmdFlush) {

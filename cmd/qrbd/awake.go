@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/qrbd/qrbd/attach"
 )
 
 // tracing is the GODEBUG setting that keeps the runtime's monitor thread out of its
@@ -44,6 +46,9 @@ func keepMonitorAwake(args []string) {
 	// It works without, only slower: an error is no reason to stop. By its path: the
 	// process keeps its name.
 	if path, err := os.Executable(); err == nil {
+		// On the way: an agent below a mounted file system must not wait for that to be
+		// written. Who may not become a flusher works without.
+		_ = attach.BecomeFlusher()
 		_ = syscall.Exec(path, args, env)
 	}
 }

@@ -122,7 +122,7 @@ func TestKilledUnderFileSystem(t *testing.T) {
 // back waits until the device has its n-th session with the agent.
 func (h *host) back(n int) attached {
 	h.t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		if a := h.only(); a.State == "connected" && a.Serving.Sessions >= n {
 			return a
 		}
