@@ -22,7 +22,8 @@ import (
 type door struct {
 	export config.Export
 	server *nbd.Server
-	ended  chan struct{} // closed when Serve has returned
+	tls    *nbd.Credentials // nil: none
+	ended  chan struct{}    // closed when Serve has returned
 
 	mu    sync.Mutex
 	slots []*slot // guarded by mu; replaced, never changed
@@ -72,6 +73,7 @@ func (d *door) open(pool *blockdev.Pool, log *slog.Logger) error {
 			log.Warn("the certificate of an export has expired: clients will refuse it; put a new one in its place", "export", d.export.String(), "certificate", t.Certificate, "expired", end)
 		}
 	}
+	d.tls = o.TLS
 	l, err := d.listen()
 	if err != nil {
 		return fmt.Errorf("export of volume %s: %w", name, err)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
@@ -118,6 +119,9 @@ func TestExportOverTLS(t *testing.T) {
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("to %s: %v, want %q", tt.to, err, tt.want)
 		}
+	}
+	if c := a.Status().Certificates; len(c) != 1 || c[0].Use != "tcp:"+address || c[0].Ends.Before(time.Now()) {
+		t.Errorf("certificates %v", c)
 	}
 	d := a.doors()[0]
 	if got := d.List(nbd.Caller{Certificate: leaf(t, db9)}); !slices.Equal(got, []string{"web"}) || len(a.doors()) != 1 {

@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/qrbd/qrbd/agent/control"
 	"github.com/qrbd/qrbd/agent/metrics"
 	"github.com/qrbd/qrbd/volume"
 )
@@ -32,6 +33,20 @@ func (a *Agent) startMetrics() (*metrics.Server, error) {
 		a.log.Warn("metrics are served without authentication to whoever can reach the address: prefer a loopback address, or a firewall", "address", s.Addr().String())
 	}
 	return s, nil
+}
+
+// certificates are those that the node shows to peers and clients.
+func (a *Agent) certificates() []control.CertificateStatus {
+	var out []control.CertificateStatus
+	if !a.certificateEnds.IsZero() {
+		out = append(out, control.CertificateStatus{Use: "peers", Ends: a.certificateEnds})
+	}
+	for _, d := range a.doors() {
+		if d.tls != nil {
+			out = append(out, control.CertificateStatus{Use: d.export.String(), Ends: d.tls.Expires()})
+		}
+	}
+	return out
 }
 
 // put makes vol the slot's volume, or err the reason that there is none, and tells it.

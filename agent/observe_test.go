@@ -138,8 +138,8 @@ func TestPairCounts(t *testing.T) {
 	if l := st.Links[0]; !l.Up || l.Peer != "beta" || l.Transport != "quic" || l.RTTMicros == 0 || l.BytesSent == 0 || l.PacketsSent == 0 || l.CongestionWindow == 0 || l.Protocol == "" {
 		t.Errorf("link %+v", l)
 	}
-	if st.IdentitySince.IsZero() || st.CertificateEnds.Before(time.Now()) {
-		t.Errorf("key of %v, certificate until %v", st.IdentitySince, st.CertificateEnds)
+	if c := st.Certificates; st.IdentitySince.IsZero() || len(c) != 1 || c[0].Use != "peers" || c[0].Ends.Before(time.Now()) {
+		t.Errorf("key of %v, certificates %v", st.IdentitySince, c)
 	}
 	plain, err := control.NewClient(p.cfgA.Node.Control).Status(t.Context())
 	if err != nil || plain.Volumes[0].IO != nil {

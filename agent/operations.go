@@ -25,7 +25,7 @@ func (a *Agent) StatusIO() control.NodeStatus { return a.statusWith((*slot).stat
 
 func (a *Agent) statusWith(status func(*slot) volume.Status) control.NodeStatus {
 	st := control.NodeStatus{Node: a.cfg.Node.Name, Version: a.opt.Version, Volumes: []volume.Status{}, Links: a.links.status(),
-		IdentitySince: a.identitySince, CertificateEnds: a.certificateEnds}
+		IdentitySince: a.identitySince, Certificates: a.certificates()}
 	for _, s := range a.slots() {
 		v := status(s)
 		v.Clients = a.clients(s)

@@ -13,10 +13,15 @@ type NodeStatus struct {
 	Version string          `json:"version"`
 	Volumes []volume.Status `json:"volumes"`
 	Links   []LinkStatus    `json:"links,omitempty"` // one for each peer, whatever volumes it has
-	// IdentitySince is when the identity key was made, CertificateEnds until when the
-	// certificate that carries it is valid. Zero: not known.
-	IdentitySince   time.Time `json:"identity_since,omitzero"`
-	CertificateEnds time.Time `json:"certificate_ends,omitzero"`
+	// IdentitySince is when the identity key was made; zero: not known.
+	IdentitySince time.Time           `json:"identity_since,omitzero"`
+	Certificates  []CertificateStatus `json:"certificates,omitempty"`
+}
+
+// CertificateStatus is a certificate that the node shows.
+type CertificateStatus struct {
+	Use  string    `json:"use"` // "peers", or the address of an export
+	Ends time.Time `json:"ends"`
 }
 
 // PeerReach is what a peer found out about its way to this node.

@@ -63,7 +63,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, op func(ctx cont
 	var out *lines // opened by the first line, so that a refusal has its status
 	write := func(p Progress) {
 		if out == nil {
-			out = startLines(w)
+			out = s.startLines(w)
 		}
 		_ = out.write(p) // a client that left ends r.Context
 	}

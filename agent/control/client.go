@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/volume"
@@ -26,6 +27,8 @@ var ErrNotRunning = errors.New("the agent is not running")
 type Client struct {
 	path string
 	http *http.Client
+
+	patience time.Duration // with a stream of events that has no pulse; tests shorten it
 }
 
 // NewClient returns a client; it does not connect yet.
@@ -37,7 +40,7 @@ func NewClient(path string) *Client {
 		},
 		DisableKeepAlives: true, // one command, one call
 	}
-	return &Client{path: path, http: &http.Client{Transport: t}}
+	return &Client{patience: pulseMissed, path: path, http: &http.Client{Transport: t}}
 }
 
 // Status returns the state of the node's volumes.

@@ -49,7 +49,7 @@ func (c *Client) events(ctx context.Context, since *Position, follow bool, each 
 	outer := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	dead := time.AfterFunc(pulseMissed, func() { cancel(errHangs) })
+	dead := time.AfterFunc(c.patience, func() { cancel(errHangs) })
 	defer dead.Stop()
 	resp, err := c.request(ctx, http.MethodGet, "/v1/events?"+q.Encode(), nil)
 	if err != nil {
@@ -66,7 +66,7 @@ func (c *Client) events(ctx context.Context, since *Position, follow bool, each 
 		return err
 	}
 	err = eachLine(resp.Body, func(line []byte) error {
-		dead.Reset(pulseMissed)
+		dead.Reset(c.patience)
 		if len(line) == 0 {
 			return nil
 		}

@@ -364,3 +364,67 @@ func TestLastWords(t *testing.T) {
 		<-end
 	}
 }
+
+// TestFollowAnAgentThatHangs: one that accepts and says nothing more is noticed.
+func TestFollowAnAgentThatHangs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	hung := make(chan net.Conn, 100)
+	go func() {
+		defer close(hung)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Read(make([]byte, 4096))
+			if len(hung) == 0 {
+				fmt.Fprint(c, "HTTP/1.1 200 OK\r\nQrbd-Boot: 00000000000000aa\r\nQrbd-Seq: 3\r\nQrbd-Oldest: 1\r\n\r\n")
+			}
+			hung <- c
+		}
+	}()
+	c := NewClient(path)
+	c.patience = 100 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var got []EventLine
+	err = c.Follow(ctx, nil, func(e EventLine) error {
+		got = append(got, e)
+		if len(got) == 1 {
+			time.AfterFunc(500*time.Millisecond, cancel) // it asks again, in vain, and does not say so again
+		}
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) || words(got) != "away" || !strings.Contains(got[0].Reason, "hangs") || got[0].Seq != 3 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	l.Close()
+	for c := range hung {
+		c.Close()
+	}
+}
+
+// TestWatcherThatDoesNotRead: its connection is ended; nobody waits for it.
+func TestWatcherThatDoesNotRead(t *testing.T) {
+	a := &agents{t: t, path: filepath.Join(t.TempDir(), "c.sock")}
+	a.ring = NewRing(0)
+	var err error
+	if a.s, err = listen(a.path, Access{}, &fakeNode{}, a.ring, slog.New(slog.DiscardHandler), 100*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("unix", a.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "GET /v1/events?since=0&follow=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+	for range 4000 {
+		a.ring.Add(volume.Event{Volume: "crm", Reason: strings.Repeat("x", 1000)})
+	}
+	a.stop() // fails if a handler is still writing after 5 s
+}

@@ -29,16 +29,22 @@ type Server struct {
 	done   chan struct{} // closed when the accept loop has ended
 	stop   context.CancelFunc
 	base   context.Context // of every request
+
+	lineTimeout time.Duration // tests shorten it
 }
 
 // Listen makes the socket at path, replacing one that a dead agent left, and
 // serves until Close whom access lets in.
 func Listen(path string, access Access, node Node, events *Ring, log *slog.Logger) (*Server, error) {
+	return listen(path, access, node, events, log, lineTimeout)
+}
+
+func listen(path string, access Access, node Node, events *Ring, log *slog.Logger, lineTimeout time.Duration) (*Server, error) {
 	l, err := nbd.ListenUnix(path, access.socket())
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	s := &Server{node: node, access: access, events: events, log: log, done: make(chan struct{})}
+	s := &Server{lineTimeout: lineTimeout, node: node, access: access, events: events, log: log, done: make(chan struct{})}
 	s.base, s.stop = context.WithCancel(context.Background())
 	s.http = &http.Server{
 		Handler:           s.guard(s.routes()),
@@ -154,7 +160,7 @@ func (s *Server) resize(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	_ = startLines(w).write(Progress{Done: true})
+	_ = s.startLines(w).write(Progress{Done: true})
 }
 
 // readBody decodes a request strictly: a field that this version does not know
@@ -170,22 +176,23 @@ func readBody(w http.ResponseWriter, r *http.Request, into any) error {
 
 // lines writes JSON objects, one a line, each sent at once.
 type lines struct {
-	raw io.Writer
-	enc *json.Encoder
-	out *http.ResponseController
+	limit time.Duration // for a line
+	raw   io.Writer
+	enc   *json.Encoder
+	out   *http.ResponseController
 }
 
-func startLines(w http.ResponseWriter) *lines {
+func (s *Server) startLines(w http.ResponseWriter) *lines {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
-	return &lines{raw: w, enc: json.NewEncoder(w), out: http.NewResponseController(w)}
+	return &lines{limit: s.lineTimeout, raw: w, enc: json.NewEncoder(w), out: http.NewResponseController(w)}
 }
 
 // lineTimeout ends a stream whose reader takes nothing for so long.
 const lineTimeout = 30 * time.Second
 
 func (l *lines) write(v any) error {
-	if err := l.out.SetWriteDeadline(time.Now().Add(lineTimeout)); err != nil {
+	if err := l.out.SetWriteDeadline(time.Now().Add(l.limit)); err != nil {
 		return err
 	}
 	if err := l.enc.Encode(v); err != nil {
@@ -203,7 +210,7 @@ const (
 
 // beat writes an empty line: a sign of life.
 func (l *lines) beat() error {
-	if err := l.out.SetWriteDeadline(time.Now().Add(lineTimeout)); err != nil {
+	if err := l.out.SetWriteDeadline(time.Now().Add(l.limit)); err != nil {
 		return err
 	}
 	if _, err := l.raw.Write([]byte{'\n'}); err != nil {
@@ -225,7 +232,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set(headerSeq, strconv.FormatUint(at.Seq, 10))
 	follow := r.URL.Query().Get("follow") == "1"
-	out := startLines(w)
+	out := s.startLines(w)
 	_ = out.out.Flush()
 	idle := time.NewTicker(pulse)
 	defer idle.Stop()
@@ -293,7 +300,7 @@ func (s *Server) streamVerify(w http.ResponseWriter, r *http.Request) {
 			select {
 			case p := <-progress:
 				if out == nil {
-					out = startLines(w)
+					out = s.startLines(w)
 				}
 				_ = out.write(p) // a client that left ends r.Context
 			default:
@@ -304,7 +311,7 @@ func (s *Server) streamVerify(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 			if out == nil {
-				out = startLines(w)
+				out = s.startLines(w)
 			}
 			last := Progress{Done: true, Reports: res.reports}
 			if res.err != nil {
@@ -333,7 +340,7 @@ func (s *Server) streamWait(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	out := startLines(w)
+	out := s.startLines(w)
 	_ = out.write(s.wait(ctx, name, req.For, out))
 }
 

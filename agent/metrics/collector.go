@@ -48,8 +48,8 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	if !st.IdentitySince.IsZero() {
 		s.gauge(identitySince, float64(st.IdentitySince.Unix()))
 	}
-	if !st.CertificateEnds.IsZero() {
-		s.gauge(certificateEnds, float64(st.CertificateEnds.Unix()), "peers")
+	for _, c := range st.Certificates {
+		s.gauge(certificateEnds, float64(c.Ends.Unix()), c.Use)
 	}
 	for i := range st.Volumes {
 		s.volume(&st.Volumes[i])

@@ -26,7 +26,7 @@ var (
 	healthy         = desc("healthy", "Whether every volume is as it should be, as /healthz says")
 	resources       = desc("resource_resources", "Number of volumes")
 	identitySince   = desc("identity_key_timestamp_seconds", "When the node's identity key was made, Unix time")
-	certificateEnds = desc("certificate_expiry_timestamp_seconds", "When a certificate expires, Unix time. The one for peers is pinned by its key and renewed at each start: its end cuts nothing off", "use")
+	certificateEnds = desc("certificate_expiry_timestamp_seconds", "When a certificate expires, Unix time; use is the address of an export, or peers: that one is pinned by its key and renewed at each start", "use")
 
 	linkUp            = desc("link_up", "Whether there is a session with the peer's agent", "conn_name")
 	linkInfo          = desc("link_info", "Always 1; the labels say how the session is made", "conn_name", "transport", "protocol")

@@ -60,7 +60,7 @@ func example() *fakeSource {
 			{Peer: "beta", Up: true, Transport: "quic", Protocol: "1.0", RTTMicros: 250, BytesSent: 20000, BytesReceived: 900, PacketsSent: 20, PacketsLost: 1, CongestionWindow: 40960},
 			{Peer: "gamma", Reason: "no answer"},
 		},
-		IdentitySince: time.Unix(1790000000, 0), CertificateEnds: time.Unix(2400000000, 0),
+		IdentitySince: time.Unix(1790000000, 0), Certificates: []control.CertificateStatus{{Use: "peers", Ends: time.Unix(2400000000, 0)}, {Use: "tcp:10.0.0.1:10809", Ends: time.Unix(1800000000, 0)}},
 	}}
 }
 
