@@ -140,6 +140,7 @@ func (g *growth) grow(ctx context.Context) error {
 			return err
 		}
 		if err := a.clear(ctx, s, true); err != nil {
+			a.resumeService(s, g.vol)
 			return err
 		}
 		s.verify.halt(errResizing)

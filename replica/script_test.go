@@ -17,7 +17,8 @@ var update = flag.Bool("update", false, "rewrite the expected output of testdata
 // TestScripts runs testdata/*.script: lines beginning with "> " are commands, the
 // lines after each are what it must print. Rewritten by -update, and reviewed.
 //
-//	nodes MODE NAME...     a world of brand-new replicas; NAME~A: protocol A with it
+//	nodes MODE NAME...     a world of brand-new replicas; NAME~A: protocol A with it; NAME+, the last: the others do not know it
+//	add A NAME+            A knows it from now on
 //	link A B / cut A B     connect; lose the connection
 //	crash A / boot A       the node dies with its memory; starts from what is durable
 //	promote A [force] [fenced], demote A, switchover A B, invalidate A
@@ -132,6 +133,8 @@ func (w *world) command(f []string) error {
 		x.m.Demote(w.now, done)
 	case "switchover":
 		x.m.Switchover(w.now, x.peer(arg(2)), done)
+	case "add":
+		done(w.add(x, arg(2)))
 	case "invalidate":
 		x.m.Invalidate(w.now, done)
 	case "connect":

@@ -23,6 +23,7 @@ type world struct {
 	size  int64
 	mute  map[string]bool // "from>to": frames are kept back
 	far   map[string]bool // whose protocol with everybody is A
+	later map[string]bool // "a/b": a does not know b yet
 	watch watcher         // nil: nobody
 	cutAt int             // the connection is lost in place of so many messages later; 0: none
 }
@@ -62,12 +63,17 @@ type wframe struct {
 	reply *protocol.PeerReply // on the bulk stream, in reality
 }
 
-// newWorld makes brand-new replicas. A name that ends in ~A is a far node.
+// newWorld makes brand-new replicas. A name that ends in ~A is a far node, the last one may
+// end in + : the others do not know it yet.
 func newWorld(mode protocol.Mode, names []string) *world {
-	w := &world{nodes: map[string]*wnode{}, now: 1e9, mode: mode, size: 64 << 20, mute: map[string]bool{}, far: map[string]bool{}}
+	w := &world{nodes: map[string]*wnode{}, now: 1e9, mode: mode, size: 64 << 20, mute: map[string]bool{}, far: map[string]bool{}, later: map[string]bool{}}
 	for _, n := range names {
-		name, far := strings.CutSuffix(n, "~A")
+		name, late := strings.CutSuffix(n, "+")
+		name, far := strings.CutSuffix(name, "~A")
 		w.far[name] = far
+		for _, early := range w.names {
+			w.later[early+"/"+name] = late
+		}
 		w.names = append(w.names, name)
 	}
 	names = w.names
@@ -85,7 +91,7 @@ func newWorld(mode protocol.Mode, names []string) *world {
 
 func (w *world) peersOf(n string) (list []PeerConfig) {
 	for _, p := range w.names {
-		if p != n {
+		if p != n && !w.later[n+"/"+p] {
 			mode := w.mode
 			if w.far[n] || w.far[p] {
 				mode = protocol.ModeA
@@ -94,6 +100,17 @@ func (w *world) peersOf(n string) (list []PeerConfig) {
 		}
 	}
 	return list
+}
+
+// add makes x know one more replica.
+func (w *world) add(x *wnode, name string) error {
+	id := PeerID(len(x.m.peers))
+	if err := x.m.AddPeer(w.now, PeerConfig{Name: name, Mode: w.mode}); err != nil {
+		return err
+	}
+	delete(w.later, x.name+"/"+name)
+	x.bitmaps[id] = bitmap.NewSet(bitmap.Blocks(w.size))
+	return nil
 }
 
 func (w *world) id() uint64 { w.ids++; return w.ids }
@@ -109,7 +126,7 @@ func (w *world) boot(x *wnode) {
 	st.Peers = nil
 	for i, p := range cfg.Peers {
 		slot := PeerSlot{Name: p.Name, Dirty: bitmap.NewSet(bitmap.Blocks(w.size))}
-		if len(x.durable.Peers) > 0 {
+		if len(x.durable.Peers) > i {
 			slot = x.durable.Peers[i]
 			slot.Dirty = bitmap.NewSet(bitmap.Blocks(w.size))
 		}

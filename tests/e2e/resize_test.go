@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
@@ -105,5 +107,50 @@ func TestResizeCutShort(t *testing.T) {
 	c.Equal("crm")
 	if got := read(t, alpha, "crm", 64*mib, 16*mib); !bytes.Equal(got, make([]byte, 16*mib)) {
 		t.Error("what is new does not read as zeroes")
+	}
+}
+
+// TestResizeKilled: agents die somewhere in the middle of a resize, secondary and primary,
+// again and again. Each comes back with the old size or the new one, is brought to the new
+// one by the same command, and nothing that was written is lost.
+func TestResizeKilled(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t, cluster.Options{Configure: quick})
+	alpha, beta := c.Up(), c.Nodes[1]
+	rnd := rand.New(rand.NewPCG(7, uint64(time.Now().UnixNano())))
+	for i := range 4 {
+		size := fmt.Sprintf("%dMiB", 65+i)
+		end := int64(65+i) * mib
+		for _, n := range c.Nodes {
+			sized(n, size)
+		}
+		write(t, alpha, "crm", pattern(uint64(i), mib), int64(i)*8*mib)
+		for _, n := range []*cluster.Node{beta, alpha} {
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				n.RunFor(30*time.Second, "resize", "crm", size)
+			}()
+			time.Sleep(time.Duration(rnd.IntN(40)) * time.Millisecond)
+			n.Kill()
+			<-done
+			n.Start()
+			if v := n.Volume("crm"); v.Size != end && v.Size != end-mib && v.Disk != "diskless" {
+				t.Fatalf("%s came back with %v", n.Name, v)
+			}
+			n.Must("resize", "crm", size)
+		}
+		alpha.WaitConnected("crm", syncWithin)
+		alpha.Must("promote", "crm")
+		c.WaitInSync("crm", syncWithin)
+		for j := range i + 1 {
+			if got := read(t, alpha, "crm", int64(j)*8*mib, mib); !bytes.Equal(got, pattern(uint64(j), mib)) {
+				t.Fatalf("round %d: what was written in round %d is lost", i, j)
+			}
+		}
+		if got := read(t, alpha, "crm", end-mib, mib); !bytes.Equal(got, make([]byte, mib)) {
+			t.Fatalf("round %d: what is new does not read as zeroes", i)
+		}
+		c.Equal("crm")
 	}
 }
