@@ -56,6 +56,7 @@ type conn struct {
 	out    replies
 	local  *request // idle requests that only the reader sees
 	status chan struct{}
+	looked time.Time // when deserted last asked
 
 	// handing: the reader is between looking whether the connection was closed and
 	// coming back from Submit.

@@ -117,9 +117,10 @@ type Options struct {
 	// one request of any legal size is always let through).
 	PerConnBytes int64
 	// LeaveUnanswered: a request that comes while the server shuts down ends its
-	// connection instead of being answered with ESHUTDOWN (answered). It is for clients
-	// that send again what was not answered and take every error for the disk's, as the
-	// kernel's does.
+	// connection instead of being answered with ESHUTDOWN, and nothing that a client has
+	// sent is executed once it has closed the connection (answered, executed). It is for
+	// clients that send again what was not answered and take every error for the disk's,
+	// as the kernel's does.
 	LeaveUnanswered bool
 	// StallTimeout ends a connection whose client takes no byte of a waiting
 	// reply for so long (5 min): its replies hold buffers of the pool.

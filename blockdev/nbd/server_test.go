@@ -534,6 +534,39 @@ func TestNothingLate(t *testing.T) {
 	}
 }
 
+// TestDeserted: of a client that closes its connection, and will send again what was not
+// answered, nothing that is still on the way is executed. Here it waits for a buffer.
+func TestDeserted(t *testing.T) {
+	pool := blockdev.NewPool(32 << 20)
+	d := newDisk(64 << 20)
+	s := serve(t, nbd.Options{Exports: newExports(&nbd.Export{Name: "crm", Device: d}), Pool: pool, LeaveUnanswered: true})
+	other := dial(t, s, "", client.Options{})
+	d.setHold(func(r *blockdev.Request) bool { return r.Op == blockdev.OpRead })
+	read := make(chan error, 1)
+	go func() { read <- other.ReadAt(make([]byte, 32<<20), 0) }() // has all of the pool
+	d.wait(t, 1)
+	c, err := net.Dial("unix", strings.TrimPrefix(s.addr, "unix:"))
+	must(t, err)
+	all := binary.BigEndian.AppendUint32(nil, bothFlags)
+	all = client.AppendOption(all, nbd.OptGo, client.InfoData("crm"))
+	for i := range uint64(20) {
+		all = append(append(all, request(nbd.CmdWrite, 0, i+1, i*512, 512)...), bytes.Repeat([]byte{1}, 512)...)
+	}
+	_, err = c.Write(all)
+	must(t, err)
+	eventually(t, "the client has entered", func() bool { return s.Clients("crm") == 2 })
+	time.Sleep(20 * time.Millisecond) // until it waits; if it does not, the test proves less
+	c.Close()
+	d.release()
+	must(t, <-read)
+	eventually(t, "the connection has ended", func() bool { return s.Clients("crm") == 1 })
+	for _, r := range d.requests() {
+		if r.op == blockdev.OpWrite {
+			t.Errorf("%v reached the device", r)
+		}
+	}
+}
+
 // TestLeaveUnanswered: while the server shuts down a request gets no error that the
 // kernel would take for the disk's; what is in the device is answered.
 func TestLeaveUnanswered(t *testing.T) {

@@ -120,6 +120,21 @@ func (s *stream) readSome(fd uintptr) bool {
 	}
 }
 
+// hungUp reports whether the client has closed its end, both ways: it will not see
+// another reply. What it had sent may still be there to be read.
+func (s *stream) hungUp() bool {
+	if s.raw == nil {
+		return false
+	}
+	gone := false
+	err := s.raw.Control(func(fd uintptr) {
+		p := [1]unix.PollFd{{Fd: int32(fd)}}
+		n, err := unix.Poll(p[:], 0)
+		gone = err == nil && n > 0 && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+	})
+	return err != nil || gone
+}
+
 // reset empties the list of what is to be written.
 func (s *stream) reset() {
 	clear(s.outv)
@@ -246,9 +261,10 @@ func (s *stream) advance(n int) {
 
 // source is the buffered sending side of a client. Owner: the reader goroutine.
 type source struct {
-	st   *stream
-	buf  []byte
-	r, w int // unread bytes are buf[r:w]
+	st    *stream
+	buf   []byte
+	r, w  int  // unread bytes are buf[r:w]
+	fresh bool // something was read since it was set to false
 	// Every read of the socket, which may wait, is between these two.
 	beforeWait, afterWait func()
 }
@@ -266,6 +282,7 @@ func (s *source) init(st *stream, early []byte, beforeWait, afterWait func()) {
 func (s *source) read(p, q []byte) (int, error) {
 	s.beforeWait()
 	n, err := s.st.read(p, q)
+	s.fresh = true
 	s.afterWait()
 	return n, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/qrbd/qrbd/blockdev"
 )
@@ -120,9 +121,28 @@ func (c *conn) start(h *header) error {
 		return c.drop(r, errDisconnected)
 	default:
 	}
+	if c.srv.opt.LeaveUnanswered && c.deserted() {
+		return c.drop(r, errLeft)
+	}
 	c.export.Device.Submit(d)
 	r.submitted.Store(true)
 	return nil
+}
+
+// desertedPause is how old the answer to deserted may be for requests that were read
+// together.
+const desertedPause = 100 * time.Millisecond
+
+// deserted reports whether the client has given the connection up. One that sends again
+// what was not answered has then sent this elsewhere, maybe long ago: what is left here
+// must not come after that.
+func (c *conn) deserted() bool {
+	now := time.Now()
+	if !c.src.fresh && now.Sub(c.looked) < desertedPause {
+		return false
+	}
+	c.src.fresh, c.looked = false, now
+	return c.src.st.hungUp()
 }
 
 // deviceFlags translates a command's flags to the device's. FUA means nothing to
