@@ -99,7 +99,7 @@ func (s *Session) Stats() Stats {
 	return st
 }
 
-// Open opens a stream and sends open as its first frame. It waits for the
+// Open opens a stream and sends open as its first frame. REQUIRES Dialer. It waits for the
 // peer's stream limit until ctx ends, at most Options.DialTimeout.
 func (s *Session) Open(ctx context.Context, open protocol.StreamOpen) (*Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.node.options.DialTimeout)

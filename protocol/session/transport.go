@@ -95,7 +95,7 @@ type Conn interface {
 	// Control opens (the dialing side) or accepts the control stream, once. It
 	// blocks until ctx ends.
 	Control(ctx context.Context) (Carrier, error)
-	// Open opens a stream. The peer learns of it with the first bytes. It waits for
+	// Open opens a stream. REQUIRES the dialing side. The peer learns of it with the first bytes. It waits for
 	// the peer's limit until ctx ends.
 	Open(ctx context.Context, kind protocol.StreamKind) (Carrier, error)
 	// Accept returns the next stream that the peer opened. It blocks until the

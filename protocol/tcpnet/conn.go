@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -38,6 +39,10 @@ type conn struct {
 	cause   error            // set before done is closed
 	parting chan struct{}    // set with cause by Close; closed when the peer has been told
 }
+
+// errNotDialer: the other side may be behind a firewall that lets its own connections out
+// and none in.
+var errNotDialer = errors.New("only the side that dialed the session opens streams")
 
 // ticket is protocol.Join's.
 type ticket [protocol.JoinTicketLen]byte
@@ -79,6 +84,9 @@ func (c *conn) Control(context.Context) (session.Carrier, error) {
 
 // Open implements session.Conn.
 func (c *conn) Open(ctx context.Context, kind protocol.StreamKind) (session.Carrier, error) {
+	if !c.dialed {
+		return nil, errNotDialer
+	}
 	select {
 	case c.slots <- struct{}{}:
 	case <-c.done:

@@ -88,6 +88,9 @@ func TestTicketBindsStreams(t *testing.T) {
 	if in.(*conn).ticket != c.ticket || c.ticket == (ticket{}) {
 		t.Fatalf("tickets %x and %x", in.(*conn).ticket, c.ticket)
 	}
+	if _, err := in.Open(t.Context(), protocol.StreamBulk); !errors.Is(err, errNotDialer) {
+		t.Errorf("the accepting side opened a stream: %v", err)
+	}
 	try := func(e *endpoint, tk ticket) (handed bool) {
 		s, err := e.dial(t.Context(), at, keys, alpnStream, c.heard)
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/protocol/quicnet"
 	"github.com/qrbd/qrbd/protocol/session"
+	"github.com/qrbd/qrbd/protocol/tcpnet"
 )
 
 const (
@@ -34,15 +35,21 @@ const (
 
 // bareEnd is one end of a bare session: what the transport does by itself.
 type bareEnd struct {
-	up     chan *session.Session
 	stream chan *session.Stream
 }
 
+// SessionUp implements session.Handler. Who has dialed opens the stream, for either direction.
 func (b *bareEnd) SessionUp(s *session.Session) {
-	select {
-	case b.up <- s:
-	default:
+	if !s.Dialer() {
+		return
 	}
+	go func() {
+		st, err := s.Open(context.Background(), protocol.StreamOpen{Kind: protocol.StreamBulk, Volume: volumeName, Attempt: 1})
+		if err != nil {
+			return // the other end says that no stream came
+		}
+		b.StreamOpened(s, protocol.StreamOpen{}, st)
+	}()
 }
 func (b *bareEnd) SessionDown(*session.Session, error) {}
 func (b *bareEnd) StreamOpened(_ *session.Session, _ protocol.StreamOpen, st *session.Stream) {
@@ -60,7 +67,7 @@ func (b *bareEnd) Message(*session.Session, protocol.Message) {}
 // second as the receiver counts them. With stores, the sender reads the first and the
 // receiver writes the second: what no resync can avoid. Without, it is the transport
 // alone.
-func measureBare(ctx context.Context, dir string, sizeBytes int64, stores [2]string) (float64, error) {
+func measureBare(ctx context.Context, dir, transport string, sizeBytes int64, stores [2]string) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, bareTimeout)
 	defer cancel()
 	self, err := os.Executable()
@@ -79,7 +86,7 @@ func measureBare(ctx context.Context, dir string, sizeBytes int64, stores [2]str
 		if err != nil {
 			return 0, fmt.Errorf("bare transport: %w", err)
 		}
-		port, err := freePort("udp")
+		port, err := freePort("tcp+udp")
 		if err != nil {
 			return 0, fmt.Errorf("bare transport: %w", err)
 		}
@@ -89,7 +96,7 @@ func measureBare(ctx context.Context, dir string, sizeBytes int64, stores [2]str
 	var out [2]strings.Builder
 	for i, name := range names {
 		c := exec.CommandContext(ctx, self, bareCommand, filepath.Join(dir, name), name, addresses[i],
-			names[1-i], addresses[1-i], keys[1-i], strconv.FormatInt(sizeBytes, 10), stores[i])
+			names[1-i], addresses[1-i], keys[1-i], strconv.FormatInt(sizeBytes, 10), stores[i], transport)
 		c.Env = append(os.Environ(), fmt.Sprintf("GOMAXPROCS=%d", max(1, runtime.NumCPU()/2))) // agent.LimitThreads
 		c.Stdout, c.Stderr = &out[i], &out[i]
 		if err := c.Start(); err != nil {
@@ -112,7 +119,7 @@ func measureBare(ctx context.Context, dir string, sizeBytes int64, stores [2]str
 func runBareEnd(ctx context.Context, args []string, stdout io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, bareTimeout)
 	defer cancel()
-	if len(args) != 8 {
+	if len(args) != 9 {
 		return fmt.Errorf("%s: %d arguments: it is started by the bench itself", bareCommand, len(args))
 	}
 	dir, name, address, peer, peerAddress, store := args[0], args[1], args[2], args[3], args[4], args[7]
@@ -124,15 +131,19 @@ func runBareEnd(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%s: size: %w", bareCommand, err)
 	}
+	transport, err := session.ParseTransport(args[8])
+	if err != nil {
+		return fmt.Errorf("%s: %w", bareCommand, err)
+	}
 	id, err := session.LoadOrCreateIdentity(dir)
 	if err != nil {
 		return fmt.Errorf("%s: %w", bareCommand, err)
 	}
-	b := &bareEnd{up: make(chan *session.Session, 1), stream: make(chan *session.Stream, 1)}
+	b := &bareEnd{stream: make(chan *session.Stream, 1)}
 	n, err := session.Start(session.Options{Identity: id, Name: name, Listen: address, Handler: b,
-		Transports: map[session.Transport]session.Opener{session.QUIC: quicnet.Open},
+		Transports: map[session.Transport]session.Opener{session.QUIC: quicnet.Open, session.TCP: tcpnet.Open},
 		Log:        slog.New(slog.DiscardHandler), Instance: uint64(len(name)), Heartbeat: 500 * time.Millisecond, PeerTimeout: 3 * time.Second,
-		Peers: []session.Peer{{Name: peer, Address: peerAddress, Keys: []ed25519.PublicKey{key}}}})
+		Peers: []session.Peer{{Name: peer, Address: peerAddress, Keys: []ed25519.PublicKey{key}, Transport: transport}}})
 	if err != nil {
 		return fmt.Errorf("%s: %w", bareCommand, err)
 	}
@@ -149,15 +160,12 @@ func runBareEnd(ctx context.Context, args []string, stdout io.Writer) error {
 
 // send sends size bytes, of the store if there is one, and waits to be ended.
 func (b *bareEnd) send(ctx context.Context, size int64, store string) error {
-	var s *session.Session
+	var out *session.Stream
+	var err error
 	select {
-	case s = <-b.up:
+	case out = <-b.stream:
 	case <-ctx.Done():
-		return fmt.Errorf("no session: %w", ctx.Err())
-	}
-	out, err := s.Open(ctx, protocol.StreamOpen{Kind: protocol.StreamBulk, Volume: volumeName, Attempt: 1})
-	if err != nil {
-		return err
+		return fmt.Errorf("no stream: %w", ctx.Err())
 	}
 	defer out.Abort()
 	var src *os.File

@@ -111,7 +111,7 @@ func measureAll(ctx context.Context, opts options, progress io.Writer) (_ *resul
 		}
 	}
 	if opts.resync {
-		if res.Resync, err = measureResyncs(ctx, site{dir: filepath.Join(dir, resyncItem), qrbd: opts.qrbd}, progress); err != nil {
+		if res.Resync, err = measureResyncs(ctx, site{dir: filepath.Join(dir, resyncItem), qrbd: opts.qrbd, transport: opts.transport}, progress); err != nil {
 			return res, fmt.Errorf("resync: %w", err)
 		}
 	}

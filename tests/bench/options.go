@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/qrbd/qrbd/protocol/session"
 )
 
 // errMissing says that a program needed for the chosen columns is not installed.
@@ -27,6 +29,7 @@ type options struct {
 	items      []item
 	footprint  bool
 	resync     bool
+	transport  string // of the resync test's pair
 	quick      bool
 	strict     bool   // a requirement that is not met is an error
 	dir        string // tmpfs for backing files
@@ -55,8 +58,12 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.out, "out", "", "file for the raw results (default bin/bench/DATE-TIME.json)")
 	fs.StringVar(&o.compare, "compare", "", "compare with the results in this file")
 	fs.StringVar(&o.show, "show", "", "print the results in this file, measure nothing")
+	fs.StringVar(&o.transport, "resync-transport", "quic", "what the resync test's pair talks over: quic or tcp")
 	fs.StringVar(&o.perf, "perf", "", "afterwards take a CPU profile of the servers per item, reports into this directory")
 	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	if _, err := session.ParseTransport(o.transport); err != nil {
 		return o, err
 	}
 	if fs.NArg() > 0 {

@@ -7,6 +7,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/qrbd/qrbd/protocol/session"
 )
 
 const (
@@ -28,6 +30,7 @@ const (
 type resyncFigures struct {
 	VolumeBytes int64           `json:"volume_bytes"`
 	LinkBits    int64           `json:"link_bits_per_s,omitempty"` // 0: no link, the loopback
+	Transport   string          `json:"transport,omitempty"`       // "": QUIC
 	BareMBs     float64         `json:"bare_mb_per_s"`             // one bulk stream between two processes
 	CopyMBs     float64         `json:"copy_mb_per_s"`             // the same, with the source's store read and a file written over
 	IdleMBs     float64         `json:"idle_mb_per_s"`             // a full copy to a new replica
@@ -75,7 +78,7 @@ func measureResync(ctx context.Context, s site) (*resyncFigures, error) {
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("resync: %w", err)
 	}
-	f := &resyncFigures{VolumeBytes: s.sizeBytes}
+	f := &resyncFigures{VolumeBytes: s.sizeBytes, Transport: s.transport}
 	p, err := newPair(ctx, s)
 	defer func() { p.close() }()
 	if err != nil {
@@ -119,7 +122,7 @@ func measureResync(ctx context.Context, s site) (*resyncFigures, error) {
 // of alpha's store over it.
 func (f *resyncFigures) bare(ctx context.Context, s site, p pair) error {
 	size := min(s.sizeBytes, 2<<30)
-	alone, err := measureBare(ctx, s.path("bare"), size, [2]string{})
+	alone, err := measureBare(ctx, s.path("bare"), f.Transport, size, [2]string{})
 	if err != nil {
 		return err
 	}
@@ -127,7 +130,7 @@ func (f *resyncFigures) bare(ctx context.Context, s site, p pair) error {
 	defer os.Remove(target)
 	f.BareMBs = alone / 1e6
 	for range 2 { // the second has its target's pages, as a resync has
-		copied, err := measureBare(ctx, s.path("bare"), size, [2]string{p.alpha.path("disk.img"), target})
+		copied, err := measureBare(ctx, s.path("bare"), f.Transport, size, [2]string{p.alpha.path("disk.img"), target})
 		if err != nil {
 			return err
 		}
@@ -244,10 +247,14 @@ func (f *resyncFigures) verdicts() []verdict {
 
 // where names the link, for people.
 func (f *resyncFigures) where() string {
-	if f.LinkBits == 0 {
-		return ""
+	over := ""
+	if f.LinkBits != 0 {
+		over = fmt.Sprintf(" over %g Gbit/s", float64(f.LinkBits)/1e9)
 	}
-	return fmt.Sprintf(" over %g Gbit/s", float64(f.LinkBits)/1e9)
+	if f.Transport == session.TCP.String() {
+		over += " on TCP"
+	}
+	return over
 }
 
 // write prints the figures.
