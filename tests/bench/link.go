@@ -35,7 +35,9 @@ func overLink(ctx context.Context, f func() error) error {
 			}
 			for _, argv := range [][]string{
 				{"ip", "link", "set", "lo", "up"},
-				{"tc", "qdisc", "add", "dev", "lo", "root", "tbf", "rate", fmt.Sprintf("%dbit", linkBits), "burst", "512k", "latency", "20ms"},
+				{"tc", "qdisc", "add", "dev", "lo", "root", "handle", "1:", "tbf", "rate", fmt.Sprintf("%dbit", linkBits), "burst", "512k", "latency", "20ms"},
+				// The queue that a network card has, by default, where there is no fair one.
+				{"tc", "qdisc", "add", "dev", "lo", "parent", "1:1", "handle", "10:", "pfifo_fast"},
 			} {
 				if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
 					return fmt.Errorf("%w: %v: %w: %s", errNoLink, argv, err, lastLine(out))
