@@ -78,7 +78,7 @@ func commands(t *terminal) []*cli.Command {
 	return []*cli.Command{
 		command(t, "init", "", "write a configuration and an identity for this node", 0, 0, []cli.Flag{
 			textFlag("name", "this node's `NAME`"),
-			textFlag("listen", "UDP `ADDRESS` for peers, like 10.0.0.1:7790"),
+			textFlag("listen", "`ADDRESS` for peers, UDP and maybe TCP, like 10.0.0.1:7790"),
 			&cli.StringFlag{Name: "state", Usage: "`DIR` for key, metadata and archives", Value: config.DefaultState},
 			&cli.StringFlag{Name: "control", Usage: "control `SOCKET`", Value: config.DefaultControl},
 			jsonFlag(),
