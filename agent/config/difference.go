@@ -38,7 +38,7 @@ type VolumeDifference struct {
 
 // tunable are the fields of Volume that may change while it runs.
 var tunable = []string{"Hooks", "AfterSB", "VerifyEvery", "VerifyWindow", "ResyncRateMax", "ResyncRateMin", "ResyncWindow", "FlushBytes", "WriteTimeout",
-	"FlushInterval", "ActivityIdle", "OnNoData", "OnReadError", "DiskTimeout", "Archive", "ExportClients"}
+	"FlushInterval", "ActivityIdle", "OnNoData", "OnReadError", "DiskTimeout", "AttachTimeout", "Archive", "ExportClients"}
 
 // Compare says what next changes of c. A field that Compare has not been told of
 // needs a restart: nothing is taken for applied that is not.
@@ -108,8 +108,12 @@ func (d *VolumeDifference) comparePeers(old, next []VolumePeer) {
 		case i < 0:
 			d.PeersAdded = append(d.PeersAdded, p)
 			d.Effective.Peers = append(d.Effective.Peers, p)
-		case old[i].Mode != p.Mode && !slices.Contains(d.Restart, "protocol"):
-			d.Restart = append(d.Restart, "protocol")
+		default:
+			for _, field := range changed(reflect.ValueOf(old[i]), reflect.ValueOf(p)) {
+				if key := snake(field); !slices.Contains(d.Restart, key) {
+					d.Restart = append(d.Restart, key)
+				}
+			}
 		}
 	}
 	for _, p := range old {
@@ -132,6 +136,8 @@ func changed(a, b reflect.Value) (names []string) {
 // snake is a field's name as the key in the file: ResyncRateMax, resync_rate_max.
 func snake(field string) string {
 	switch field {
+	case "Mode":
+		return "protocol"
 	case "AfterSB":
 		return "after_sb_*pri"
 	case "ExportClients":
