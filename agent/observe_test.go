@@ -17,7 +17,7 @@ import (
 )
 
 // startWatched runs an agent of fake volumes with metrics on address.
-func startWatched(t *testing.T, address string) (a *Agent, err error, logged *bytes.Buffer) {
+func startWatched(t *testing.T, address string) (a *Agent, logged *bytes.Buffer, err error) {
 	t.Helper()
 	logged = &bytes.Buffer{}
 	o := Options{Config: testConfig(t), Log: slog.New(slog.NewTextHandler(logged, nil)), Version: "test"}
@@ -28,7 +28,7 @@ func startWatched(t *testing.T, address string) (a *Agent, err error, logged *by
 	if err == nil {
 		t.Cleanup(func() { stop(t, a) })
 	}
-	return a, err, logged
+	return a, logged, err
 }
 
 func scrape(t *testing.T, url string) (int, string) {
@@ -47,7 +47,7 @@ func scrape(t *testing.T, url string) (int, string) {
 }
 
 func TestMetricsAddress(t *testing.T) {
-	a, err, logged := startWatched(t, "127.0.0.1:0")
+	a, logged, err := startWatched(t, "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestMetricsAddress(t *testing.T) {
 		t.Errorf("a loopback address is warned of: %s", logged)
 	}
 
-	other, err, logged := startWatched(t, "0.0.0.0:0")
+	other, logged, err := startWatched(t, "0.0.0.0:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,11 +78,11 @@ func TestMetricsAddressTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	_, err, _ = startWatched(t, l.Addr().String())
+	_, _, err = startWatched(t, l.Addr().String())
 	if err == nil || !strings.Contains(err.Error(), "metrics on "+l.Addr().String()) || !strings.Contains(err.Error(), "another program listens there") {
 		t.Errorf("%v", err)
 	}
-	_, err, _ = startWatched(t, "192.0.2.1:9790") // TEST-NET
+	_, _, err = startWatched(t, "192.0.2.1:9790") // TEST-NET
 	if err == nil || !strings.Contains(err.Error(), "does not have the address") {
 		t.Errorf("%v", err)
 	}
@@ -181,7 +181,7 @@ func waitBehind(t *testing.T, a *Agent) volume.PeerStatus {
 // TestEventsTellStates: the stream of an agent begins with all states, so that a
 // watcher who was away knows them.
 func TestEventsTellStates(t *testing.T) {
-	a, err, _ := startWatched(t, "")
+	a, _, err := startWatched(t, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +222,7 @@ func TestReach(t *testing.T) {
 	if r := b.Reach(t.Context()); len(r) != 1 || r[0].Reason != "" || r[0].Unasked != "" || r[0].RTTMicros == 0 && r[0].Largest == 0 || r[0].Address != p.cfgA.Peers[0].Address {
 		t.Errorf("from alpha: %+v", r)
 	}
-	lonely, err, _ := startWatched(t, "")
+	lonely, _, err := startWatched(t, "")
 	if err != nil {
 		t.Fatal(err)
 	}
