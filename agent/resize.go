@@ -144,7 +144,7 @@ func (g *growth) grow(ctx context.Context) error {
 			return err
 		}
 		s.verify.halt(errResizing)
-		s.set(nil, errResizing)
+		a.put(s, nil, errResizing)
 		if err := g.vol.Close(ctx); err != nil {
 			a.log.Warn("closing a volume that is resized", "volume", name, "err", err)
 		}
