@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,9 +45,19 @@ func Open(port session.Port) (session.Endpoint, error) {
 	return openOn(network{
 		listen: func(address string) (net.Listener, error) { return net.Listen("tcp", address) },
 		dial: func(ctx context.Context, address string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", address)
+			return (&net.Dialer{LocalAddr: from(port.Listen)}).DialContext(ctx, "tcp", address)
 		},
 	}, port)
+}
+
+// from returns where to dial from: the address that the node listens on, if it is one, as
+// its peers and their firewalls know it.
+func from(listen string) net.Addr {
+	at, err := netip.ParseAddrPort(listen)
+	if err != nil || at.Addr().IsUnspecified() {
+		return nil // the kernel chooses
+	}
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(at.Addr(), 0))
 }
 
 func openOn(on network, port session.Port) (*endpoint, error) {

@@ -84,6 +84,20 @@ func TestSocketOptions(t *testing.T) {
 	}
 }
 
+// TestDialsFromListenAddress: a host with several addresses is known by the one that it
+// listens on.
+func TestDialsFromListenAddress(t *testing.T) {
+	for listen, want := range map[string]string{"127.0.0.7:7790": "127.0.0.7:0", "[::1]:7790": "[::1]:0", "0.0.0.0:7790": "", ":7790": "", "localhost:7790": ""} {
+		got := ""
+		if a := from(listen); a != nil {
+			got = a.String()
+		}
+		if got != want {
+			t.Errorf("listening on %s dials from %q, want %q", listen, got, want)
+		}
+	}
+}
+
 // TestCheckCongestion: what this kernel has not is refused with what to do.
 func TestCheckCongestion(t *testing.T) {
 	if err := checkCongestion("reno"); err != nil {
