@@ -126,7 +126,7 @@ func (r *reload) change(d *config.VolumeDifference) {
 		r.restart("volume %s: peer %s is no longer in the file: it stays connected until then", d.Name, name)
 	}
 	if d.Size {
-		r.restart("volume %s: the size is changed by qrbd resize %s, not by a restart: put the size back that it has (%d bytes)", d.Name, d.Name, s.live().Size)
+		r.report.Resize = append(r.report.Resize, fmt.Sprintf("volume %s has %d bytes: run qrbd resize %s, a restart would not open it", d.Name, s.live().Size, d.Name))
 	}
 	if len(d.Tuned) == 0 && len(d.PeersAdded) == 0 {
 		return

@@ -140,6 +140,7 @@ type ReloadReport struct {
 	File    string   `json:"file"`
 	Applied []string `json:"applied"` // holds now
 	Restart []string `json:"restart"` // holds when the agent is started again
+	Resize  []string `json:"resize"`  // sizes that differ from the volumes'
 	Failed  []string `json:"failed"`  // was tried; the agent is as before
 }
 

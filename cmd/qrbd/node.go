@@ -186,7 +186,7 @@ func runReload(c call) error {
 }
 
 func printReload(w io.Writer, r control.ReloadReport) {
-	if len(r.Applied)+len(r.Restart)+len(r.Failed) == 0 {
+	if len(r.Applied)+len(r.Restart)+len(r.Resize)+len(r.Failed) == 0 {
 		fmt.Fprintf(w, "%s: nothing has changed\n", r.File)
 	}
 	for _, line := range r.Applied {
@@ -194,6 +194,9 @@ func printReload(w io.Writer, r control.ReloadReport) {
 	}
 	for _, line := range r.Restart {
 		fmt.Fprintf(w, "needs a restart of the agent: %s\n", line)
+	}
+	for _, line := range r.Resize {
+		fmt.Fprintf(w, "size: %s\n", line)
 	}
 }
 
