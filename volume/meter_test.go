@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/blockdev/fault"
 	"github.com/qrbd/qrbd/protocol"
 )
 
@@ -129,6 +130,22 @@ func TestMeter(t *testing.T) {
 // TestMeterErrors: what failed counts as failed, and what the store refused as the
 // disk's error.
 func TestMeterErrors(t *testing.T) {
+	c, d := faultyPair(t, "alpha")
+	d.Set(fault.Rule{Op: blockdev.OpRead, Action: fault.Error, Count: 1})
+	if err := c.try("alpha", blockdev.OpRead, 0, 4096); err != nil {
+		t.Fatal(err) // it is read from the peer
+	}
+	d.Set(fault.Rule{Op: blockdev.OpWrite, Action: fault.NoSpace, Count: 1})
+	if err := c.try("alpha", blockdev.OpWrite, 0, 4096); !errors.Is(err, blockdev.ErrNoSpace) {
+		t.Fatal(err)
+	}
+	ops := c.v("alpha").meter.Snapshot().Ops
+	if r := ops["read"]; r.DiskErrors != 1 || r.Failed != 0 {
+		t.Errorf("a read that the disk could not do, and the peer did: %+v", r)
+	}
+	if w := ops["write"]; w.DiskErrors != 1 || w.Failed != 1 {
+		t.Errorf("a write without space: %+v", w)
+	}
 	m := NewMeter()
 	m.done(OpKindWrite, 4096, time.Millisecond, errors.New("no"))
 	m.done(OpKindWrite, 4096, time.Millisecond, nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
@@ -115,8 +116,29 @@ func (e *exam) agent() {
 	} else {
 		e.add(ok(check, "it runs, version %s", st.Version))
 	}
+	for _, c := range st.Certificates {
+		if c.Use != "peers" { // which is renewed at each start, and pinned by its key
+			e.add(certificate("certificate of "+c.Use, time.Until(c.Ends)))
+		}
+	}
 	for _, c := range st.Health().Causes {
 		e.add(Finding{Level: Note, Check: "volume " + c.Volume, Text: c.Text, Fix: fmt.Sprintf("qrbd status %s, qrbd explain %s", c.Volume, c.Volume)})
+	}
+}
+
+// certificateNote is how long before its end a certificate is mentioned.
+const certificateNote = 30 * 24 * time.Hour
+
+// certificate looks at how long an export's certificate is still good for.
+func certificate(check string, left time.Duration) Finding {
+	const fix = "put a new one in its place: the agent reads it by itself"
+	switch days := int(left.Hours() / 24); {
+	case left <= 0:
+		return Finding{Level: Change, Check: check, Text: fmt.Sprintf("it expired %d days ago: clients refuse it", -days), Fix: fix}
+	case left < certificateNote:
+		return Finding{Level: Note, Check: check, Text: fmt.Sprintf("it expires in %d days", days), Fix: fix}
+	default:
+		return ok(check, "good for %d days", days)
 	}
 }
 

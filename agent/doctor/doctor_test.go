@@ -138,6 +138,15 @@ func TestFindings(t *testing.T) {
 		}, "configuration", Change, "q.toml", "qrbd config check"},
 		{"no agent", func(o *patient) { o.Status, o.StatusFault = nil, errors.New("nobody answers") }, "agent", Note, "nobody answers", "qrbd agent"},
 		{"another version", func(o *patient) { o.Status.Version = "1.0.0" }, "agent", Change, "1.0.0", "restart the agent"},
+		{"an expired certificate", func(o *patient) {
+			o.Status.Certificates = []control.CertificateStatus{{Use: "peers"}, {Use: "tcp:10.0.0.1:10809", Ends: time.Now().Add(-50 * time.Hour)}}
+		}, "certificate of tcp:10.0.0.1:10809", Change, "expired 2 days ago", "put a new one"},
+		{"a certificate that ends soon", func(o *patient) {
+			o.Status.Certificates = []control.CertificateStatus{{Use: "tcp:10.0.0.1:10809", Ends: time.Now().Add(100 * time.Hour)}}
+		}, "certificate of tcp:10.0.0.1:10809", Note, "in 4 days", "put a new one"},
+		{"a certificate", func(o *patient) {
+			o.Status.Certificates = []control.CertificateStatus{{Use: "tcp:10.0.0.1:10809", Ends: time.Now().Add(1000 * time.Hour)}}
+		}, "certificate of tcp:10.0.0.1:10809", OK, "good for 41 days", ""},
 		{"a volume", func(o *patient) {
 			o.Status.Volumes = []volume.Status{{Name: "crm", Disk: "failed", Reason: "EIO"}}
 		}, "volume crm", Note, "failed (EIO)", "qrbd explain crm"},
