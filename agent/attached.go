@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -33,29 +32,10 @@ import (
 // Invariants: it is durable before what it allows or forbids can happen; revoked lasts;
 // only a helper whose token is in state serving is let in, and only while the volume is
 // primary.
-const (
-	servingNow = "serving"
-	resuming   = "resuming"
-	revoked    = "revoked"
-)
-
-// service is what the agent knows of an attached device.
-type service struct {
-	Token string `json:"token"` // "": nothing is attached
-	State string `json:"state"`
-	// Generation, in state resuming, is the one that the volume had when it was last
-	// primary here.
-	Generation string `json:"generation,omitempty"`
-	Reason     string `json:"reason,omitempty"` // of revoked
-}
-
-func (a *Agent) servicePath(volume string) string {
-	return filepath.Join(attach.Dir(a.cfg.Node.State), volume+".serving")
-}
 
 // setService makes what is known durable, then valid. REQUIRES s.serviceMu.
-func (a *Agent) setService(s *slot, sv service) error {
-	if err := attach.WriteJSON(a.servicePath(s.cfg.Name), sv); err != nil {
+func (a *Agent) setService(s *slot, sv attach.Service) error {
+	if err := attach.WriteJSON(attach.ServicePath(a.cfg.Node.State, s.cfg.Name), sv); err != nil {
 		return err
 	}
 	s.service = sv
@@ -66,11 +46,11 @@ func (a *Agent) setService(s *slot, sv service) error {
 func (a *Agent) revoke(s *slot, why string) error {
 	s.serviceMu.Lock()
 	defer s.serviceMu.Unlock()
-	if s.service.Token == "" || s.service.State == revoked {
+	if s.service.Token == "" || s.service.State == attach.Revoked {
 		return nil
 	}
 	a.log.Warn("the attached device is not served any more: unmount and detach it", "volume", s.cfg.Name, "reason", why)
-	sv := service{Token: s.service.Token, State: revoked, Reason: why}
+	sv := attach.Service{Token: s.service.Token, State: attach.Revoked, Reason: why}
 	s.service = sv // also if the disk is full
 	a.spawn(func(context.Context) { a.cut(s, sv.Token) })
 	return a.setService(s, sv)
@@ -135,7 +115,7 @@ func (d *attachDoor) Open(name string, _ nbd.Caller) (*nbd.Export, error) {
 	}
 	e, err := openExport(s)
 	if err != nil {
-		if s.inService(revoked) {
+		if s.inService(attach.Revoked) {
 			return nil, nbd.ErrUnknownExport
 		}
 		return nil, err
@@ -146,7 +126,7 @@ func (d *attachDoor) Open(name string, _ nbd.Caller) (*nbd.Export, error) {
 	return e, nil
 }
 
-func (s *slot) served() service {
+func (s *slot) served() attach.Service {
 	s.serviceMu.Lock()
 	defer s.serviceMu.Unlock()
 	return s.service
@@ -164,15 +144,15 @@ func (a *Agent) admitHelper(s *slot, token string) error {
 		if err != nil || r.Token != token || r.Device != "" {
 			return nbd.ErrUnknownExport
 		}
-		if err := a.setService(s, service{Token: token, State: servingNow}); err != nil {
+		if err := a.setService(s, attach.Service{Token: token, State: attach.Serving}); err != nil {
 			return err
 		}
 	}
 	switch s.service.State {
-	case servingNow:
+	case attach.Serving:
 		a.lockMemory()
 		return nil
-	case resuming:
+	case attach.Resuming:
 		return &nbd.PolicyError{Text: fmt.Sprintf("volume %s is being made primary again", s.cfg.Name)}
 	}
 	return nbd.ErrUnknownExport
@@ -206,8 +186,8 @@ func (a *Agent) recall(s *slot) error {
 	if err != nil {
 		return err
 	}
-	var sv service
-	if err := attach.ReadJSON(a.servicePath(s.cfg.Name), &sv); err != nil {
+	var sv attach.Service
+	if err := attach.ReadJSON(attach.ServicePath(a.cfg.Node.State, s.cfg.Name), &sv); err != nil {
 		return err
 	}
 	if sv.Token != r.Token {
@@ -216,8 +196,8 @@ func (a *Agent) recall(s *slot) error {
 	s.serviceMu.Lock()
 	defer s.serviceMu.Unlock()
 	s.service = sv
-	if sv.State == servingNow {
-		sv.State, sv.Generation = resuming, ""
+	if sv.State == attach.Serving {
+		sv.State, sv.Generation = attach.Resuming, ""
 		if vol, err := s.opened(); err == nil { // else no generation will ever be the right one
 			sv.Generation = vol.Status().Generation
 		}
@@ -225,7 +205,7 @@ func (a *Agent) recall(s *slot) error {
 			return err
 		}
 	}
-	if sv.State != resuming {
+	if sv.State != attach.Resuming {
 		return nil
 	}
 	if !r.Live() {
@@ -241,10 +221,10 @@ func (a *Agent) recall(s *slot) error {
 func (a *Agent) interruptService(s *slot, vol running) error {
 	s.serviceMu.Lock()
 	defer s.serviceMu.Unlock()
-	if s.service.State != servingNow {
+	if s.service.State != attach.Serving {
 		return nil
 	}
-	return a.setService(s, service{Token: s.service.Token, State: resuming, Generation: vol.Status().Generation})
+	return a.setService(s, attach.Service{Token: s.service.Token, State: attach.Resuming, Generation: vol.Status().Generation})
 }
 
 // resumeService serves it again, now or as soon as the volume is primary.
@@ -252,7 +232,7 @@ func (a *Agent) resumeService(s *slot, vol running) {
 	if vol.Status().Role == protocol.Primary.String() {
 		a.promoted(s, vol, false)
 	}
-	if s.inService(resuming) {
+	if s.inService(attach.Resuming) {
 		a.spawn(func(ctx context.Context) { a.resume(ctx, s) })
 	}
 }
@@ -296,7 +276,7 @@ func (a *Agent) resume(ctx context.Context, s *slot) {
 
 // tryResume tries once. done: there is nothing more to try.
 func (a *Agent) tryResume(ctx context.Context, s *slot) (done bool, why string) {
-	if !s.inService(resuming) {
+	if !s.inService(attach.Resuming) {
 		return true, "is not to be resumed any more"
 	}
 	vol, err := s.opened()
@@ -340,14 +320,14 @@ func (a *Agent) promoted(s *slot, vol running, force bool) {
 	st := vol.Status()
 	s.serviceMu.Lock()
 	sv := s.service
-	if sv.State != resuming {
+	if sv.State != attach.Resuming {
 		s.serviceMu.Unlock()
 		return
 	}
 	var err error
 	same := !force && st.Generation == sv.Generation
 	if same {
-		err = a.setService(s, service{Token: sv.Token, State: servingNow})
+		err = a.setService(s, attach.Service{Token: sv.Token, State: attach.Serving})
 	}
 	s.serviceMu.Unlock()
 	if !same {
@@ -362,9 +342,9 @@ func (a *Agent) promoted(s *slot, vol running, force bool) {
 func (a *Agent) attachedEvent(s *slot, e volume.Event) {
 	why := ""
 	switch {
-	case e.Peer == "" && e.Field == "role" && e.New != protocol.Primary.String() && s.inService(servingNow) && !a.isStopping():
+	case e.Peer == "" && e.Field == "role" && e.New != protocol.Primary.String() && s.inService(attach.Serving) && !a.isStopping():
 		why = "the volume is not primary here any more: " + e.Reason
-	case e.Peer != "" && e.Field == "peer-role" && e.New == protocol.Primary.String() && s.inService(resuming):
+	case e.Peer != "" && e.Field == "peer-role" && e.New == protocol.Primary.String() && s.inService(attach.Resuming):
 		why = e.Peer + " is primary"
 	default:
 		return

@@ -31,7 +31,7 @@ func (a *Agent) tendKernel(ctx context.Context) {
 // tendSlot tends one device, if its volume may be served.
 func (a *Agent) tendSlot(ctx context.Context, s *slot) error {
 	sv := s.served()
-	if sv.State != servingNow || a.attachDoor == nil {
+	if sv.State != attach.Serving || a.attachDoor == nil {
 		return nil
 	}
 	lacks := attach.KernelConns - a.attachDoor.server.Clients(s.cfg.Name)

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/qrbd/qrbd/agent/config"
+	"github.com/qrbd/qrbd/attach"
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/volume"
@@ -38,8 +39,8 @@ type slot struct {
 
 	base base // of the archives: the store in use
 
-	serviceMu sync.Mutex // held while the file is written; taken alone
-	service   service    // Guarded by serviceMu: of the attached device
+	serviceMu sync.Mutex     // held while the file is written; taken alone
+	service   attach.Service // Guarded by serviceMu: of the attached device
 
 	mu sync.Mutex
 	// Guarded by mu.

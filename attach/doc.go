@@ -3,6 +3,8 @@
 // serves an attached volume (RunHelper), and by the agent, which wants to know what is
 // attached (Load, Use).
 //
+//	method nbd:   agent ◄─ NBD, several connections ─ the kernel's client ◄─ /dev/nbd0 ◄─ /dev/qrbd/VOLUME
+//
 //	method fuse:  agent ◄─ NBD, several connections ─ helper process ◄─ FUSE ─ RUN/disk ◄─ loop device
 //	                                                                                         ▲
 //	                                                              /dev/qrbd/VOLUME ──────────┘
@@ -11,6 +13,7 @@
 //
 //	attach/VOLUME.json    Record: method, device, helper; written by commands
 //	attach/VOLUME.helper  HelperState: connected, waiting or dead; written by the helper
+//	attach/VOLUME.serving Service: whether the device may be served; written by the agent
 //	attach/VOLUME.log     what the helper has to say
 //
 // The helper outlives the agent. It is told a token, by which the agent knows that the

@@ -1,5 +1,7 @@
 package attach
 
+import "github.com/qrbd/qrbd/blockdev/nbd/lasting"
+
 // Info is an attached volume as it is shown.
 type Info struct {
 	Record
@@ -31,8 +33,11 @@ func describe(state string, r Record) Info {
 		return i
 	}
 	if r.Method == MethodNBD {
-		i.State = Attached
-		i.Use = useOf(r)
+		i.State, i.Use = Attached, useOf(r)
+		var sv Service
+		if err := ReadJSON(ServicePath(state, r.Volume), &sv); err == nil && sv.Token == r.Token && sv.State == Revoked {
+			i.State = lasting.Dead
+		}
 		return i
 	}
 	var s HelperState

@@ -65,7 +65,11 @@ func (h hosts) pick(m Method, device string) (Method, error) {
 			return MethodNBD, err
 		}
 	}
-	if err := h.fuse(); err != nil {
+	err := h.fuse()
+	switch {
+	case err != nil && m == MethodFUSE:
+		return m, fmt.Errorf("this host has no FUSE (%w): try modprobe fuse", err)
+	case err != nil:
 		return m, fmt.Errorf("this host has neither the kernel's nbd driver nor FUSE (%w): try modprobe nbd, or modprobe fuse", err)
 	}
 	return MethodFUSE, nil

@@ -54,6 +54,27 @@ func Dir(state string) string { return filepath.Join(state, "attach") }
 func recordPath(state, volume string) string { return filepath.Join(Dir(state), volume+".json") }
 func helperPath(state, volume string) string { return filepath.Join(Dir(state), volume+".helper") }
 
+// ServicePath is the file in which the agent keeps whether it can vouch for the data
+// that a device was attached to.
+func ServicePath(state, volume string) string { return filepath.Join(Dir(state), volume+".serving") }
+
+// Service is what is in it. Its states and their meaning are package agent's.
+type Service struct {
+	Token string `json:"token"` // "": nothing is attached
+	State string `json:"state"`
+	// Generation, in state Resuming, is the one that the volume had when it was last
+	// primary here.
+	Generation string `json:"generation,omitempty"`
+	Reason     string `json:"reason,omitempty"` // of Revoked
+}
+
+// States of a Service.
+const (
+	Serving  = "serving"
+	Resuming = "resuming"
+	Revoked  = "revoked"
+)
+
 // LogPath is the file that a volume's helper logs to.
 func LogPath(state, volume string) string { return filepath.Join(Dir(state), volume+".log") }
 

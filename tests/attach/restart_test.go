@@ -86,7 +86,7 @@ func TestKilledUnderFileSystem(t *testing.T) {
 			sh(t, "mkfs."+fs, "-q", alpha.link())
 			alpha.mount(alpha.link())
 			n := kills(t)
-			const each = 3 // seconds of load per restart
+			const each = 2 // seconds of load per restart
 			l := startLoad(t, alpha.mnt(), each*(n+2))
 			for i := range n {
 				time.Sleep(700 * time.Millisecond)
