@@ -6,10 +6,11 @@
 //
 //	cmd/qrbd
 //	  agent (config, control)
-//	    volume ─────► volume/meta    protocol/quicnet    blockdev/nbd
-//	      │                │               │                  │
-//	    replica ► resync ► bitmap          │                  │
-//	      └──────────┴─────────► protocol ◄┘     blockdev ◄───┘
+//	    volume ─────► volume/meta    protocol/quicnet, tcpnet    blockdev/nbd
+//	      │                │                   ▼                     │
+//	    replica ► resync ► bitmap        protocol/session            │
+//	      │          │                         │                     │
+//	      └──────────┴─────────► protocol ◄────┘     blockdev ◄──────┘
 //
 // Pure packages (replica, resync, bitmap, protocol) decide and encode; they have
 // no goroutine, clock, I/O, lock or logger, so that a simulator can run them from
