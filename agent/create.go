@@ -73,6 +73,9 @@ func createFiles(c *config.Config, v *config.Volume, force bool) error {
 // newSuper describes a volume that holds nothing yet.
 func newSuper(c *config.Config, v *config.Volume) meta.Super {
 	s := meta.Super{Size: v.Size, Node: c.Node.Name, Name: v.Name, Disk: protocol.Inconsistent, Clean: true}
+	if v.Witness {
+		s.Size, s.Disk = volume.WitnessSize, protocol.Diskless
+	}
 	for _, p := range v.Peers {
 		s.Peers = append(s.Peers, meta.PeerSlot{Name: p.Name})
 	}
@@ -83,6 +86,9 @@ func newSuper(c *config.Config, v *config.Volume) meta.Super {
 // describe, which makes the metadata, before anything that the store holds is lost: a
 // crash must not leave metadata that call an emptied store a good copy.
 func createBacking(v *config.Volume, force bool, describe func() error) error {
+	if v.Witness {
+		return describe()
+	}
 	fi, err := os.Stat(v.Backing)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

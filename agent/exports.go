@@ -41,6 +41,9 @@ func openDoors(slots []*slot, pool *blockdev.Pool, log *slog.Logger) ([]*door, e
 	var doors []*door
 	byAddress := map[config.Export]*door{}
 	for _, s := range slots {
+		if s.cfg.Witness {
+			continue
+		}
 		d := byAddress[s.cfg.Export]
 		if d == nil {
 			d = &door{export: s.cfg.Export, ended: make(chan struct{})}

@@ -70,6 +70,9 @@ type growth struct {
 // check refuses what must not be begun, and finds out what there is.
 func (g *growth) check() error {
 	name, size := g.s.cfg.Name, g.r.Size
+	if g.s.cfg.Witness {
+		return fmt.Errorf("%s is a witness of volume %s and holds no data: write the new size into its configuration and restart the agent", g.a.cfg.Node.Name, name)
+	}
 	next, err := g.a.loadConfig()
 	if err != nil {
 		return err
@@ -113,7 +116,7 @@ func (g *growth) checkRunning(st volume.Status) error {
 		return nil
 	}
 	for _, p := range st.Peers {
-		if p.Size != g.r.Size {
+		if !p.Witness && p.Size != g.r.Size {
 			return fmt.Errorf("the primary is resized last: run qrbd resize %s on %s first (it has %d bytes there)", st.Name, p.Name, p.Size)
 		}
 	}

@@ -102,7 +102,7 @@ func (s *slot) status() volume.Status {
 	s.mu.Unlock()
 	if vol != nil {
 		st := vol.Status()
-		st.Export = s.cfg.Export.String()
+		st.Export, st.Size = s.cfg.Export.String(), s.cfg.Size
 		s.verify.status(&st)
 		return st
 	}

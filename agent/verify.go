@@ -184,7 +184,7 @@ func (a *Agent) Verify(ctx context.Context, name string, r control.VerifyRequest
 	}
 	var peers []string
 	for _, p := range s.live().Peers {
-		if r.Peer == "" || p.Name == r.Peer {
+		if r.Peer == "" && !p.Witness || p.Name == r.Peer {
 			peers = append(peers, p.Name)
 		}
 	}
@@ -268,6 +268,9 @@ func (a *Agent) runSchedule(ctx context.Context, s *slot) {
 			return
 		}
 		for _, p := range s.live().Peers {
+			if p.Witness {
+				continue
+			}
 			err := a.verifyIfDue(ctx, s, c, p.Name)
 			switch {
 			case err == nil:

@@ -62,7 +62,7 @@ func openDisk(a *Agent, v *config.Volume) (volume.Disk, error) {
 	for _, d := range state.Damaged {
 		a.log.Warn("metadata page lost: its blocks count as out of sync", "volume", v.Name, "page", d)
 	}
-	if err := meta.Check(&state.Super, v.Size, v.Name, a.cfg.Node.Name); err != nil {
+	if err := checkMeta(&state.Super, v, a.cfg.Node.Name); err != nil {
 		return volume.Disk{}, errors.Join(fmt.Errorf("metadata %s: %w", metaPath, err), file.Close())
 	}
 	store, err := a.openStore(v)
@@ -72,9 +72,26 @@ func openDisk(a *Agent, v *config.Volume) (volume.Disk, error) {
 	return volume.Disk{Store: store, Meta: file, State: state}, nil
 }
 
+// checkMeta compares metadata with the configuration. A witness tracks no blocks.
+func checkMeta(s *meta.Super, v *config.Volume, node string) error {
+	size := v.Size
+	switch was := s.Disk == protocol.Diskless; {
+	case was && !v.Witness:
+		return fmt.Errorf("%w: volume %q was created on this node as a witness, and the configuration names a backing store: to hold data here run qrbd create %s --force", meta.ErrMismatch, v.Name, v.Name)
+	case !was && v.Witness:
+		return fmt.Errorf("%w: volume %q was created on this node with data, and the configuration makes it a witness (backing = %q): to give the data here up run qrbd create %s --force", meta.ErrMismatch, v.Name, config.NoBacking, v.Name)
+	case v.Witness:
+		size = volume.WitnessSize
+	}
+	return meta.Check(s, size, v.Name, node)
+}
+
 // openStore opens the backing store. A device that is larger than the volume is
 // used in part; a smaller one has lost data.
 func (a *Agent) openStore(v *config.Volume) (blockdev.Device, error) {
+	if v.Witness {
+		return blockdev.NewMemory(volume.WitnessSize), nil
+	}
 	store, err := a.opt.OpenStore(v.Backing)
 	if err != nil {
 		return nil, fmt.Errorf("backing store: %w", err)
@@ -118,10 +135,33 @@ func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File, s
 	if v.OnReadError == config.Detach {
 		o.OnReadError = volume.ReadDetach
 	}
-	for _, p := range v.Peers {
-		o.Peers = append(o.Peers, volume.PeerConfig{Name: p.Name, Mode: p.Mode})
+	if o.Witness = v.Witness; v.Witness {
+		o.Size = volume.WitnessSize
+	}
+	o.Quorum, o.MinRedundancy, o.Lease = quorum(v.Quorum), quorum(v.MinRedundancy), a.cfg.Node.PeerTimeout
+	if v.OnNoQuorum == config.NoQuorumError {
+		o.OnNoQuorum = volume.NoQuorumError
+	}
+	for _, last := range []bool{false, true} {
+		for _, p := range v.Peers {
+			if p.Witness == last {
+				o.Peers = append(o.Peers, volume.PeerConfig{Name: p.Name, Mode: p.Mode, Witness: p.Witness})
+			}
+		}
 	}
 	return o
+}
+
+func quorum(q config.Quorum) volume.Quorum {
+	switch {
+	case q.Off():
+		return volume.Quorum{}
+	case q.Word == "majority":
+		return volume.Quorum{Kind: volume.QuorumMajority}
+	case q.Word == "all":
+		return volume.Quorum{Kind: volume.QuorumAll}
+	}
+	return volume.Quorum{Kind: volume.QuorumCount, Count: q.Count}
 }
 
 // startNetwork reads the identity and opens the replication port.

@@ -78,6 +78,7 @@ const (
 	HelloMayLack                           // follows a primary other than the receiver under A, or under B and shaken: may lack what that one acknowledged
 	HelloRepairTarget                      // the operator has this side's marked blocks overwritten by the receiver's
 	HelloRepairSource                      // the operator has the receiver's marked blocks overwritten by this side's
+	HelloUnvoted                           // with a quorum: none has followed the sender's generation, so that nothing was acknowledged in it
 )
 
 // Hello opens a volume's connection, both ways.
@@ -276,6 +277,56 @@ type PromoteAnswer struct {
 	Code Code
 	Text string
 }
+
+// Ballot goes before Hello on a volume with a quorum: what the sender has voted
+// for, and whether it may.
+type Ballot struct {
+	Rules   string     // the quorum's settings, the same on every node
+	Term    uint64     // of the primary that it followed last, or is
+	Voted   Generation // of the primary that it followed last
+	Witness bool       // it holds no data
+	Left    bool       // it left in order, and somebody who knew has not confirmed since (Readmit) that it is back
+	Serving bool       // it is primary, and a quorum follows it
+}
+
+// Claim says that the sender is primary in Term, with the data of Current. It is
+// answered. Without a Stamp it goes before PromoteAsk, of a sender that would be
+// primary, and is not.
+type Claim struct {
+	Term    uint64
+	Stamp   int64 // the sender's clock, ns; 0: a candidate's
+	Current Generation
+	History []Generation // what Current descends from
+}
+
+// NoVote says why a Claim is not followed.
+type NoVote uint8
+
+// Reasons.
+const (
+	VoteYes   NoVote = iota
+	NoTerm           // a later term is known
+	NoBehind         // another generation was followed, which the claimant's data does not descend from
+	NoPromise        // another primary was followed until a moment ago, and may still answer
+	NoFollow         // it cannot: another primary is seen, or its data is not the claimant's
+)
+
+// ClaimAnswer answers a Claim with a Stamp. With VoteYes the sender follows no other
+// primary for the length of a lease from when it had the Claim, and that it has
+// followed this one is on its stable storage.
+type ClaimAnswer struct {
+	Stamp   int64
+	Term    uint64 // of the primary that it follows, or followed last
+	Current Generation
+	No      NoVote
+}
+
+// Leave says that the sender leaves in order: on its stable storage is that it has
+// no vote until the receiver has confirmed its return.
+type Leave struct{}
+
+// Readmit confirms the return of a node that left: it counts again, durably.
+type Readmit struct{}
 
 // Handover is the last message of a primary that has drained, flushed and made
 // its secondary role durable: the receiver becomes primary.

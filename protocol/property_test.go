@@ -101,6 +101,8 @@ func drawField(t *rapid.T, field any, name string) any {
 		return Mode(rapid.Uint8Range(1, 3).Draw(t, name))
 	case Strategy:
 		return Strategy(rapid.Uint8Range(1, 9).Draw(t, name))
+	case NoVote:
+		return NoVote(rapid.Uint8Range(uint8(VoteYes), uint8(NoFollow)).Draw(t, name))
 	case StreamKind:
 		return StreamKind(rapid.Uint8Range(1, 2).Draw(t, name))
 	case DataOp:

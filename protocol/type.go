@@ -28,6 +28,11 @@ const (
 	TypePromoteAnswer  Type = 22
 	TypeHandover       Type = 23
 	TypeHandoverAnswer Type = 24
+	TypeBallot         Type = 25
+	TypeClaim          Type = 26
+	TypeClaimAnswer    Type = 27
+	TypeLeave          Type = 28
+	TypeReadmit        Type = 29
 
 	TypeData          Type = 32
 	TypeAck           Type = 33
@@ -121,6 +126,16 @@ func newMessage(t Type) Message {
 		return new(Handover)
 	case TypeHandoverAnswer:
 		return new(HandoverAnswer)
+	case TypeBallot:
+		return new(Ballot)
+	case TypeClaim:
+		return new(Claim)
+	case TypeClaimAnswer:
+		return new(ClaimAnswer)
+	case TypeLeave:
+		return new(Leave)
+	case TypeReadmit:
+		return new(Readmit)
 	case TypeData:
 		return new(Data)
 	case TypeAck:

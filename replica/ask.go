@@ -19,7 +19,7 @@ func (m *Machine) askTarget(p *peer) {
 // alone until an operator acts.
 func (m *Machine) TargetAllowed(now Time, id PeerID, token uint64, err error) {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	switch {
 	case p.step != syncAsk || p.epoch != token: // of a connection before
 	case err != nil:

@@ -59,7 +59,7 @@ type Explained struct {
 
 // Explain compares with what the peer said last.
 func (m *Machine) Explain(id PeerID) Explained {
-	p := m.peers[id]
+	p := m.all[id]
 	x := Explained{Me: m.hello(p), HeardAt: p.heardAt}
 	if p.heard != nil {
 		h := *p.heard

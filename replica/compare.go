@@ -78,6 +78,10 @@ func compare(me, peer Side) Decision {
 		d.Code = protocol.CodeTwoPrimaries
 		return divergence(me, peer, mySlot, peerSlot, d)
 	}
+	if d, ok := unvoted(me, peer, mySlot, peerSlot); ok {
+		d.IDs = ids
+		return d
+	}
 	switch {
 	case me.has(protocol.HelloFullTarget) && !peer.has(protocol.HelloFullTarget) && peer.Current != 0 && !older(peer, me):
 		return full(protocol.TargetFull, RuleInvalidate, true)
@@ -117,6 +121,28 @@ func compare(me, peer Side) Decision {
 		return full(protocol.SourceFull, RuleHistorySelf, true)
 	}
 	return divergence(me, peer, mySlot, peerSlot, decide(protocol.Unrelated, RuleUnrelated))
+}
+
+// unvoted gives up what a primary without a quorum has put into a generation of its
+// own, when the replica that it descends from was promoted meanwhile: nothing was
+// acknowledged in it.
+func unvoted(me, peer Side, mySlot, peerSlot protocol.PeerSlot) (Decision, bool) {
+	loses := func(s, other Side, slot protocol.PeerSlot) bool {
+		return s.has(protocol.HelloUnvoted) && s.Role != protocol.Primary && other.Role == protocol.Primary && s.Current != other.Current &&
+			other.Current != 0 && (slot.Bitmap == other.Current || s.hadGeneration(other.Current))
+	}
+	d := Decision{Rule: RuleQuorum, Digest: true, Rebase: true}
+	switch {
+	case loses(me, peer, mySlot):
+		if d.Strategy = protocol.TargetBitmap; mySlot.Bitmap != peer.Current {
+			d.Strategy = protocol.TargetFull
+		}
+	case loses(peer, me, peerSlot):
+		if d.Strategy = protocol.SourceBitmap; peerSlot.Bitmap != me.Current {
+			d.Strategy = protocol.SourceFull
+		}
+	}
+	return d, d.Strategy != 0
 }
 
 // noDisk reports whether s has no disk that could be read or written.
@@ -191,6 +217,14 @@ func divergence(me, peer Side, mySlot, peerSlot protocol.PeerSlot, d Decision) D
 			loser = peer.Name
 		}
 		d.Rule = RuleDiscard
+		d.giveUp(loser, me.Name, !common)
+	case me.has(protocol.HelloUnvoted) != peer.has(protocol.HelloUnvoted):
+		// Nothing was acknowledged in a generation that no quorum has followed.
+		loser := me.Name
+		if peer.has(protocol.HelloUnvoted) {
+			loser = peer.Name
+		}
+		d.Rule, d.Split = RuleQuorum, false
 		d.giveUp(loser, me.Name, !common)
 	case d.Split && !mine: // both: then the operators' words say nothing
 		r := rule(me, peer, common)

@@ -32,7 +32,7 @@ func (m *Machine) Invalidate(now Time, done func(error)) {
 // the two have diverged.
 func (m *Machine) Connect(now Time, id PeerID, discard bool) error {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	if discard && m.role == protocol.Primary {
 		return refusal(protocol.CodeNotAllowed, "%s is primary on %s: demote it before its data is given up (qrbd demote %s)", m.cfg.Name, m.cfg.Self, m.cfg.Name)
 	}
@@ -72,20 +72,22 @@ func (m *Machine) tryConnect(p *peer) {
 // peer tells it that it is outdated from now on.
 func (m *Machine) Disconnect(now Time, id PeerID) {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	p.alone = aloneHere
 	m.setConn(p, protocol.Standalone, "disconnected by the operator")
 	if p.linked {
-		m.emit(Effect{Kind: DoSend, Peer: id, Msg: &protocol.Bye{Code: protocol.CodeOperator, Outdate: m.role == protocol.Primary && p.settled && p.live,
-			Text: fmt.Sprintf("disconnected by the operator on %s: run qrbd connect %s there", m.cfg.Self, m.cfg.Name)}})
-		m.drop(p, nil)
+		m.leaveOne(p, func() {
+			m.emit(Effect{Kind: DoSend, Peer: id, Msg: &protocol.Bye{Code: protocol.CodeOperator, Outdate: m.role == protocol.Primary && p.settled && p.live,
+				Text: fmt.Sprintf("disconnected by the operator on %s: run qrbd connect %s there", m.cfg.Self, m.cfg.Name)}})
+			m.drop(p, nil)
+		})
 	}
 }
 
 // Unreachable notes why an attempt to connect failed.
 func (m *Machine) Unreachable(now Time, id PeerID, why string) {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	if !p.linked && p.alone == aloneNo {
 		p.reason = why
 	}
@@ -103,7 +105,7 @@ func (m *Machine) scheduleRetry(p *peer) {
 // *Refusal makes the connection stand alone until somebody acts.
 func (m *Machine) Lost(now Time, id PeerID, cause error) {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	if !p.linked {
 		return
 	}
@@ -136,6 +138,8 @@ func (m *Machine) Lost(now Time, id PeerID, cause error) {
 	}
 	m.promoteLost(p)
 	m.handoverLost(p)
+	p.ballot, p.asks, p.waits, p.votedTerm = nil, nil, nil, 0
+	m.votersChanged()
 }
 
 // restart ends the connection to have a new handshake soon.

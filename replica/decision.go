@@ -43,6 +43,7 @@ const (
 	RuleAfterSB0         Rule = "after-sb-0pri"                // 11-12, and a policy gave one side up; nobody is primary
 	RuleAfterSB1         Rule = "after-sb-1pri"                // the same; one is primary
 	RuleAfterSB2         Rule = "after-sb-2pri"                // the same; both are
+	RuleQuorum           Rule = "quorum"                       // one side has written without a quorum, so that nothing of it was acknowledged
 	RuleDiskless         Rule = "primary-without-disk"         // the data of a primary without a disk is here
 	RuleNoDisk           Rule = "no-disk"                      // a side has no disk: nothing to compare
 	RuleDefer            Rule = "defer-to-primary"             // two secondaries; their primary settles it

@@ -60,6 +60,9 @@ func (m *Machine) discards(p *peer, d Decision) *Discard {
 		return x
 	case m.disk <= protocol.Inconsistent || m.current == 0:
 		return nil
+	case m.vote.superseded:
+		x.Diverged = true
+		x.Reason = fmt.Sprintf("%s had writes under way that were never acknowledged, when %s was promoted in its place", m.cfg.Self, p.name)
 	case x.Diverged:
 		x.Reason = fmt.Sprintf("%s wrote after it parted from %s, and its side is given up", m.cfg.Self, p.name)
 	case p.dirty.Count() > 0:
@@ -96,7 +99,7 @@ func (m *Machine) archive(p *peer) {
 // given up.
 func (m *Machine) Archived(now Time, id PeerID, d *Discard, err error) bool {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	if p.step != syncArchive || p.discards != d { // of a connection before
 		return m.lost == d.Lost
 	}
@@ -121,7 +124,7 @@ func (m *Machine) Archived(now Time, id PeerID, d *Discard, err error) bool {
 // be kept. The sync stops here; nothing that is not in the archive was overwritten.
 func (m *Machine) ArchiveFailed(now Time, id PeerID, err error) {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	if !p.linked {
 		return
 	}
@@ -151,7 +154,7 @@ func (m *Machine) Disown(now Time, archive uint64, done func(error)) {
 // Discarding returns what the sync from a peer, while this node is its target,
 // takes from this replica; nil: nothing.
 func (m *Machine) Discarding(id PeerID) *Discard {
-	if p := m.peers[id]; p.repl == protocol.SyncTarget {
+	if p := m.all[id]; p.repl == protocol.SyncTarget {
 		return p.discards
 	}
 	return nil

@@ -247,12 +247,13 @@ func (m *Machine) takenBack(r *Request) bool {
 
 // mintAborted ends a mint that no carrier is left for.
 func (m *Machine) mintAborted() {
-	m.minting = false
+	m.minting, m.vote.stalled = false, false
 	m.frozen--
 	m.mintNext = nil
 	list := m.genWait
 	m.genWait = nil
 	for _, r := range list {
+		r.inWait = false
 		m.orphan(r)
 	}
 	m.dataLost()
@@ -300,6 +301,7 @@ func (m *Machine) settleCarrier(p *peer) {
 		return
 	}
 	p.live, p.left = true, false
+	m.redoWaiting()
 	m.event("", "data", "unreachable", "peer", "reads and writes go through "+m.carrierNames())
 	m.pumpHeld()
 	m.pumpFill()

@@ -64,14 +64,14 @@ func (m *Machine) endRead(r *Request, err error) {
 		m.pullEnded(r)
 		return
 	}
-	m.emit(Effect{Kind: DoComplete, Req: r, Err: err})
+	m.answer(r, err)
 }
 
 // FarRead says whose read an answer of the peer is for, and where in it; nil:
 // nobody's any more. The owner puts the bytes there (Pull: keeps them for the
 // DoLocal that follows) and calls FarReadDone, both before the next event.
 func (m *Machine) FarRead(id PeerID, a *protocol.PeerReply) (r *Request, at int64) {
-	for _, f := range m.peers[id].reads {
+	for _, f := range m.all[id].reads {
 		if f.id == a.ID && f.n == a.Len {
 			return f.r, f.off - f.r.Off
 		}
@@ -82,7 +82,7 @@ func (m *Machine) FarRead(id PeerID, a *protocol.PeerReply) (r *Request, at int6
 // FarReadDone reports the answer as taken.
 func (m *Machine) FarReadDone(now Time, id PeerID, a *protocol.PeerReply) {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	for i, f := range p.reads {
 		if f.id != a.ID {
 			continue

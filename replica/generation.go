@@ -43,7 +43,7 @@ func (m *Machine) mayHavePassedOn(p *peer) {
 // generation that nobody wrote in, but nobody writes in one that a peer in the ack
 // set does not know.
 func (m *Machine) mint() {
-	if m.minting {
+	if m.minting || m.vote.yielding != "" {
 		return
 	}
 	m.minting = true
@@ -75,11 +75,17 @@ func (m *Machine) mintRound() {
 		}
 	}
 	switch {
+	case m.quorumOn() && m.beginsSync():
+		m.stallMint() // who is about to be inconsistent may not be it yet
+		return
 	case len(weak) == 0:
 		m.minted()
 		return
 	case m.noData():
 		m.mintAborted()
+		return
+	case !m.followed(): // only who is followed by a quorum goes on without the others
+		m.stallMint()
 		return
 	}
 	m.mintWait, m.offer = 0, o
@@ -159,6 +165,9 @@ func (m *Machine) minted() {
 	m.frozen--
 	m.releaseGenWait()
 	m.broadcastState()
+	if m.quorumOn() && m.role == protocol.Primary {
+		m.claim()
+	}
 	for _, p := range m.peers {
 		if p.endPending {
 			p.endPending = false
@@ -172,7 +181,7 @@ func (m *Machine) releaseGenWait() {
 	list := m.genWait
 	m.genWait = nil
 	for _, r := range list {
-		r.needGen = false
+		r.needGen, r.inWait = false, false
 		m.settle(r)
 	}
 }

@@ -11,7 +11,7 @@ import (
 // machine says hello.
 func (m *Machine) Linked(now Time, id PeerID) error {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	switch {
 	case m.stopping:
 		return refusal(protocol.CodeShutdown, "%s is stopping", m.cfg.Self)
@@ -26,6 +26,14 @@ func (m *Machine) Linked(now Time, id PeerID) error {
 	p.epoch++
 	p.heard, p.rxSeq, p.rxTaken, p.rxApplied, p.rxDurable, p.rxWord = nil, 0, 0, 0, 0, 0
 	p.deadline = now + m.cfg.HandshakeTime
+	if p.witness || m.cfg.Witness {
+		m.linkWitness(p)
+		return nil
+	}
+	if m.quorumOn() {
+		m.emit(Effect{Kind: DoSend, Peer: id, Msg: m.ballot()})
+		p.saidLeft = m.hasLeft()
+	}
 	p.sent = m.hello(p)
 	p.serial = m.idSerial
 	m.emit(Effect{Kind: DoSend, Peer: id, Msg: p.sent})
@@ -52,6 +60,7 @@ func (m *Machine) hello(p *peer) *protocol.Hello {
 	set(m.wasPrimary(p), protocol.HelloWasPrimary)
 	set(p.repair == repairFromPeer && m.role == protocol.Secondary, protocol.HelloRepairTarget)
 	set(p.repair == repairFromHere && m.role == protocol.Secondary, protocol.HelloRepairSource)
+	set(m.quorumOn() && m.crashed && m.vote.voted != m.current, protocol.HelloUnvoted)
 	for _, q := range m.peers {
 		set(q != p && q.repl == protocol.SyncTarget, protocol.HelloTarget)
 		set(q != p && (q.mode == protocol.ModeA || q.mode == protocol.ModeB && m.shaken), protocol.HelloMayLack)
@@ -66,6 +75,10 @@ func (m *Machine) hello(p *peer) *protocol.Hello {
 // the primary, whose state alone may move while hellos cross, else the smaller
 // name.
 func (m *Machine) onHello(p *peer, h *protocol.Hello) {
+	if p.witness || m.cfg.Witness {
+		m.onWitnessHello(p, h)
+		return
+	}
 	if p.heard != nil {
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s said hello twice", p.name))
 		return
@@ -91,6 +104,9 @@ func (m *Machine) onHello(p *peer, h *protocol.Hello) {
 	case h.Mode != p.mode:
 		m.standAlone(p, refusal(protocol.CodeModeMismatch, "the protocols of %s differ: %s on %s, %s on %s. Correct the configuration",
 			m.cfg.Name, p.mode, m.cfg.Self, h.Mode, p.name))
+		return
+	}
+	if m.quorumOn() && !m.comparable(p, h) {
 		return
 	}
 	m.setPeerDisk(p, h.Disk)
@@ -237,6 +253,7 @@ func (m *Machine) act(p *peer, d Decision) {
 	p.mendAt = max(p.mendAt, m.now+mendEvery)
 	p.retryWait = 0
 	p.deadline = never
+	p.answeredAt, m.vote.claimAt = m.now, 0
 	m.event(p.name, "handshake", "", d.Strategy.String(), "rule "+string(d.Rule))
 	m.setConn(p, protocol.Connected, "")
 	switch d.Strategy {
@@ -249,6 +266,8 @@ func (m *Machine) act(p *peer, d Decision) {
 	default:
 		panic("replica: unhandled strategy " + d.Strategy.String())
 	}
+	m.welcome(p)
+	m.votersChanged()
 }
 
 // settleEqual begins replication between replicas that are equal (or brand new,

@@ -31,8 +31,9 @@ func refusal(code protocol.Code, format string, args ...any) *Refusal {
 
 // PeerConfig is one peer.
 type PeerConfig struct {
-	Name string
-	Mode protocol.Mode
+	Name    string
+	Mode    protocol.Mode
+	Witness bool // it holds no data; witnesses come last
 }
 
 // Config is what the machine needs to know. Times in nanoseconds.
@@ -67,6 +68,14 @@ type Config struct {
 	// Confirmed is told how long after it was sent a peer has applied an operation (a
 	// flush, or FUA: made it durable). It must not call the machine. nil: not told.
 	Confirmed func(id PeerID, op protocol.DataOp, took Time)
+
+	// Quorum: how many nodes must follow a primary, so that it answers. The same on
+	// every node, as MinRedundancy, Lease and who is a witness.
+	Quorum        Quorum
+	MinRedundancy Quorum // so many must hold all of the data
+	OnNoQuorum    OnNoQuorum
+	Lease         Time // a node that follows a primary follows no other for so long; REQUIRES > 0 with a quorum
+	Witness       bool // this node holds no data, and votes
 }
 
 // Machine is the state machine. Not safe for concurrent use.
@@ -99,6 +108,8 @@ type Machine struct {
 	idSerial  uint64 // rises with every change of role or ids
 
 	peers    []*peer
+	all      []*peer // peers, then those without data
+	vote     voting
 	activity *bitmap.Activity
 
 	// Requests.
@@ -186,9 +197,25 @@ func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 	m.instance = cfg.Rand()
 	for i, c := range cfg.Peers {
 		s := st.Peers[i]
-		m.peers = append(m.peers, &peer{id: PeerID(i), name: c.Name, mode: c.Mode, slot: s.Bitmap, dirty: s.Dirty,
+		p := &peer{id: PeerID(i), name: c.Name, mode: c.Mode, slot: s.Bitmap, dirty: s.Dirty, witness: c.Witness, departed: s.Left, owes: s.Told,
 			wroteFirst: s.First, wroteLast: s.Last, wroteKept: s.Last, older: s.Older || st.Primary && s.Bitmap == 0,
-			conn: protocol.Connecting, role: protocol.RoleUnknown, disk: protocol.DiskUnknown, retryAt: now})
+			conn: protocol.Connecting, role: protocol.RoleUnknown, disk: protocol.DiskUnknown, retryAt: now}
+		m.all = append(m.all, p)
+		if c.Witness || cfg.Witness {
+			p.dirty = emptyBits()
+			continue
+		}
+		m.peers = append(m.peers, p)
+	}
+	m.vote.term, m.vote.voted = st.Term, st.Voted
+	if m.quorumOn() && st.Term != 0 {
+		m.vote.until = now + cfg.Lease // what was promised is not known any more
+	}
+	if cfg.Witness {
+		m.disk, m.diskWhy = protocol.Diskless, witnessWhy
+	}
+	if m.quorumOn() && len(m.all) == 0 {
+		m.vote.quorate = true
 	}
 	if m.restoring {
 		for _, p := range m.peers {

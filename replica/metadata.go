@@ -14,6 +14,8 @@ type PeerSlot struct {
 	First  Time // of the writes that the peer may lack; 0: none is known
 	Last   Time
 	Older  bool // this node was primary when it was last connected to the peer
+	Left   bool // it left in order: it is not missed for a quorum
+	Told   bool // this node left in order, and the peer, which knew, has not confirmed its return
 }
 
 // Stored is the machine's durable state.
@@ -32,7 +34,9 @@ type Stored struct {
 	NoArchive bool
 	// Restoring: what was given up is half-way back.
 	Restoring bool
-	Peers     []PeerSlot // same order as Config.Peers
+	Term      uint64              // of the primary that was followed last; 0: none, or no quorum
+	Voted     protocol.Generation // its generation
+	Peers     []PeerSlot          // same order as Config.Peers
 }
 
 // persist notes that the super page changed and asks for a commit.
@@ -178,9 +182,10 @@ func (m *Machine) stored() *Stored {
 		return m.storedNew()
 	}
 	s := &Stored{Volume: m.volume, Disk: m.disk, Primary: m.role == protocol.Primary || m.crashed,
-		Clean: m.cleanMark, Shaken: m.shaken, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring, Archive: m.vouched}
-	for _, p := range m.peers {
-		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk, First: p.wroteFirst, Last: p.wroteLast, Older: m.wasPrimary(p)})
+		Clean: m.cleanMark, Shaken: m.shaken, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring, Archive: m.vouched,
+		Term: m.vote.term, Voted: m.vote.voted}
+	for _, p := range m.all {
+		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk, First: p.wroteFirst, Last: p.wroteLast, Older: m.wasPrimary(p), Left: p.departed, Told: p.owes})
 		p.wroteKept = p.wroteLast
 	}
 	return s
@@ -189,9 +194,9 @@ func (m *Machine) stored() *Stored {
 // storedNew is the state of a replica that holds nothing: it was never in sync, and
 // whatever it meets overwrites all of it.
 func (m *Machine) storedNew() *Stored {
-	s := &Stored{Disk: protocol.Inconsistent}
-	for _, p := range m.peers {
-		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Disk: p.disk})
+	s := &Stored{Disk: protocol.Inconsistent, Term: m.vote.term, Voted: m.vote.voted}
+	for _, p := range m.all {
+		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Disk: p.disk, Left: p.departed, Told: p.owes})
 	}
 	return s
 }

@@ -126,6 +126,19 @@ type peer struct {
 	told   bool   // heard of in Stable since the primary was last found
 	marked uint64 // what it may lack up to here is marked in dirty, not in the recent ring
 
+	// Votes (quorum.go).
+	witness    bool
+	departed   bool             // it left in order, and is not missed
+	owes       bool             // it knows that this node left in order, and has not confirmed the return
+	ballot     *protocol.Ballot // of this connection
+	saidLeft   bool             // it was told on this connection that this node has left
+	asks       *protocol.Claim  // what it has, if it would be primary
+	waits      *protocol.PromoteAsk
+	votedFor   protocol.Generation // it follows this primary in it
+	votedTerm  uint64
+	votedAt    Time // the claim was sent
+	answeredAt Time // it has answered a claim, or was connected
+
 	// On a primary.
 	since uint64 // up to here it may have writes that it was not sent on this connection: a sync brought them, or an earlier one
 }

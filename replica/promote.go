@@ -29,6 +29,7 @@ type promotion struct {
 	opt      PromoteOptions
 	asked    uint16 // connected peers
 	waiting  uint16 // those of them that have not answered
+	votes    uint16 // those that have agreed, and have a vote
 	deadline Time
 	done     func(error)
 }
@@ -53,6 +54,12 @@ func (m *Machine) Promote(now Time, opt PromoteOptions, done func(error)) {
 		return
 	}
 	m.promote = &promotion{id: m.cfg.Rand(), opt: opt, deadline: now + m.cfg.AskTime, done: done}
+	if m.quorumOn() {
+		m.promote.deadline += m.cfg.Lease // voters wait for the end of one
+		if opt.PeerFenced {
+			m.vouch()
+		}
+	}
 	m.askAll()
 	m.promoteAnswered()
 }
@@ -62,11 +69,14 @@ func (m *Machine) Promote(now Time, opt PromoteOptions, done func(error)) {
 // given its leave to somebody else.
 func (m *Machine) askAll() (any bool) {
 	pr := m.promote
-	for _, p := range m.peers {
+	for _, p := range m.all {
 		if p.linked && p.settled && pr.asked&(1<<p.id) == 0 {
 			any = true
 			pr.asked |= 1 << p.id
 			pr.waiting |= 1 << p.id
+			if m.quorumOn() {
+				m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: m.claimNow(0)})
+			}
 			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.PromoteAsk{ID: pr.id, Force: pr.opt.Force}})
 		}
 	}
@@ -77,6 +87,8 @@ func (m *Machine) askAll() (any bool) {
 func (m *Machine) mayPromote(opt PromoteOptions) error {
 	name := m.cfg.Name
 	switch {
+	case m.cfg.Witness:
+		return refusal(protocol.CodeNotAllowed, "%s is a witness of %s and holds no data: promote one of the other nodes", m.cfg.Self, name)
 	case m.stopping:
 		return refusal(protocol.CodeShutdown, "%s is stopping", m.cfg.Self)
 	case m.promote != nil || m.drain != nil || m.handover != nil || m.falling || m.grantHeld():
@@ -93,6 +105,9 @@ func (m *Machine) mayPromote(opt PromoteOptions) error {
 	if m.restoring {
 		return m.unfinished()
 	}
+	if err := m.mayLead(opt); err != nil {
+		return err
+	}
 	if opt.Force {
 		return nil
 	}
@@ -103,7 +118,7 @@ func (m *Machine) mayPromote(opt PromoteOptions) error {
 		return refusal(protocol.CodeNotAllowed, "%s on %s is %s (%s): promote the node that has the newest data. Only if there is none left: qrbd promote %s --force",
 			name, m.cfg.Self, m.disk, m.why(), name)
 	}
-	if opt.PeerFenced {
+	if opt.PeerFenced || m.quorumOn() {
 		return nil
 	}
 	for _, p := range m.peers {
@@ -111,6 +126,22 @@ func (m *Machine) mayPromote(opt PromoteOptions) error {
 			return refusal(protocol.CodeNotAllowed, "%s is not connected (%s) and may be primary. If you are certain that it is dead or cut off from its clients, run: qrbd promote %s --peer-fenced",
 				p.name, orElse(p.reason, p.conn.String()), name)
 		}
+	}
+	return nil
+}
+
+// mayLead says why a volume with a quorum has no primary here.
+func (m *Machine) mayLead(opt PromoteOptions) error {
+	name := m.cfg.Name
+	switch {
+	case !m.quorumOn() || opt.PeerFenced:
+		return nil
+	case m.hasLeft():
+		return refusal(protocol.CodeNotAllowed, "%s left the other nodes of %s in order, and may only be promoted when they have heard that it is back; %s. If you are certain that they are dead or cut off from their clients, run: qrbd promote %s --peer-fenced",
+			m.cfg.Self, name, m.missing(), name)
+	case !m.vote.quorate:
+		return refusal(protocol.CodeNotAllowed, "%s has no quorum (%s of %d nodes) on %s; %s. If you are certain that they are dead or cut off from their clients, run: qrbd promote %s --peer-fenced",
+			name, m.cfg.Quorum, 1+len(m.all), m.cfg.Self, m.missing(), name)
 	}
 	return nil
 }
@@ -129,6 +160,12 @@ func orElse(s, other string) string {
 func (m *Machine) promoteAnswered() {
 	pr := m.promote
 	if pr == nil || pr.waiting != 0 || pr.step != stepAsk {
+		return
+	}
+	if m.quorumOn() && m.now < m.vote.until { // this node has a vote like the others
+		if m.now > pr.deadline {
+			m.endPromote(refusal(protocol.CodeBusy, "%s follows a primary of %s, or did until a moment ago: look at qrbd status %s and try again", m.cfg.Self, m.cfg.Name, m.cfg.Name))
+		}
 		return
 	}
 	if err := m.mayStillPromote(pr.opt); err != nil {
@@ -163,8 +200,27 @@ func (m *Machine) StoreSettled(now Time) {
 		pr.step = stepAsk
 		return
 	}
+	if err := m.elected(pr); err != nil {
+		m.endPromote(err)
+		return
+	}
 	pr.step = stepTake
 	m.takeRole(pr.opt)
+}
+
+// elected says why the answers are too few.
+func (m *Machine) elected(pr *promotion) error {
+	if !m.quorumOn() {
+		return nil
+	}
+	votes := func(p *peer) bool { return p.present() && pr.votes&(1<<p.id) != 0 }
+	switch {
+	case !m.enough(votes, false):
+		return refusal(protocol.CodeNotAllowed, "too few nodes of %s have agreed that %s is primary; %s. Try again", m.cfg.Name, m.cfg.Self, m.missing())
+	case !m.redundant(votes) && !pr.opt.Force && m.current != 0:
+		return refusal(protocol.CodeNotAllowed, "fewer nodes hold all data of %s than quorum_minimum_redundancy demands (%s); %s", m.cfg.Name, m.cfg.MinRedundancy, m.missing())
+	}
+	return nil
 }
 
 // takeRole makes this node the primary; nothing stands in the way any more.
@@ -187,6 +243,7 @@ func (m *Machine) takeRole(opt PromoteOptions) {
 	m.setDisk(protocol.UpToDate, why)
 	m.frozen++ // no write before the role is durable
 	m.rising = true
+	m.beginTerm()
 	m.setRole(protocol.Primary, why)
 	m.forgetJoined()
 	m.forgetWords()
@@ -244,6 +301,10 @@ func (m *Machine) becamePrimary() {
 		p.apart = false
 	}
 	m.broadcastState()
+	if m.quorumOn() {
+		m.claim()
+		m.votersChanged()
+	}
 	for _, p := range m.peers {
 		if !p.linked || !p.settled || p.repl != protocol.Established {
 			continue
@@ -274,6 +335,8 @@ func (m *Machine) endPromote(err error) {
 func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 	ans := &protocol.PromoteAnswer{ID: a.ID}
 	switch {
+	case m.quorumOn() && (p.asks == nil || !covers(p.asks, m.vote.voted) && !a.Force):
+		ans.Code, ans.Text = protocol.CodeNotAllowed, fmt.Sprintf("%s has followed a primary of %s with newer data, generation %s: promote a node that has it", m.cfg.Self, m.cfg.Name, m.vote.voted)
 	case m.role == protocol.Primary:
 		ans.Code, ans.Text = protocol.CodeTwoPrimaries, m.cfg.Name+" is primary on "+m.cfg.Self
 	case m.handover != nil || m.drain != nil || m.grantHeld() && m.granted.to != p.id:
@@ -286,12 +349,20 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 		ans.Code, ans.Text = protocol.CodeNotAllowed, fmt.Sprintf("%s has newer data than %s. Promote %s, or wait until %s is in sync", m.cfg.Self, p.name, m.cfg.Self, p.name)
 	case p.repl == protocol.Established && p.lastWhy != RuleDefer && p.unsettled() && !a.Force:
 		ans.Code, ans.Text = protocol.CodeBusy, fmt.Sprintf("%d blocks of %s are out of sync with %s: they are compared now, try again in a moment", p.dirty.Count(), m.cfg.Self, p.name)
+	case m.quorumOn() && m.promised(p):
+		c := *a
+		p.waits = &c // until the primary that was followed answers no more
+		return
 	default:
 		ans.Yes = true
+		m.promise(p)
 		m.granted = grant{p.id, m.now + m.cfg.AskTime}
 		if m.promote != nil {
 			m.endPromote(refusal(protocol.CodeBusy, "%s is being promoted at the same time and goes first", p.name))
 		}
+	}
+	if m.quorumOn() {
+		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: m.ballot()})
 	}
 	m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: ans})
 }
@@ -299,8 +370,23 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 // newer reports whether this replica, which is a good one, has gone on from the
 // generation that p is at: they follow one primary, or did until a moment ago.
 func (m *Machine) newer(p *peer) bool {
+	if p.heard == nil { // a witness has none
+		return false
+	}
 	g := p.heard.Current
 	return m.disk > protocol.Outdated && g != 0 && g != m.current && (p.slot == g || slices.Contains(m.history, g))
+}
+
+// promise follows nobody but p for a lease.
+func (m *Machine) promise(p *peer) {
+	if !m.quorumOn() {
+		return
+	}
+	m.vote.from, m.vote.until = p, m.now+m.cfg.Lease
+	if !covers(p.asks, m.vote.voted) { // the operator's word
+		m.vote.voted = 0
+		m.persist()
+	}
 }
 
 func (m *Machine) onPromoteAnswer(p *peer, a *protocol.PromoteAnswer) {
@@ -312,6 +398,7 @@ func (m *Machine) onPromoteAnswer(p *peer, a *protocol.PromoteAnswer) {
 		return
 	}
 	m.promote.waiting &^= 1 << p.id
+	m.promote.votes |= 1 << p.id
 	m.promoteAnswered()
 }
 

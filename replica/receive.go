@@ -8,7 +8,7 @@ import (
 // The message is the machine's until Receive returns.
 func (m *Machine) Receive(now Time, id PeerID, msg protocol.Message) {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	if !p.linked {
 		return
 	}
@@ -26,11 +26,23 @@ func (m *Machine) Receive(now Time, id PeerID, msg protocol.Message) {
 		m.onBye(p, v)
 		return
 	case *protocol.Verdict:
+		if p.witness || m.cfg.Witness {
+			break
+		}
 		m.onVerdict(p, v)
+		return
+	case *protocol.Ballot:
+		m.onBallot(p, v)
+		return
+	case *protocol.Readmit:
+		m.onReadmit(p)
 		return
 	}
 	if !p.settled {
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent %v before the handshake was over", p.name, msg.Type()))
+		return
+	}
+	if m.quorumOn() && m.receiveVote(p, msg) {
 		return
 	}
 	switch v := msg.(type) {
@@ -85,10 +97,16 @@ func (m *Machine) onState(p *peer, s *protocol.State) {
 	m.stillAsking(p)
 	m.setPeerRole(p, s.Role)
 	m.setPeerDisk(p, s.Disk)
+	if s.Role != protocol.Primary {
+		m.released(p)
+	}
 	if p.heard != nil {
 		p.heard.Role, p.heard.Disk, p.heard.Current, p.heard.Primary = s.Role, s.Disk, s.Current, s.Primary
 	}
 	switch {
+	case s.Role == protocol.Primary && m.role == protocol.Primary && m.quorumOn():
+		m.restart(p, "two primaries: the one that has no quorum gives way")
+		return
 	case s.Role == protocol.Primary && m.role == protocol.Primary:
 		m.standAlone(p, refusal(protocol.CodeTwoPrimaries, "%s", Decision{Strategy: protocol.RefusedStrategy, Rule: RuleTwoPrimaries}.Text(m.cfg.Self, p.name, m.cfg.Name)))
 		return
@@ -128,7 +146,7 @@ func (m *Machine) broadcastState() { m.tellState(nil) }
 
 // tellState tells it to all but one.
 func (m *Machine) tellState(but *peer) {
-	for _, p := range m.peers {
+	for _, p := range m.all {
 		if p != but && p.linked && p.settled {
 			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.State{Role: m.role, Disk: m.disk, Current: m.current, Primary: m.primary()}})
 		}
@@ -150,10 +168,36 @@ func (m *Machine) primary() string {
 	if m.role == protocol.Primary {
 		return m.cfg.Self
 	}
-	for _, p := range m.peers {
+	for _, p := range m.all {
 		if p.linked && p.settled && p.role == protocol.Primary {
 			return p.name
 		}
 	}
 	return ""
+}
+
+// receiveVote takes what has to do with votes, and, on a link without data, everything.
+func (m *Machine) receiveVote(p *peer, msg protocol.Message) bool {
+	switch v := msg.(type) {
+	case *protocol.Claim:
+		m.onClaim(p, v)
+	case *protocol.ClaimAnswer:
+		m.onClaimAnswer(p, v)
+	case *protocol.Leave:
+		m.onLeave(p)
+	case *protocol.PromoteAsk:
+		m.onPromoteAsk(p, v)
+	case *protocol.PromoteAnswer:
+		m.onPromoteAnswer(p, v)
+	default:
+		if !p.witness && !m.cfg.Witness {
+			return false
+		}
+		if s, ok := msg.(*protocol.State); ok {
+			m.onWitnessState(p, s)
+			return true
+		}
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent %v on a link that carries no data", p.name, msg.Type()))
+	}
+	return true
 }

@@ -49,6 +49,8 @@ func (m *Machine) AddPeer(now Time, c PeerConfig) error {
 	switch {
 	case len(m.peers) == protocol.PeersMax:
 		return refusal(protocol.CodeNotAllowed, "%s has %d peers already", m.cfg.Name, len(m.peers))
+	case m.quorumOn() || c.Witness:
+		return refusal(protocol.CodeNotAllowed, "%s has a quorum, for which all nodes must know each other: restart the agent on each", m.cfg.Name)
 	case m.byName(c.Name) != nil:
 		return refusal(protocol.CodeNotAllowed, "%s has a peer %s already", m.cfg.Name, c.Name)
 	case m.stopping:
@@ -65,7 +67,7 @@ func (m *Machine) AddPeer(now Time, c PeerConfig) error {
 		p.alone, p.conn, p.reason = aloneHere, protocol.Standalone, m.unfinished().Text
 	}
 	m.cfg.Peers = append(slices.Clone(m.cfg.Peers), c)
-	m.peers = append(m.peers, p)
+	m.peers, m.all = append(m.peers, p), append(m.all, p)
 	m.event(p.name, "connection", "", p.conn.String(), "added to the configuration")
 	m.idSerial++ // what is said of the others in a hello has changed
 	m.wantBitmaps = true

@@ -43,6 +43,7 @@ var (
 	ErrDiskFailed = errors.New("the local disk of the volume has failed")
 	ErrNoData     = errors.New("no copy of the volume's data can be reached")
 	ErrStopping   = errors.New("the volume is stopping")
+	ErrNoQuorum   = errors.New("too few nodes of the volume can be reached")
 )
 
 // Request is one operation on the primary. The owner allocates it, fills the
@@ -58,6 +59,7 @@ type Request struct {
 	local   bool   // the local part is not done
 	pending uint16 // peers whose answer is missing, by PeerID
 	needGen bool   // completes only under a generation that a lost peer has not
+	inWait  bool   // is in Machine.genWait
 	all     bool   // every peer confirms it as applied (Flush, FUA: durable), whatever its protocol
 	covers  uint64 // Flush: highest sequence that the local flush makes durable; Read: that it may have seen
 	copies  uint16 // peers that were sent it and are still with us

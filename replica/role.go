@@ -17,6 +17,12 @@ type draining struct {
 // left; requests that still come fail with ErrNotPrimary.
 func (m *Machine) Demote(now Time, done func(error)) {
 	m.now = now
+	if m.role == protocol.Primary && m.drain == nil && !m.mayServe() && !m.rising {
+		// What waits can neither be answered nor finished: it fails.
+		m.yield("demoted by the operator without a quorum")
+		m.reply(done, nil)
+		return
+	}
 	m.startDrain(done, func(err error) {
 		if err != nil {
 			m.undrain()
@@ -58,7 +64,7 @@ func (m *Machine) drained() {
 		d.next(nil) // nothing can be flushed; stepping down is right all the same
 	case m.bare() && !m.detached:
 		m.mint()
-	case m.minting || len(m.arming) > 0:
+	case m.minting || len(m.arming) > 0 || len(m.vote.unanswered) > 0:
 		return // Tick looks again
 	case d.flush == nil:
 		// The next primary may be one that cannot know what is still on its way

@@ -37,6 +37,10 @@ var update = flag.Bool("update", false, "rewrite the expected output of testdata
 //	rot A OFF LEN, rotten A   blocks of A are not what they were; which are
 //	restore A [crash]      what A gave up last is put back; A dies half-way
 //	verify A B [OFF LEN], stop-verify A B, repair A B [from-peer]
+//	quorum RULE [redundancy N] [io-error] [WITNESS]   before anything else: with votes; all start anew
+//	unlink A B             A loses the connection, B does not notice
+//	stop A                 A leaves in order
+//	pause A, wake A        A does nothing (time passes for it); does what waited for it
 //	drop A sync            the next start of a sync or verify from A is forgotten
 //	status [A...]
 func TestScripts(t *testing.T) {
@@ -152,7 +156,7 @@ func (w *world) command(f []string) error {
 		for range num(1) * 4 {
 			w.now += 250e6
 			for _, n := range w.names {
-				if w.nodes[n].up {
+				if w.nodes[n].up && !w.nodes[n].asleep {
 					w.nodes[n].m.Tick(w.now)
 					w.collect(w.nodes[n])
 				}
@@ -229,6 +233,22 @@ func (w *world) command(f []string) error {
 		}
 		x.m.cfg.Policy = x.policy
 		return err
+	case "quorum":
+		w.setQuorum(f[1:])
+	case "unlink":
+		w.unlink(x, arg(2), fmt.Errorf("nothing heard"))
+	case "stop":
+		x.m.Leave(w.now, func(err error) {})
+		w.collect(x)
+		w.run()
+		x.m.Stop(w.now)
+		w.collect(x)
+		w.run()
+		x.m.MarkClean(w.now)
+		w.commit(x)
+		x.up = false
+	case "pause", "wake":
+		x.asleep = f[0] == "pause"
 	case "status":
 		w.status(f[1:]...)
 	default:

@@ -12,7 +12,7 @@ import (
 // stream until then, and asks MayApply. Afterwards the owner applies it and calls PeerApplied.
 func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, err error) {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	switch {
 	case !m.Receiving(id):
 		err = refusal(protocol.CodeProtocol, "%s sent a write while the connection is %s and it is %s", p.name, p.repl, p.role)
@@ -60,7 +60,7 @@ func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, er
 
 // Receiving reports whether the peer may send operations now.
 func (m *Machine) Receiving(id PeerID) bool {
-	p := m.peers[id]
+	p := m.all[id]
 	return m.role != protocol.Primary && p.settled && (p.repl == protocol.SyncTarget && p.step == syncRunning ||
 		p.role == protocol.Primary && (p.repl == protocol.Established || p.repl == protocol.VerifyTarget))
 }
@@ -85,7 +85,7 @@ func (m *Machine) release(p *peer) {
 }
 
 // Held reports whether the peer's stream must wait.
-func (m *Machine) Held(id PeerID) bool { return m.peers[id].rxHold }
+func (m *Machine) Held(id PeerID) bool { return m.all[id].rxHold }
 
 // MayApply reports whether an operation that was held may be applied after all. It may
 // not when the disk failed meanwhile: the extent is not on the activity map, and
@@ -95,7 +95,7 @@ func (m *Machine) MayApply() bool { return m.usable() }
 // PeerTaken reports that a peer's operation is about to enter the local store, and is
 // applied even if the connection is lost now: what protocol B calls received.
 func (m *Machine) PeerTaken(id PeerID, seq uint64) {
-	p := m.peers[id]
+	p := m.all[id]
 	p.rxTaken = max(p.rxTaken, seq)
 }
 
@@ -103,7 +103,7 @@ func (m *Machine) PeerTaken(id PeerID, seq uint64) {
 // failed. A replica that could not write is failed: it has lost its place.
 func (m *Machine) PeerApplied(now Time, id PeerID, seq uint64, err error) {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	if err != nil {
 		m.failDisk("write from " + p.name + ": " + err.Error())
 		return
@@ -115,7 +115,7 @@ func (m *Machine) PeerApplied(now Time, id PeerID, seq uint64, err error) {
 // storage here.
 func (m *Machine) PeerDurable(now Time, id PeerID, seq uint64, err error) {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	if err != nil {
 		m.failDisk("flush for " + p.name + ": " + err.Error())
 		return

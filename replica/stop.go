@@ -9,7 +9,7 @@ import (
 func (m *Machine) Stop(now Time) {
 	m.now = now
 	m.stopping = true
-	for _, p := range m.peers {
+	for _, p := range m.all {
 		if p.linked {
 			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.Bye{Code: protocol.CodeShutdown, Text: m.cfg.Self + " is stopping"}})
 			m.drop(p, refusal(protocol.CodeShutdown, "%s is stopping", m.cfg.Self))
@@ -21,7 +21,7 @@ func (m *Machine) Stop(now Time) {
 // Those that are with the local store are answered when it is done (LocalDone).
 func (m *Machine) Abandon(now Time) {
 	m.now = now
-	for _, list := range []*[]*Request{&m.held, &m.arming, &m.overlapped, &m.farWait} {
+	for _, list := range []*[]*Request{&m.held, &m.arming, &m.overlapped, &m.farWait, &m.vote.unanswered} {
 		for _, r := range *list {
 			m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrStopping})
 		}

@@ -18,7 +18,7 @@ type handoverOut struct {
 // back; if it falls silent, nobody is primary and the text says so.
 func (m *Machine) Switchover(now Time, id PeerID, done func(error)) {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	if m.role == protocol.Primary {
 		m.stopVerify(p, "switchover")
 	}
@@ -30,6 +30,9 @@ func (m *Machine) Switchover(now Time, id PeerID, done func(error)) {
 			return
 		}
 		m.reply(done, refusal(protocol.CodeNotAllowed, "%s is primary on %s: run the switchover there", m.cfg.Name, where))
+		return
+	case !m.mayServe():
+		m.reply(done, refusal(protocol.CodeNotAllowed, "%s has no quorum on %s: nothing can be handed over; %s", m.cfg.Name, m.cfg.Self, m.missing()))
 		return
 	case p.repl != protocol.Established || p.disk != protocol.UpToDate || !p.live:
 		m.reply(done, refusal(protocol.CodeNotAllowed, "%s cannot take over: replication is %s, its disk is %s. Wait for it: qrbd wait %s --for up-to-date",
@@ -79,6 +82,8 @@ func (m *Machine) onHandover(p *peer, h *protocol.Handover) {
 	switch {
 	case m.role == protocol.Primary || m.primary() != "" || m.promote != nil || m.drain != nil || m.stopping || h.Seq > seqMax:
 		err = refusal(protocol.CodeBusy, "%s takes part in another change of the role", m.cfg.Self)
+	case m.quorumOn() && (m.hasLeft() || !m.vote.quorate):
+		err = refusal(protocol.CodeNotAllowed, "%s has no quorum; %s", m.cfg.Self, m.missing())
 	case p.repl != protocol.Established || m.disk != protocol.UpToDate || m.current != h.Current:
 		err = refusal(protocol.CodeNotAllowed, "%s is %s, at generation %s", m.cfg.Self, m.disk, m.current)
 	}
@@ -90,6 +95,7 @@ func (m *Machine) onHandover(p *peer, h *protocol.Handover) {
 	m.frozen++
 	m.rising = true
 	m.setPeerRole(p, protocol.Secondary)
+	m.beginTerm()
 	m.setRole(protocol.Primary, "switchover from "+p.name)
 	m.endReign(p)
 	m.forgetJoined()

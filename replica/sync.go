@@ -11,12 +11,12 @@ import (
 
 // Plan returns the sync or verify that runs toward a peer, nil when none does.
 // The owner calls its methods under the same lock as the machine's.
-func (m *Machine) Plan(id PeerID) *resync.Plan { return m.peers[id].plan }
+func (m *Machine) Plan(id PeerID) *resync.Plan { return m.all[id].plan }
 
 // Free reports whether nothing that is being written, here or on its way to the
 // peer, touches the range: what Plan.Next asks.
 func (m *Machine) Free(id PeerID) func(off, n int64) bool {
-	p := m.peers[id]
+	p := m.all[id]
 	return func(off, n int64) bool { return !m.overlaps(off, n) && !p.ring.overlapsUnapplied(off, n) }
 }
 
@@ -148,7 +148,7 @@ func (m *Machine) PlanProgressed(now Time, id PeerID) {
 // PlanDone reports that the peer's plan has nothing left to do.
 func (m *Machine) PlanDone(now Time, id PeerID) {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	if p.plan == nil {
 		return
 	}
@@ -342,7 +342,7 @@ func (m *Machine) beginTarget(p *peer) {
 // SyncAllowed reports whether the peer may write (verify: compare) through the
 // bulk stream now.
 func (m *Machine) SyncAllowed(id PeerID, compareOnly bool) error {
-	p := m.peers[id]
+	p := m.all[id]
 	switch {
 	case !p.linked || !p.settled || m.disk <= protocol.Failed:
 	case p.repl == protocol.SyncTarget && p.step == syncRunning:
@@ -356,7 +356,7 @@ func (m *Machine) SyncAllowed(id PeerID, compareOnly bool) error {
 // SyncedDurable tells the target that the runs are on its stable storage: what it
 // had marked toward the source is equal now.
 func (m *Machine) SyncedDurable(id PeerID, runs []resync.Run) {
-	p := m.peers[id]
+	p := m.all[id]
 	if p.repl != protocol.SyncTarget {
 		return
 	}
@@ -417,6 +417,7 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 	m.wantBitmaps = true
 	m.setDisk(protocol.UpToDate, "in sync with "+p.name)
 	m.discarded(p, "")
+	m.vote.superseded = false
 	m.persist()
 	epoch := p.epoch
 	p.rxHold = true // what follows belongs to the new generation

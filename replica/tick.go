@@ -16,7 +16,7 @@ const (
 // Tick is called several times a second: everything that time alone causes.
 func (m *Machine) Tick(now Time) {
 	m.now = now
-	for _, p := range m.peers {
+	for _, p := range m.all {
 		m.tickPeer(p)
 		m.tickAsk(p)
 	}
@@ -33,6 +33,7 @@ func (m *Machine) Tick(now Time) {
 	m.tickFill()
 	m.tickFlush()
 	m.tickRoles()
+	m.tickQuorum()
 	if m.role == protocol.Primary && len(m.peers) > 1 && now >= m.nextTick.stable {
 		m.nextTick.stable = now + stableEvery
 		m.sendStable()
@@ -108,7 +109,7 @@ func (m *Machine) tickFlush() {
 func (m *Machine) tickRoles() {
 	now := m.now
 	if m.promote != nil && now > m.promote.deadline {
-		for _, p := range m.peers {
+		for _, p := range m.all {
 			if m.promote != nil && m.promote.waiting&(1<<p.id) != 0 {
 				m.endPromote(refusal(protocol.CodeTimeout, "%s does not answer: is it busy or its disk stuck? Try again", p.name))
 			}
@@ -118,7 +119,7 @@ func (m *Machine) tickRoles() {
 		}
 	}
 	if h := m.handover; h != nil && h.sent && now > h.deadline {
-		m.handoverLost(m.peers[h.to])
+		m.handoverLost(m.all[h.to])
 	}
 	if d := m.drain; d != nil {
 		if m.flights == 0 {
@@ -236,6 +237,7 @@ type PeerView struct {
 	Live       bool
 	Linked     bool
 	Heard      *protocol.Hello
+	Witness    bool
 }
 
 // View is a snapshot of the machine, for people.
@@ -254,6 +256,9 @@ type View struct {
 	LacksBytes int64  // what the local disk lacks and is being filled with
 	NoData     bool   // primary, and no copy of the data can be reached
 	Congested  bool   // writes wait because a peer is too far behind
+	Quorum     Quorum // off: what follows says nothing
+	Quorate    bool
+	Serving    bool // primary, and requests are answered
 	Peers      []PeerView
 }
 
@@ -276,8 +281,12 @@ func (m *Machine) ViewInto(v *View) {
 	if m.left != nil {
 		v.LacksBytes = min(m.left.Count()*bitmap.BlockSize, m.cfg.Size)
 	}
-	for _, p := range m.peers {
-		w := PeerView{Name: p.name, Mode: p.mode, Conn: p.conn, Repl: p.repl, Role: p.role, Disk: p.disk, Reason: p.reason,
+	if v.Quorum = m.cfg.Quorum; m.quorumOn() {
+		v.Quorate, v.Serving = m.vote.quorate && !m.hasLeft(), m.role == protocol.Primary && m.mayServe()
+		v.Waiting += len(m.vote.unanswered)
+	}
+	for _, p := range m.all {
+		w := PeerView{Name: p.name, Witness: p.witness, Mode: p.mode, Conn: p.conn, Repl: p.repl, Role: p.role, Disk: p.disk, Reason: p.reason,
 			DirtyBytes: min(p.dirty.Count()*bitmap.BlockSize, m.cfg.Size), Slot: p.slot, TotalBytes: min(p.total*bitmap.BlockSize, m.cfg.Size),
 			Unacked: p.ring.bytes, UnackedOps: int64(p.ring.tail - p.ring.applied), Lacking: p.lacking(), Rule: p.lastWhy, Stats: p.lastStats, Live: p.live, Linked: p.linked, Heard: p.heard}
 		if p.plan != nil {
@@ -288,6 +297,9 @@ func (m *Machine) ViewInto(v *View) {
 	v.Peers = peers
 }
 
+// Missing lists who is not there for a quorum, for people.
+func (m *Machine) Missing() string { return m.missing() }
+
 // MayPromote says whether a promotion would be tried now; nil: yes.
 func (m *Machine) MayPromote(now Time, opt PromoteOptions) error {
 	m.now = now
@@ -296,6 +308,6 @@ func (m *Machine) MayPromote(now Time, opt PromoteOptions) error {
 
 // AckFor returns what is to be acknowledged to the peer now.
 func (m *Machine) AckFor(id PeerID) protocol.Ack {
-	p := m.peers[id]
+	p := m.all[id]
 	return protocol.Ack{Received: max(p.rxTaken, p.rxApplied), Applied: p.rxApplied, Durable: p.rxDurable}
 }

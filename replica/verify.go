@@ -36,7 +36,7 @@ type VerifyResult struct {
 // handshake, or Repair, has it copied.
 func (m *Machine) Verify(now Time, id PeerID, opt VerifyOptions, done func(error)) (started bool) {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	if err := m.mayVerify(p, &opt); err != nil {
 		m.reply(done, err)
 		return false
@@ -86,7 +86,7 @@ func (m *Machine) mayVerify(p *peer, opt *VerifyOptions) error {
 // StopVerify ends a verify under way; what it found stands.
 func (m *Machine) StopVerify(now Time, id PeerID, why string) {
 	m.now = now
-	m.stopVerify(m.peers[id], why)
+	m.stopVerify(m.all[id], why)
 }
 
 func (m *Machine) stopVerify(p *peer, why string) {
@@ -126,7 +126,7 @@ func (m *Machine) endVerify(p *peer, err error) {
 }
 
 // LastVerify returns what the last verify of the peer found.
-func (m *Machine) LastVerify(id PeerID) VerifyResult { return m.peers[id].verify }
+func (m *Machine) LastVerify(id PeerID) VerifyResult { return m.all[id].verify }
 
 // Repair has the blocks that are marked out of sync copied, by a new handshake:
 // from this replica, or from the peer's. A primary's data is never the target: its
@@ -134,7 +134,7 @@ func (m *Machine) LastVerify(id PeerID) VerifyResult { return m.peers[id].verify
 // the hello. The owner watches the peer's bits for the end.
 func (m *Machine) Repair(now Time, id PeerID, fromPeer bool) error {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	switch {
 	case !p.settled || p.repl != protocol.Established:
 		return refusal(protocol.CodeNotAllowed, "%s cannot be repaired now: replication with %s is %s", m.cfg.Name, p.name, p.repl)

@@ -25,6 +25,8 @@ type world struct {
 	far   map[string]bool // whose protocol with everybody is A
 	later map[string]bool // "a/b": a does not know b yet
 	watch watcher         // nil: nobody
+	votes Config          // Quorum and what belongs to it
+	voter string          // the witness
 	cutAt int             // the connection is lost in place of so many messages later; 0: none
 }
 
@@ -43,6 +45,7 @@ type wnode struct {
 	token   uint64
 	holdIO  bool // local I/O is kept back
 	noSync  bool // syncs from here do not get on
+	asleep  bool
 	wdisk
 }
 
@@ -96,7 +99,7 @@ func (w *world) peersOf(n string) (list []PeerConfig) {
 			if w.far[n] || w.far[p] {
 				mode = protocol.ModeA
 			}
-			list = append(list, PeerConfig{Name: p, Mode: mode})
+			list = append(list, PeerConfig{Name: p, Mode: mode, Witness: p == w.voter})
 		}
 	}
 	return list
@@ -122,6 +125,7 @@ func (w *world) boot(x *wnode) {
 		WriteTimeout: 10e9, FlushInterval: 1e9, FlushBytes: 64 << 20, ActivityIdle: 30e9, HandshakeTime: 15e9,
 		RetryMin: 1e8, RetryMax: 2e9, AskTime: 5e9, QueueBytes: 32 << 20, Policy: x.policy,
 		NoData: x.noData, OnReadError: x.onRead, DiskTimeout: x.timeout}
+	cfg.Quorum, cfg.MinRedundancy, cfg.OnNoQuorum, cfg.Lease, cfg.Witness = w.votes.Quorum, w.votes.MinRedundancy, w.votes.OnNoQuorum, w.votes.Lease, x.name == w.voter
 	st := x.durable
 	st.Peers = nil
 	for i, p := range cfg.Peers {
@@ -157,7 +161,7 @@ func copySet(dst, src *bitmap.Set) {
 }
 
 func (x *wnode) peer(name string) PeerID {
-	for _, p := range x.m.peers {
+	for _, p := range x.m.all {
 		if p.name == name {
 			return p.id
 		}
@@ -175,7 +179,7 @@ func (w *world) collect(x *wnode) {
 		case DoLocal:
 			x.local = append(x.local, e.Req)
 		case DoSend:
-			to := x.m.peers[e.Peer].name
+			to := x.m.all[e.Peer].name
 			f := wframe{msg: e.Msg}
 			if e.Msg == nil {
 				d := e.Data
@@ -196,7 +200,7 @@ func (w *world) collect(x *wnode) {
 				w.watch.answered(x, e.Req, e.Err)
 			}
 		case DoDrop:
-			to := x.m.peers[e.Peer].name
+			to := x.m.all[e.Peer].name
 			w.flushQueue(x, w.nodes[to]) // last words arrive
 			w.unlink(w.nodes[to], x.name, fmt.Errorf("%s closed the connection", x.name))
 		case DoReply:
@@ -214,7 +218,7 @@ func (w *world) collect(x *wnode) {
 			x.m.Archived(w.now, e.Peer, e.Discard, nil)
 			w.collect(x)
 		case DoAskTarget:
-			w.say("%s: may %s overwrite it?", x.name, x.m.peers[e.Peer].name)
+			w.say("%s: may %s overwrite it?", x.name, x.m.all[e.Peer].name)
 			x.asked, x.token = e.Peer, e.Token
 		case DoArchiveEnd:
 			w.say("%s: archive of %s ends", x.name, w.name(e.Discard.Lost.String()))
@@ -225,7 +229,7 @@ func (w *world) collect(x *wnode) {
 			w.serve(x, &e)
 		case DoSync:
 			if x.dropSync {
-				x.dropSync, x.dropped = false, x.m.peers[e.Peer].plan
+				x.dropSync, x.dropped = false, x.m.all[e.Peer].plan
 			}
 		case DoConnect, DoPersist, DoResume:
 		}
@@ -306,7 +310,7 @@ func (w *world) link(a, b string) {
 }
 
 func (w *world) unlink(x *wnode, peer string, cause error) {
-	if !x.up || !x.m.peers[x.peer(peer)].linked {
+	if !x.up || !x.m.all[x.peer(peer)].linked {
 		return
 	}
 	x.m.Lost(w.now, x.peer(peer), cause)
@@ -335,7 +339,7 @@ func (w *world) crash(name string) {
 // flushQueue delivers what x has sent to y.
 func (w *world) flushQueue(x, y *wnode) bool {
 	moved := false
-	for len(x.queues[y.name]) > 0 && y.up && !w.mute[x.name+">"+y.name] {
+	for len(x.queues[y.name]) > 0 && y.up && !y.asleep && !w.mute[x.name+">"+y.name] {
 		if y.m.Held(y.peer(x.name)) {
 			if !w.commit(y) {
 				break
@@ -359,7 +363,7 @@ func (w *world) flushQueue(x, y *wnode) bool {
 
 func (w *world) receive(y *wnode, from string, f wframe) {
 	id := y.peer(from)
-	if !y.m.peers[id].linked {
+	if !y.m.all[id].linked {
 		return
 	}
 	switch {
@@ -389,7 +393,7 @@ func (w *world) receive(y *wnode, from string, f wframe) {
 // sync runs the plans of x to their ends.
 func (w *world) sync(x *wnode) bool {
 	moved := false
-	for _, p := range x.m.peers {
+	for _, p := range x.m.all {
 		for p.plan != nil && p.plan != x.dropped {
 			plan := p.plan
 			st := plan.Step(w.now, x.m.Free(p.id))
@@ -423,7 +427,7 @@ func (w *world) run() {
 		moved := false
 		for _, n := range w.names {
 			x := w.nodes[n]
-			if !x.up {
+			if !x.up || x.asleep {
 				continue
 			}
 			for len(x.local) > 0 && !x.holdIO {
@@ -469,7 +473,7 @@ func (w *world) status(names ...string) {
 		}
 		sort.Strings(hist)
 		w.say("%s: %s %s current=%s history=%v", n, m.role, m.disk, w.name(m.current.String()), hist)
-		for _, p := range m.peers {
+		for _, p := range m.all {
 			w.say("  %s: %s %s %s/%s slot=%s dirty=%d%s", p.name, p.conn, p.repl, p.role, p.disk, w.name(p.slot.String()), p.dirty.Count(), why(p))
 		}
 	}
@@ -493,4 +497,27 @@ func (w *world) discard(d *Discard) string {
 		}
 	}
 	return s
+}
+
+// setQuorum gives every node the same settings, and starts all anew.
+func (w *world) setQuorum(words []string) {
+	w.votes = Config{Lease: 4e9, Quorum: Quorum{Kind: QuorumMajority}}
+	if words[0] == "all" {
+		w.votes.Quorum.Kind = QuorumAll
+	}
+	for i, word := range words[1:] {
+		switch word {
+		case "io-error":
+			w.votes.OnNoQuorum = NoQuorumError
+		case "redundancy":
+			w.votes.MinRedundancy = Quorum{Kind: QuorumCount, Count: int(words[i+2][0] - '0')}
+		default:
+			if w.nodes[word] != nil {
+				w.voter = word
+			}
+		}
+	}
+	for _, n := range w.names {
+		w.boot(w.nodes[n])
+	}
 }

@@ -11,7 +11,7 @@ import (
 func (m *Machine) Submit(now Time, r *Request) {
 	m.now = now
 	r.seq, r.local, r.pending, r.copies, r.needGen, r.covers, r.err, r.span = 0, false, 0, 0, false, 0, nil, -1
-	r.all, r.late, r.pieces, r.tried = false, false, 0, 0
+	r.all, r.late, r.inWait, r.pieces, r.tried = false, false, false, 0, 0
 	switch {
 	case m.stopping:
 		m.emit(Effect{Kind: DoComplete, Req: r, Err: ErrStopping})
@@ -24,6 +24,9 @@ func (m *Machine) Submit(now Time, r *Request) {
 
 // admit issues r, or parks it until what stands in its way is gone.
 func (m *Machine) admit(r *Request) {
+	if m.quorumOn() && m.withhold(r) {
+		return
+	}
 	switch r.Op {
 	case Read:
 		// A read waits for an overlapping write: it must not return what no
@@ -309,7 +312,7 @@ func (m *Machine) readDone(r *Request, err error) {
 		m.held = append(m.held, r) // and is done again after them
 		return
 	}
-	m.emit(Effect{Kind: DoComplete, Req: r, Err: err})
+	m.answer(r, err)
 }
 
 // seen reports whether a write under way may be in what r has read. Those that are
@@ -335,13 +338,20 @@ func (m *Machine) pumpReads() {
 			m.readBack = append(m.readBack, r)
 			continue
 		}
-		m.emit(Effect{Kind: DoComplete, Req: r, Err: r.err})
+		m.answer(r, r.err)
 	}
 }
 
 // settle completes r if nothing is missing any more.
 func (m *Machine) settle(r *Request) {
 	if r.local || r.pending != 0 {
+		return
+	}
+	if m.vote.yielding != "" { // nobody relies on it, and no generation comes
+		if r.needGen = false; r.err == nil {
+			r.err = ErrNotPrimary
+		}
+		m.finish(r)
 		return
 	}
 	if m.bare() && r.copies == 0 {
@@ -354,7 +364,10 @@ func (m *Machine) settle(r *Request) {
 		}
 	}
 	if r.needGen {
-		m.genWait = append(m.genWait, r)
+		if !r.inWait {
+			r.inWait = true
+			m.genWait = append(m.genWait, r)
+		}
 		m.mint()
 		return
 	}
@@ -364,7 +377,7 @@ func (m *Machine) settle(r *Request) {
 // finish takes r out of flight and answers it.
 func (m *Machine) finish(r *Request) {
 	m.land(r)
-	m.emit(Effect{Kind: DoComplete, Req: r, Err: r.err})
+	m.answer(r, r.err)
 	m.pumpReads()
 	if len(m.pullWait) > 0 {
 		m.pumpPulls()
@@ -372,6 +385,9 @@ func (m *Machine) finish(r *Request) {
 	m.pumpOverlapped()
 	if m.flights == 0 && m.drain != nil {
 		m.drained()
+	}
+	if m.vote.yielding != "" {
+		m.yielded()
 	}
 }
 
@@ -394,7 +410,7 @@ func (m *Machine) land(r *Request) {
 // Acked takes a peer's cumulative acknowledgement.
 func (m *Machine) Acked(now Time, id PeerID, a protocol.Ack) {
 	m.now = now
-	p := m.peers[id]
+	p := m.all[id]
 	if !p.live && p.ring.len() == 0 {
 		return // of a connection, or a time, before
 	}
@@ -495,7 +511,7 @@ func (m *Machine) forget(p *peer) {
 }
 
 func (m *Machine) pumpHeld() {
-	if len(m.held) == 0 || m.frozen > 0 || m.congested() {
+	if len(m.held) == 0 || m.frozen > 0 || m.congested() || m.quorumOn() && m.vote.yielding == "" && m.role == protocol.Primary && !m.mayServe() {
 		return
 	}
 	m.readmitAll(&m.held)

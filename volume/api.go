@@ -54,8 +54,9 @@ type Conn struct {
 
 // PeerConfig is one peer of a volume.
 type PeerConfig struct {
-	Name string
-	Mode protocol.Mode // zero: protocol C
+	Name    string
+	Mode    protocol.Mode // zero: protocol C
+	Witness bool          // it votes, and holds no data; such peers come last
 }
 
 func (p PeerConfig) mode() protocol.Mode {
@@ -118,6 +119,18 @@ type Options struct {
 	// DiskTimeout: a disk on which nothing ends for so long has failed. Zero: it is
 	// waited for without end.
 	DiskTimeout time.Duration
+	// Quorum: so many nodes must follow a primary, so that it answers requests, and
+	// MinRedundancy so many must hold all of the data. Zero: off. As Lease and the
+	// witnesses, the same on every node.
+	Quorum        Quorum
+	MinRedundancy Quorum
+	// OnNoQuorum: what becomes of requests otherwise. Zero: they wait.
+	OnNoQuorum OnNoQuorum
+	// Lease: a node that follows a primary follows no other for so long. REQUIRES with a
+	// quorum.
+	Lease time.Duration
+	// Witness: this node votes, and holds no data; Store is not used.
+	Witness bool
 	// SyncWindow bounds the bytes of resync data in flight; how much is, follows the
 	// measured round trip. Zero: resync.WindowMax.
 	SyncWindow int64
@@ -132,6 +145,8 @@ type Options struct {
 type (
 	NoData      = replica.NoData
 	OnReadError = replica.OnReadError
+	OnNoQuorum  = replica.OnNoQuorum
+	Quorum      = replica.Quorum
 )
 
 // Their values.
@@ -140,7 +155,19 @@ const (
 	NoDataSuspend = replica.NoDataSuspend
 	ReadRepair    = replica.ReadRepair
 	ReadDetach    = replica.ReadDetach
+
+	NoQuorumSuspend = replica.NoQuorumSuspend
+	NoQuorumError   = replica.NoQuorumError
+
+	QuorumOff      = replica.QuorumOff
+	QuorumMajority = replica.QuorumMajority
+	QuorumAll      = replica.QuorumAll
+	QuorumCount    = replica.QuorumCount
 )
+
+// WitnessSize is the size, in bytes, that the metadata of a witness have: it tracks no
+// blocks.
+const WitnessSize = 4096
 
 // Error is a refused operation: a code that survives the wire and the control
 // API, and a text that says what to do.
@@ -197,15 +224,26 @@ type Status struct {
 	Congested  bool         `json:"congested,omitempty"`   // writes wait for a peer that is too far behind
 	DiskLacks  int64        `json:"disk_lacks,omitempty"`  // bytes that the local disk lacks and is being filled with
 	ActiveExt  int          `json:"active_extents"`
+	Witness    bool         `json:"witness,omitempty"` // this node votes, and holds no data
+	Quorum     *QuorumState `json:"quorum,omitempty"`  // nil: there is none
 	Peers      []PeerStatus `json:"peers"`
 
 	// IO is what was counted, where it was asked for; filled in by the agent.
 	IO *IO `json:"io,omitempty"`
 }
 
+// QuorumState is a volume's quorum as this node sees it.
+type QuorumState struct {
+	Rule    string `json:"rule"` // majority, all, or a number
+	Quorate bool   `json:"quorate"`
+	Serving bool   `json:"serving"` // primary, and requests are answered
+	Missing string `json:"missing"` // who is not there, in words
+}
+
 // PeerStatus is one peer of a Status.
 type PeerStatus struct {
 	Name        string  `json:"name"`
+	Witness     bool    `json:"witness,omitempty"` // it votes, and holds no data
 	Connection  string  `json:"connection"`
 	Replication string  `json:"replication"`
 	Role        string  `json:"role"`

@@ -18,6 +18,13 @@ const slotGone uint32 = 1
 // slotOlder: this node was primary when it was last connected to the peer.
 const slotOlder uint32 = 2
 
+// slotLeft: the peer left in order, and is not missed for a quorum. slotTold: it knows that
+// this node left in order, and has not confirmed its return.
+const (
+	slotLeft uint32 = 4
+	slotTold uint32 = 8
+)
+
 // superRestoring marks a replica that is half-way back to a side that was given up.
 const superRestoring uint32 = 1
 
@@ -31,7 +38,7 @@ type goneSlot struct {
 func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 	s := &v.opt.State.Super
 	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current,
-		History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&superRestoring != 0, Archive: s.Archive}
+		History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&superRestoring != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
 	index := make(map[string]int)
 	for i, p := range s.Peers {
 		index[p.Name] = i
@@ -51,7 +58,8 @@ func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 			continue
 		}
 		slot := replica.PeerSlot{Name: p.Name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: v.opt.State.Bitmaps[i],
-			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags&slotOlder != 0}
+			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags&slotOlder != 0,
+			Left: s.Peers[i].Flags&slotLeft != 0, Told: s.Peers[i].Flags&slotTold != 0}
 		if s.Peers[i].Flags&slotGone != 0 {
 			slot.Dirty.SetAll()
 		}
@@ -73,7 +81,7 @@ func (v *Volume) batch(b replica.MetaBatch, where *regions) *meta.Batch {
 	if s := b.Super; s != nil {
 		old := v.kept
 		sup := &meta.Super{Volume: s.Volume, Size: old.Size, Node: old.Node, Name: old.Name, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken,
-			Flags: old.Flags &^ superRestoring, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Archive: s.Archive}
+			Flags: old.Flags &^ superRestoring, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
 		if s.Restoring {
 			sup.Flags |= superRestoring
 		}
@@ -85,6 +93,12 @@ func (v *Volume) batch(b replica.MetaBatch, where *regions) *meta.Batch {
 			slot := meta.PeerSlot{Name: p.Name, Bitmap: p.Bitmap, Disk: p.Disk, First: p.First, Last: p.Last}
 			if p.Older {
 				slot.Flags |= slotOlder
+			}
+			if p.Left {
+				slot.Flags |= slotLeft
+			}
+			if p.Told {
+				slot.Flags |= slotTold
 			}
 			sup.Peers[where.slots[i]] = slot
 		}

@@ -119,6 +119,10 @@ func (v *Volume) Status() Status {
 			queued[i] = len(l.queue)
 		}
 	}
+	missing := ""
+	if view.Quorum.Kind != replica.QuorumOff {
+		missing = v.m.Missing()
+	}
 	v.mu.Unlock()
 	s := Status{Name: v.opt.Name, Size: v.size, Role: view.Role.String(), Disk: view.Disk.String(), Generation: view.Current.String(),
 		InFlight: view.InFlight, Waiting: view.Waiting, LocalQueue: v.work.len(), MayPromote: mayPromote, Congested: view.Congested,
@@ -130,6 +134,9 @@ func (v *Volume) Status() Status {
 		s.Reason = ""
 	}
 	s.DiskLacks = view.LacksBytes
+	if s.Witness = v.opt.Witness; view.Quorum.Kind != replica.QuorumOff {
+		s.Quorum = &QuorumState{Rule: view.Quorum.String(), Quorate: view.Quorate, Serving: view.Serving, Missing: missing}
+	}
 	switch {
 	case view.Bare && view.Carriers == "":
 		s.Reason += ". No copy of the data can be reached"
@@ -148,7 +155,7 @@ func (v *Volume) Status() Status {
 }
 
 func peerStatus(now replica.Time, size int64, p *replica.PeerView, applied, received int64, rtt func() time.Duration) PeerStatus {
-	s := PeerStatus{Name: p.Name, Connection: p.Conn.String(), Replication: p.Repl.String(), Role: p.Role.String(), Disk: p.Disk.String(),
+	s := PeerStatus{Name: p.Name, Witness: p.Witness, Connection: p.Conn.String(), Replication: p.Repl.String(), Role: p.Role.String(), Disk: p.Disk.String(),
 		Protocol: p.Mode.String(), OutOfSync: p.DirtyBytes, SyncPercent: 100, Unacked: p.Unacked, UnackedOps: p.UnackedOps, LastSync: string(p.Rule),
 		SyncSent: p.Stats.Sent, SyncCompared: p.Stats.Compared, BehindBytes: p.DirtyBytes + p.Unacked}
 	if p.Lacking != replica.LackingUnknown {

@@ -154,6 +154,7 @@ func (v *Volume) machineConfig() replica.Config {
 		Sync:          t.Sync,
 		Policy:        t.Policy,
 		AskTarget:     t.AskTarget,
+		Quorum:        o.Quorum, MinRedundancy: o.MinRedundancy, OnNoQuorum: o.OnNoQuorum, Lease: int64(o.Lease), Witness: o.Witness,
 	}
 	if cfg.FlushBytes == 0 {
 		cfg.FlushBytes = 64 << 20
@@ -161,7 +162,7 @@ func (v *Volume) machineConfig() replica.Config {
 	cfg.Confirmed = v.confirmed
 	cfg.Policy, cfg.AskTarget = o.AfterSB, o.MayResync != nil
 	for _, p := range o.Peers {
-		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: p.Name, Mode: p.mode()})
+		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: p.Name, Mode: p.mode(), Witness: p.Witness})
 	}
 	return cfg
 }
@@ -475,6 +476,11 @@ func within(ctx context.Context, fn func()) error {
 func (v *Volume) settleDown(ctx context.Context) error {
 	if err := v.Demote(ctx); err != nil {
 		return fmt.Errorf("close volume %s: %w", v.opt.Name, err)
+	}
+	if v.opt.Quorum.Kind != QuorumOff {
+		if err := v.operate(ctx, func(done func(error)) { v.m.Leave(v.now(), done) }); err != nil {
+			return fmt.Errorf("close volume %s: %w", v.opt.Name, err)
+		}
 	}
 	v.mu.Lock()
 	v.m.Stop(v.now())

@@ -15,6 +15,7 @@ func check(c *Config, e *Error) {
 	k.volumes()
 	k.exports()
 	k.backings()
+	k.quorums()
 }
 
 type checker struct {
@@ -149,7 +150,7 @@ func (k *checker) backings() {
 		}
 	}
 	for i, v := range k.c.Volumes {
-		if v.Backing == "" {
+		if v.Backing == "" || v.Witness {
 			continue
 		}
 		file := followed(v.Backing)

@@ -109,6 +109,13 @@ type Volume struct {
 
 	Archive      Archive
 	ArchiveLimit int64 // bytes
+
+	// Quorum: so many nodes must follow a primary, so that it answers requests.
+	Quorum        Quorum
+	MinRedundancy Quorum
+	OnNoQuorum    OnNoQuorum
+	Witness       bool // this node votes, and holds no data
+	witnesses     []string
 }
 
 func (v *Volume) hasPeer(name string) bool {
@@ -122,8 +129,9 @@ func (v *Volume) hasPeer(name string) bool {
 
 // VolumePeer is a peer of a volume.
 type VolumePeer struct {
-	Name string
-	Mode protocol.Mode
+	Name    string
+	Mode    protocol.Mode
+	Witness bool // it votes, and holds no data
 }
 
 // Export is where a volume's NBD export listens. The zero Export is none.

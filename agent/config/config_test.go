@@ -118,7 +118,7 @@ func TestWholeConfiguration(t *testing.T) {
 		crm.WriteTimeout != 5*time.Second || crm.FlushInterval != 2*time.Second || crm.ActivityIdle != time.Minute {
 		t.Fatalf("crm: %+v", crm)
 	}
-	if len(crm.Peers) != 2 || crm.Peers[0] != (VolumePeer{"beta", protocol.ModeB}) || crm.Peers[1] != (VolumePeer{"gamma", protocol.ModeA}) {
+	if len(crm.Peers) != 2 || crm.Peers[0] != (VolumePeer{Name: "beta", Mode: protocol.ModeB}) || crm.Peers[1] != (VolumePeer{Name: "gamma", Mode: protocol.ModeA}) {
 		t.Errorf("peers of crm: %+v", crm.Peers)
 	}
 	web := c.Volume("web")
@@ -131,7 +131,7 @@ func TestWholeConfiguration(t *testing.T) {
 	if web.Archive != ArchiveSplitBrain || web.ArchiveLimit != 1<<30 {
 		t.Errorf("archives of web: %v, %d", web.Archive, web.ArchiveLimit)
 	}
-	if len(web.Peers) != 2 || web.Peers[1] != (VolumePeer{"gamma", protocol.ModeC}) {
+	if len(web.Peers) != 2 || web.Peers[1] != (VolumePeer{Name: "gamma", Mode: protocol.ModeC}) {
 		t.Errorf("peers of web, by default every one in protocol C: %+v", web.Peers)
 	}
 	if got := c.MetaPath("crm"); got != "/var/lib/qrbd/crm.meta" {

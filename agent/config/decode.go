@@ -93,8 +93,7 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 	v := Volume{
 		Name:          read(s, "name", required, parseName),
 		Size:          readSize(s, "size", required),
-		Backing:       read(s, "backing", required, parsePath),
-		Export:        read(s, "export", required, parseExport),
+		Backing:       read(s, "backing", required, parseBacking),
 		ResyncRateMax: readSize(s, "resync_rate_max", ""),
 		ResyncRateMin: readSize(s, "resync_rate_min", ""),
 		ResyncWindow:  readSize(s, "resync_window", ""),
@@ -111,6 +110,11 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 		Archive:       read(s, "archive", ArchiveSplitBrain.String(), parseArchive),
 		ArchiveLimit:  readSize(s, "archive_limit", DefaultArchiveLimit),
 	}
+	export := required
+	if v.Backing == NoBacking {
+		export = ""
+	}
+	v.Export = read(s, "export", export, parseExport)
 	if v.Size%512 != 0 {
 		s.fault("size", "%d bytes is not a multiple of 512", v.Size)
 	}
@@ -124,6 +128,7 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 	v.ExportTLS, v.ExportClients = decodeExportTLS(s, v.Export)
 	mode := read(s, "protocol", "C", parseMode)
 	v.Peers = decodeVolumePeers(s, mode, peers)
+	decodeQuorum(s, &v)
 	v.AfterSB = decodePolicy(s)
 	v.Hooks = volumeHooks(s, hooks)
 	s.done()

@@ -140,6 +140,10 @@ func snake(field string) string {
 		return "protocol"
 	case "AfterSB":
 		return "after_sb_*pri"
+	case "MinRedundancy":
+		return "quorum_minimum_redundancy"
+	case "Witness":
+		return "witnesses"
 	case "ExportClients":
 		return "export_tls.clients"
 	case "ExportAccess":

@@ -101,6 +101,11 @@ const templateRest = `#control_group   = "disk"               # a group that may
 #archive        = "split-brain"         # keep the losing side's blocks before they are overwritten; or
 #                                       # always (also writes that were under way in a crash), off
 #archive_limit  = "1GiB"                # how much an archive grows after that sync, to stay exact
+#quorum         = "off"                 # a primary answers only while so many nodes follow it: majority, all,
+#                                       # or a number; the same on every node, and peer_timeout too
+#quorum_minimum_redundancy = "off"      # and so many hold all of the data
+#on_no_quorum   = "suspend-io"          # otherwise requests wait; or io-error: they fail
+#witnesses      = []                    # nodes that vote and hold no data: there backing = "none"
 #
 #[volume.protocols]                     # where a peer differs from protocol
 #gamma = "A"

@@ -5,7 +5,10 @@ var ofGenerations = []Mutant{
 	{
 		Name: "mint-after-ack",
 		Why:  "a write that a lost peer had not confirmed is acknowledged before the generation that says so is durable: after a crash the two are taken for equal",
-		Edits: []Edit{{"replica/write.go", `		m.genWait = append(m.genWait, r)
+		Edits: []Edit{{"replica/write.go", `		if !r.inWait {
+			r.inWait = true
+			m.genWait = append(m.genWait, r)
+		}
 		m.mint()
 		return
 	}

@@ -86,7 +86,7 @@ func (n *net) side(x *node) int {
 }
 
 func (w *World) net(x, y *node) *net {
-	for _, n := range w.nets {
+	for _, n := range w.links {
 		if n.a == x && n.b == y || n.a == y && n.b == x {
 			return n
 		}

@@ -173,6 +173,7 @@ func (w *World) volumeOf() {
 	a, b := w.nodes[0], w.nodes[1]
 	a.peers, b.peers = []*node{b}, []*node{a}
 	w.nets = []*net{{w: w, a: a, b: b}}
+	w.links = w.nets
 	id, gen := protocol.VolumeID{1}, protocol.Generation(w.id())
 	for _, n := range w.nodes {
 		start, size, err := meta.Format(&meta.Super{Volume: id, Size: w.sc.size, Node: n.name, Name: "crm", Disk: protocol.UpToDate, Clean: true,

@@ -50,6 +50,10 @@ func (n *node) promote(opt replica.PromoteOptions) {
 	if p == nil || p.paused || p.stopping {
 		return
 	}
+	if w := n.w; w.hasQuorum() && !w.calm {
+		opt.PeerFenced = false
+		opt.Force = opt.Force && p.look().Current == 0
+	}
 	what := "promote"
 	if opt.PeerFenced {
 		what += " --peer-fenced"
@@ -81,7 +85,12 @@ func (n *node) promote(opt replica.PromoteOptions) {
 	})
 }
 
-func (w *World) named(name string) *node { return w.nodes[slices.Index(names, name)] }
+func (w *World) named(name string) *node {
+	if i := slices.Index(names, name); i < len(w.nodes) {
+		return w.nodes[i]
+	}
+	return w.voters[0]
+}
 
 func (w *World) any() *node { return w.nodes[w.n(len(w.nodes))] }
 
@@ -137,6 +146,13 @@ func (w *World) trouble() {
 
 // strike makes one fault or operation, at a node if it is of that kind.
 func (w *World) strike(n *node) {
+	if w.hasQuorum() && w.p(0.12) && w.supplant() {
+		return
+	}
+	if len(w.voters) > 0 && (n.witness || w.p(0.12)) {
+		w.strikeWitness()
+		return
+	}
 	if w.p(w.sc.badDisks) {
 		w.diskTrouble()
 		return
@@ -153,7 +169,7 @@ func (w *World) strike(n *node) {
 	case k < 32:
 		w.cutNet()
 	case k < 37:
-		net := w.nets[w.n(len(w.nets))]
+		net := w.links[w.n(len(w.links))]
 		if s := net.sess; s != nil {
 			w.count("session reset")
 			w.log("FAULT session %s-%s reset", net.a.name, net.b.name)
@@ -207,7 +223,7 @@ func (w *World) diskFault(n *node) {
 
 // slowNet has a network be slow for a while.
 func (w *World) slowNet() {
-	net := w.nets[w.n(len(w.nets))]
+	net := w.links[w.n(len(w.links))]
 	w.count("slow network")
 	w.log("FAULT network %s-%s is slow", net.a.name, net.b.name)
 	net.slow = w.between(0, 2*second)
@@ -219,7 +235,7 @@ func (w *World) back() int64 {
 }
 
 func (w *World) cutNet() {
-	net := w.nets[w.n(len(w.nets))]
+	net := w.links[w.n(len(w.links))]
 	ab, ba := true, true
 	switch w.n(4) {
 	case 0:

@@ -31,6 +31,9 @@ type oracle struct {
 	gens map[protocol.Generation]mark
 	next int // branch ids
 
+	reign  int // promotions
+	served int // the last of them that has answered a request
+
 	writes []written // by number; 0: what was never written
 }
 
@@ -148,7 +151,7 @@ func newOracle(w *World) *oracle {
 		}
 	}
 	root := o.newBranch(nil, 0, "root")
-	for range w.nodes {
+	for range len(w.nodes) + len(w.voters) {
 		o.st = append(o.st, &standing{br: root, fua: map[int32]forced{}, broken: true})
 	}
 	return o
@@ -286,6 +289,9 @@ func (o *oracle) submitted(p *process, c *clientOp) {
 }
 
 func (o *oracle) completed(p *process, c *clientOp, err error) {
+	if err == nil {
+		o.oneServes(p, c)
+	}
 	switch {
 	case c.br == nil:
 		if err == nil {
@@ -864,6 +870,9 @@ func (o *oracle) waited(p *process, b *branch) {
 // onlyPrimary: C4. Nobody is promoted beside a primary who could be asked, unless an
 // operator says of that one that it is dead.
 func (o *oracle) onlyPrimary(p *process, forced bool) {
+	if o.w.hasQuorum() {
+		return // one that is cut off stays primary, and answers nothing (oneServes)
+	}
 	for _, q := range p.n.peers {
 		if x := q.proc; x != nil && x.seen.branch != nil && !forced && !p.vouched && x.look().Role == protocol.Primary {
 			o.w.fail("C4: %s is promoted while %s is primary, and nobody vouched for its death", p.n.name, q.name)
@@ -873,6 +882,8 @@ func (o *oracle) onlyPrimary(p *process, forced bool) {
 
 // promoted: C1 and C6. The new reign begins with what the replica holds.
 func (o *oracle) promoted(p *process) {
+	o.reign++
+	p.reign = o.reign
 	if v := p.look(); v.Bare && p.seen.former != nil {
 		// A switchover was refused: the role is back, and the data are where they were.
 		p.seen.branch = p.seen.former

@@ -14,18 +14,19 @@ import (
 
 // node is a machine: its disk and metadata outlive its processes.
 type node struct {
-	w     *World
-	name  string
-	index int
-	disk  *disk
-	shelf *shelf
-	lost  *lostSide // nil: nothing is to be found in an archive
-	meta  *metaStore
-	clock int64 // offset
-	skew  int64 // how much faster the clock runs, in thousandths
-	proc  *process
-	peers []*node // in the order of replica.Config.Peers
-	busy  bool    // being stopped or started by the operator
+	w       *World
+	name    string
+	index   int
+	disk    *disk
+	shelf   *shelf
+	lost    *lostSide // nil: nothing is to be found in an archive
+	meta    *metaStore
+	clock   int64 // offset
+	skew    int64 // how much faster the clock runs, in thousandths
+	proc    *process
+	peers   []*node // in the order of replica.Config.Peers
+	witness bool
+	busy    bool // being stopped or started by the operator
 }
 
 // process is one life of a volume on a node: what package volume does in
@@ -44,6 +45,7 @@ type process struct {
 	commit   bool // a commit is running, or about to
 	wanted   bool
 	stopping bool
+	left     bool
 	all      []*link // that have not ended
 	ops      map[*clientOp]bool
 	seen     observed
@@ -56,6 +58,7 @@ type process struct {
 	archiving   *replica.Discard    // the last that began
 	started     int64
 	vouched     bool          // an operator has said of its peers that they are dead
+	reign       int           // of the oracle's count
 	forcing     int           // promotions by force under way
 	dirty       []*bitmap.Set // toward each peer, the machine's own
 	again       func()        // client
@@ -176,13 +179,13 @@ func slots(v replica.View) string {
 
 func (p *process) config() replica.Config {
 	sc := &p.w.sc
-	cfg := replica.Config{Self: p.n.name, Name: "crm", Size: sc.size, Rand: p.w.id,
+	cfg := replica.Config{Witness: p.n.witness, Quorum: sc.quorum, MinRedundancy: sc.minRedundancy, OnNoQuorum: sc.onNoQuorum, Lease: sc.lease, Self: p.n.name, Name: "crm", Size: sc.size, Rand: p.w.id,
 		VolumeID:     func() (id protocol.VolumeID) { id[0] = byte(p.w.id()) | 1; return id },
 		WriteTimeout: sc.writeTimeout, FlushInterval: sc.flushInterval, FlushBytes: sc.flushBytes, ActivityIdle: sc.activityIdle,
 		HandshakeTime: 15 * second, RetryMin: 100 * milli, RetryMax: 2 * second, AskTime: 5 * second, QueueBytes: sc.queueBytes, RingMax: sc.ringMax, RecentMax: sc.recentMax, Sync: sc.sync, Policy: sc.policies[p.n.index],
 		NoData: sc.noData, OnReadError: sc.onReadError, DiskTimeout: sc.diskTimeout, AskTarget: sc.ask}
 	for _, q := range p.n.peers {
-		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: q.name, Mode: sc.mode(p.n, q)})
+		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: q.name, Mode: sc.mode(p.n, q), Witness: q.witness})
 	}
 	return cfg
 }
@@ -191,14 +194,14 @@ func (p *process) config() replica.Config {
 // configuration.
 func (p *process) stored(state *meta.State) replica.Stored {
 	s := &state.Super
-	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&1 != 0, Archive: s.Archive}
+	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&1 != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
 	for i, q := range p.n.peers {
 		if i >= len(s.Peers) {
 			st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Dirty: bitmap.NewSet(bitmap.Blocks(p.w.sc.size))})
 			continue
 		}
 		st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: state.Bitmaps[i],
-			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags != 0})
+			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags&1 != 0, Left: s.Peers[i].Flags&2 != 0, Told: s.Peers[i].Flags&4 != 0})
 	}
 	return st
 }
@@ -214,14 +217,16 @@ func (p *process) batch(b replica.MetaBatch) *meta.Batch {
 	out := &meta.Batch{Activity: b.Activity}
 	if s := b.Super; s != nil {
 		sup := &meta.Super{Volume: s.Volume, Size: p.super.Size, Node: p.super.Node, Name: p.super.Name, Disk: s.Disk, Primary: s.Primary,
-			Clean: s.Clean, Shaken: s.Shaken, Flags: 0, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Archive: s.Archive}
+			Clean: s.Clean, Shaken: s.Shaken, Flags: 0, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
 		if s.Restoring {
 			sup.Flags = 1
 		}
 		for _, q := range s.Peers {
 			slot := meta.PeerSlot{Name: q.Name, Bitmap: q.Bitmap, Disk: q.Disk, First: q.First, Last: q.Last}
-			if q.Older {
-				slot.Flags = 1
+			for i, on := range []bool{q.Older, q.Left, q.Told} {
+				if on {
+					slot.Flags |= 1 << i
+				}
 			}
 			sup.Peers = append(sup.Peers, slot)
 		}
@@ -559,7 +564,7 @@ func (n *node) kill(power bool) {
 	w := n.w
 	p.dead = true
 	n.proc = nil
-	for _, net := range w.nets {
+	for _, net := range w.links {
 		s := net.sess
 		if s == nil || s.procs[net.side2(n)] != p {
 			continue
@@ -599,7 +604,7 @@ func (n *node) pause(d int64) {
 	}
 	p.paused = true
 	w := n.w
-	for _, net := range w.nets {
+	for _, net := range w.links {
 		s := net.sess
 		if s == nil || s.procs[net.side2(n)] != p {
 			continue
@@ -635,29 +640,39 @@ func (p *process) shutdown(then func()) {
 			then()
 			return
 		}
-		p.m.Stop(p.now())
-		p.run()
-		var wait func()
-		wait = func() {
-			for _, l := range p.all {
-				if l.active() {
-					p.after(10*milli, wait)
-					return
-				}
-			}
-			p.n.disk.flush(p, func(err error) {
-				if err != nil {
-					p.n.kill(false)
-					then()
-					return
-				}
-				p.m.MarkClean(p.now())
-				p.run()
-				p.settleMeta(then)
-			})
+		if sc := &p.w.sc; sc.quorum.Kind != replica.QuorumOff && !p.left {
+			p.left = true
+			p.operate("leave", func(done func(error)) { p.m.Leave(p.now(), done) }, func(error) { p.farewell(then) })
+			return
 		}
-		wait()
+		p.farewell(then)
 	})
+}
+
+// farewell is what follows when nothing is under way any more.
+func (p *process) farewell(then func()) {
+	p.m.Stop(p.now())
+	p.run()
+	var wait func()
+	wait = func() {
+		for _, l := range p.all {
+			if l.active() {
+				p.after(10*milli, wait)
+				return
+			}
+		}
+		p.n.disk.flush(p, func(err error) {
+			if err != nil {
+				p.n.kill(false)
+				then()
+				return
+			}
+			p.m.MarkClean(p.now())
+			p.run()
+			p.settleMeta(then)
+		})
+	}
+	wait()
 }
 
 func (p *process) settleMeta(then func()) {

@@ -28,7 +28,7 @@ const (
 // rot makes the check. REQUIRES a settled cluster.
 func (w *World) rot() {
 	p := w.primary()
-	r := &rotten{w: w, p: p, q: p.peers[w.n(len(p.peers))], blocks: map[int64]bool{}, found: map[int64]bool{}}
+	r := &rotten{w: w, p: p, q: p.peers[w.n(len(w.nodes)-1)], blocks: map[int64]bool{}, found: map[int64]bool{}}
 	w.count("rot")
 	for _, n := range w.nodes {
 		n.lost = nil // what goes bad in place is not the archive's

@@ -52,12 +52,17 @@ func (w *World) play() {
 			}
 		}
 	}
+	w.links = w.nets
+	w.addWitness()
 	w.o = newOracle(w)
 	w.log("seed %d: %+v", w.seed, w.sc)
 	for _, n := range w.nodes {
 		w.at(w.between(0, 200*milli), n.start)
 	}
-	for _, n := range w.nets {
+	for _, n := range w.voters {
+		w.at(w.between(0, 200*milli), n.start)
+	}
+	for _, n := range w.links {
 		w.at(w.between(0, 200*milli), n.tick)
 	}
 	w.at(w.between(0, second), w.first)

@@ -50,6 +50,12 @@ type scenario struct {
 	ringMax, recentMax                        int // 0: as outside
 	sync                                      resync.Options
 
+	quorum        replica.Quorum // of seeds from quorumFrom
+	minRedundancy replica.Quorum
+	onNoQuorum    replica.OnNoQuorum
+	lease         int64
+	witness       bool
+
 	archiveLimit  int64
 	archiveAlways bool // also what nobody can rely on
 	theme         theme
@@ -137,6 +143,7 @@ func (w *World) choose() {
 		w.chooseRestores()
 	}
 	w.chooseTheme()
+	w.chooseQuorum()
 }
 
 // windows chooses where clients write: in every extent, over a border, at the end.

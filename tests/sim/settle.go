@@ -22,7 +22,7 @@ func (w *World) settle() {
 		w.sc.sync.RateBytes = 20 << 20
 	}
 	w.log("---- faults end")
-	for _, net := range w.nets {
+	for _, net := range w.links {
 		net.slow = 0
 		net.setCut(false, false)
 	}
@@ -95,6 +95,9 @@ func (w *World) unsettled() string {
 		}
 		for i := range v.Peers {
 			q := &v.Peers[i]
+			if q.Witness {
+				continue
+			}
 			if q.Repl != protocol.Established || q.DirtyBytes != 0 {
 				return fmt.Sprintf("%s-%s is %s, %d bytes out of sync", n.name, q.Name, q.Repl, q.DirtyBytes)
 			}
@@ -106,7 +109,7 @@ func (w *World) unsettled() string {
 	if primaries != 1 {
 		return fmt.Sprintf("%d primaries", primaries)
 	}
-	return ""
+	return w.voteless()
 }
 
 // changing says which change of a role has not ended: what all is like now is not what
@@ -175,6 +178,7 @@ func (w *World) equal() {
 
 // mend is an operator who wants everything connected and one primary.
 func (w *World) mend(tries int) {
+	w.mendWitnesses()
 	for _, n := range w.nodes {
 		if n.needsDisk() && w.goodElsewhere(n) {
 			w.replace(n)
@@ -196,7 +200,7 @@ func (w *World) mend(tries int) {
 			return
 		}
 	}
-	if w.mendRestores() {
+	if w.mendRestores() || tries > 20 && w.giveWay() {
 		return
 	}
 	for _, net := range w.nets {
@@ -216,7 +220,7 @@ func (w *World) mend(tries int) {
 			return
 		}
 	}
-	best.promote(replica.PromoteOptions{Force: tries > 30 || v.Current == 0})
+	best.promote(replica.PromoteOptions{Force: tries > 30 || v.Current == 0, PeerFenced: w.hasQuorum() && tries > 30})
 }
 
 func (w *World) goodElsewhere(n *node) bool {
@@ -364,13 +368,16 @@ func idle(p, q *process) bool {
 // dump describes every node.
 func (w *World) dump() string {
 	s := ""
-	for _, n := range w.nodes {
+	for _, n := range append(append([]*node(nil), w.nodes...), w.voters...) {
 		if n.proc == nil {
 			s += n.name + ": down\n"
 			continue
 		}
 		v := n.proc.m.View()
 		s += fmt.Sprintf("%s: %s %s (%s) generation %s, in flight %d, waiting %d\n", n.name, v.Role, v.Disk, v.DiskReason, short(v.Current), v.InFlight, v.Waiting)
+		if w.hasQuorum() {
+			s += fmt.Sprintf("    quorate %v serving %v: %s\n", v.Quorate, v.Serving, n.proc.m.Missing())
+		}
 		for i := range v.Peers {
 			q := &v.Peers[i]
 			s += fmt.Sprintf("    %s: %s %s (%s) role %s disk %s dirty %d slot %s live %v linked %v rule %s\n", q.Name, q.Conn, q.Repl, q.Reason, q.Role, q.Disk,

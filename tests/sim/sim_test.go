@@ -215,3 +215,24 @@ func TestTrace(t *testing.T) {
 		t.Errorf("seed %d: %s", r.Seed, r.Failed)
 	}
 }
+
+// TestQuorum: clusters with a quorum, of three replicas or two and a witness.
+func TestQuorum(t *testing.T) {
+	n := uint64(300)
+	if testing.Short() {
+		n = 20
+	}
+	var sum Tally
+	list := append([]uint64(nil), failedWithQuorum...)
+	for s := range n {
+		list = append(list, quorumFrom+s)
+	}
+	runAll(&sum, list)
+	for _, r := range sum.Failed {
+		report(t, r)
+	}
+	t.Logf("%s", sum.String())
+}
+
+// failedWithQuorum lists seeds from quorumFrom that once found something.
+var failedWithQuorum = []uint64{8000147, 8000618, 8001237, 8003486, 8003940}

@@ -40,7 +40,9 @@ type World struct {
 
 	sc     scenario
 	nodes  []*node
-	nets   []*net // one per pair
+	nets   []*net  // one per pair of replicas
+	voters []*node // hold no data
+	links  []*net  // nets, and those of voters
 	o      *oracle
 	calm   bool           // no more faults
 	rotten map[int64]bool // sectors of blocks that went bad by themselves

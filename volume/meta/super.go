@@ -23,6 +23,9 @@ type Super struct {
 	Current protocol.Generation
 	History []protocol.Generation // newest first, at most protocol.HistoryMax
 
+	Term  uint64              // of the primary that was followed last, on a volume with a quorum
+	Voted protocol.Generation // its generation
+
 	Lost    protocol.Generation // given up, while the sync that overwrites it has not ended; 0: none
 	Archive uint64              // file id of the only archive that counts as kept up unless it says itself that it is sealed; 0: none
 	Seq     uint64              // no sequence from here on was ever used; persisted in steps
@@ -86,6 +89,8 @@ const (
 	atPeer0    = 592  // peerBytes each, peersMax; ends at 2,032
 	atTimes0   = 2032 // 16 each, peersMax: First, Last; ends at 2,272
 	atArchive  = 2272 // 8
+	atTerm     = 2280 // 8
+	atVoted    = 2288 // 8
 
 	// A name takes 72 bytes: 1 length, 64 text, 7 zero.
 
@@ -138,6 +143,8 @@ func (s *Super) encode(p []byte) {
 	le.PutUint32(p[atFlags:], s.Flags)
 	le.PutUint64(p[atLost:], uint64(s.Lost))
 	le.PutUint64(p[atArchive:], s.Archive)
+	le.PutUint64(p[atTerm:], s.Term)
+	le.PutUint64(p[atVoted:], uint64(s.Voted))
 	p[atDisk] = byte(s.Disk)
 	if s.Primary {
 		p[atState] |= statePrimary
@@ -190,6 +197,8 @@ func decodeSuper(p []byte) (Super, error) {
 		Seq:     le.Uint64(p[atSeq:]),
 		Lost:    protocol.Generation(le.Uint64(p[atLost:])),
 		Archive: le.Uint64(p[atArchive:]),
+		Term:    le.Uint64(p[atTerm:]),
+		Voted:   protocol.Generation(le.Uint64(p[atVoted:])),
 	}
 	copy(s.Volume[:], p[atVolume:])
 	var ok [2]bool
