@@ -49,6 +49,10 @@ func (a *Agent) revoke(s *slot, why string) error {
 	if s.service.Token == "" || s.service.State == attach.Revoked {
 		return nil
 	}
+	if r, err := attach.Load(a.cfg.Node.State, s.cfg.Name); errors.Is(err, attach.ErrNotAttached) || err == nil && r.Token != s.service.Token {
+		s.service = attach.Service{} // it was detached
+		return nil
+	}
 	a.log.Warn("the attached device is not served any more: unmount and detach it", "volume", s.cfg.Name, "reason", why)
 	sv := attach.Service{Token: s.service.Token, State: attach.Revoked, Reason: why}
 	s.service = sv // also if the disk is full

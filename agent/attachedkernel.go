@@ -39,7 +39,7 @@ func (a *Agent) tendSlot(ctx context.Context, s *slot) error {
 		return nil
 	}
 	r, err := attach.Load(a.cfg.Node.State, s.cfg.Name)
-	if err != nil || r.Method != attach.MethodNBD || r.Token != sv.Token || !r.Live() {
+	if err != nil || r.Method != attach.MethodNBD || r.Token != sv.Token || r.Leaving || !r.Live() {
 		return nil // of another method, or on its way in or out
 	}
 	if _, err := openExport(s); err != nil {

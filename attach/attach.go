@@ -53,10 +53,10 @@ func (h *Host) Attach(ctx context.Context, r Request) (rec Record, err error) {
 	}
 	defer unlock()
 	if old, err := Load(h.State, r.Volume); err == nil {
-		if old.Live() {
+		if old.Live() && old.Device != "" {
 			return old, fmt.Errorf("volume %s is attached already, as %s", r.Volume, old.Device)
 		}
-		h.clear(&old, true) // of an earlier boot, or its helper was killed
+		h.clear(&old, true) // of an earlier boot, its helper was killed, or an attach was
 	} else if !errors.Is(err, ErrNotAttached) {
 		return rec, err
 	}
@@ -211,7 +211,7 @@ func (h *Host) clear(r *Record, force bool) error {
 	var errs []error
 	if r.Device != "" {
 		if r.Method == MethodNBD {
-			errs = append(errs, closeNBD(r, force))
+			errs = append(errs, h.leaveKernel(r, force))
 		} else {
 			errs = append(errs, closeLoop(r.Device, r.FileFS, force))
 		}
@@ -242,6 +242,21 @@ func (h *Host) clear(r *Record, force bool) error {
 		return fmt.Errorf("detaching volume %s: %w", r.Volume, err)
 	}
 	return r.remove(h.State)
+}
+
+// leaveKernel takes the kernel's device down, while the agent knows not to connect it
+// again.
+func (h *Host) leaveKernel(r *Record, force bool) error {
+	r.Leaving = true
+	err := r.save(h.State)
+	if err == nil || force {
+		err = errors.Join(err, closeNBD(r, force))
+	}
+	if err != nil && !force {
+		r.Leaving = false
+		err = errors.Join(err, r.save(h.State))
+	}
+	return err
 }
 
 // unmount unmounts dir, and is patient with a busy one: the kernel lets go of a loop

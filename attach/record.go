@@ -32,6 +32,8 @@ type Record struct {
 	Token string    `json:"token"`
 	Since time.Time `json:"since"`
 	Boot  string    `json:"boot"` // the kernel's boot id: a record of an earlier boot has no device
+	// Leaving: it is being detached, and gets no new connections.
+	Leaving bool `json:"leaving,omitempty"`
 
 	// Of method fuse.
 	Mount  string  `json:"mount,omitempty"`   // where the file is served
