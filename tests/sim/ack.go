@@ -84,7 +84,7 @@ func (o *oracle) apart(p *process, c *clientOp, v *replica.View) {
 				}
 			}
 		}
-		if q.Live || q.Mode != protocol.ModeC || theirs != mine.Current || c.at <= o.st[n.index].hurt {
+		if q.Live || q.Mode != protocol.ModeC || theirs != mine.Current || c.at <= o.st[n.index].hurt || o.passedOn(p, v) {
 			continue
 		}
 		o.within(c.r.Off, c.r.Len, func(s, h int32) {
@@ -94,6 +94,35 @@ func (o *oracle) apart(p *process, c *clientOp, v *replica.View) {
 			}
 		})
 	}
+}
+
+// passedOn reports whether a replica that p counts among the ack sets, under A or B, has
+// left the connection unnoticed, at p's generation: whom it has brought to that since
+// lacks, as it does itself, what p answers until it notices. Then p begins another.
+func (o *oracle) passedOn(p *process, v *replica.View) bool {
+	for i := range v.Peers {
+		q, n := &v.Peers[i], p.n.peers[i]
+		if q.Live && q.Mode != protocol.ModeC && left(n, p, p.linkTo(n)) && n.meta.believed().Super.Current == v.Current {
+			return true
+		}
+	}
+	return false
+}
+
+// follows reports whether a sector's value is of a write that the machine took after the
+// one with the given sequence, which may have been answered before that one.
+func (b *branch) follows(h int32, v, seq uint64) bool {
+	for _, e := range b.hist[h] {
+		if e.val == v && e.seq > seq {
+			return true
+		}
+	}
+	for _, m := range b.maybe[h] {
+		if m.val == v && m.op != nil && m.op.r.Seq() > seq {
+			return true
+		}
+	}
+	return false
 }
 
 // promised: C6 at the moment of a read's answer: a write that is not acknowledged is
@@ -123,7 +152,7 @@ func (o *oracle) promised(p *process, c *clientOp, s, h int32, x uint64) {
 			continue
 		}
 		o.holders(p, m.op, p.look(), func(n *node) {
-			if !n.disk.has(m.op) {
+			if !n.disk.has(m.op) && !b.follows(h, n.disk.at(int64(s)), m.op.r.Seq()) {
 				o.w.fail("C6: %s reads %s in sector %d, which is not acknowledged, and %s does not have it", p.n.name, valueText(x), s, n.name)
 			}
 		})

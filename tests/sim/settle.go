@@ -10,7 +10,8 @@ import (
 	"github.com/qrbd/qrbd/replica"
 )
 
-// settleTime is how long a cluster may take to settle once faults have ended.
+// settleTime is how long a cluster may take to settle once faults have ended, and verifies
+// that began before, at a slow rate, do not get on any more.
 const settleTime = 120 * second
 
 // settle ends all faults and has operators put everything in order. C2, C5.
@@ -33,7 +34,7 @@ func (w *World) settle() {
 			n.resume(n.proc)
 		}
 	}
-	limit := w.now + settleTime
+	limit, most, compared := w.now+settleTime, w.now+verifyMost, int64(0)
 	for tries := 0; ; tries++ {
 		w.runUntil(w.now + w.between(500*milli, 1500*milli))
 		why := w.unsettled()
@@ -42,6 +43,9 @@ func (w *World) settle() {
 		}
 		if why == "" {
 			break
+		}
+		if at := w.compared(); at > compared {
+			compared, limit = at, max(limit, min(w.now+settleTime, most))
 		}
 		if w.now > limit {
 			w.fail("C5: not settled %d s after the last fault: %s\n%s", settleTime/second, why, w.dump())
@@ -55,6 +59,23 @@ func (w *World) settle() {
 	}
 	w.quieten()
 	w.equal()
+}
+
+// compared returns up to where the verifies under way have come, together.
+func (w *World) compared() int64 {
+	sum := int64(0)
+	for _, n := range w.nodes {
+		if n.proc == nil {
+			continue
+		}
+		v := n.proc.m.View()
+		for i := range v.Peers {
+			if plan := n.proc.m.Plan(replica.PeerID(i)); plan != nil && v.Peers[i].Repl == protocol.VerifySource {
+				sum += plan.Position()
+			}
+		}
+	}
+	return sum
 }
 
 // quieten has clients rest, and waits until nothing is under way.
