@@ -239,10 +239,21 @@ func divergence(me, peer Side, mySlot, peerSlot protocol.PeerSlot, d Decision) D
 
 // compareEqual decides between replicas of one generation (rule 4). Either may
 // still lack writes that were under way when they parted.
+//
+// Of two good copies without a primary or an operator's word, the source is the one that
+// surely has what the other may lack of what clients were promised:
+//
+//  1. what was flushed. A crashed primary's own copy has it, and whoever follows that
+//     primary under C; who follows it under A or B may not (mayLack). Of two that may
+//     not, the one that was in contact with the generation later (laterThan).
+//  2. what was acknowledged and not flushed. Who stayed, under C, has it; who stopped
+//     without notice may have lost it.
+//  3. nothing more is promised. Better than a guess is what either was told (outdated),
+//     then the sequence, then a fixed order on which both agree.
 func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 	bits := mySlot.Dirty | peerSlot.Dirty // a sum could wrap
 	myCrash, peerCrash := me.has(protocol.HelloCrashedPrimary), peer.has(protocol.HelloCrashedPrimary)
-	async := me.Mode != protocol.ModeC || peer.Mode != protocol.ModeC
+	myLack, peerLack := me.mayLack(peer), peer.mayLack(me)
 	sync := func(source bool, r Rule) Decision {
 		if bits == 0 {
 			return Decision{Strategy: protocol.NoSync, Rule: r}
@@ -275,17 +286,21 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 		return sync(begun(me, peer), RuleEqualSource)
 	case bits != 0 && repairs(me, peer) != repairs(peer, me):
 		return sync(repairs(peer, me), RuleRepair)
-	case (me.Disk == protocol.Outdated) != (peer.Disk == protocol.Outdated) &&
-		(myCrash || peerCrash || me.has(protocol.HelloMayLack) == peer.has(protocol.HelloMayLack) && me.has(protocol.HelloShaken) == peer.has(protocol.HelloShaken)):
-		// It was told that another is newer, and not overwritten yet. That the other
-		// of these two is the newer one, it was not told: see leftBehind.
-		return sync(peer.Disk == protocol.Outdated, RuleEqualDisk)
-	case async && myCrash != peerCrash:
-		return sync(myCrash, RuleEqualAsync)
+	case myCrash != peerCrash && myLack != peerLack:
+		return sync(peerLack, RuleEqualAsync)
+	case bits != 0 && myLack != peerLack:
+		return sync(peerLack, RuleEqualCloser)
+	case bits != 0 && myLack && laterThan(me, peer) != laterThan(peer, me):
+		return sync(laterThan(me, peer), RuleEqualLater)
 	case myCrash && !peerCrash && peer.has(protocol.HelloReconnect):
 		return sync(false, RuleEqualSurvivor)
 	case peerCrash && !myCrash && me.has(protocol.HelloReconnect):
 		return sync(true, RuleEqualSurvivor)
+	case (me.Disk == protocol.Outdated) != (peer.Disk == protocol.Outdated) &&
+		(myCrash || peerCrash || me.has(protocol.HelloShaken) == peer.has(protocol.HelloShaken)):
+		// It was told that another is newer, and not overwritten yet. That the other
+		// of these two is the newer one, it was not told: see leftBehind.
+		return sync(peer.Disk == protocol.Outdated, RuleEqualDisk)
 	case myCrash != peerCrash:
 		return sync(myCrash, RuleEqualCrashed)
 	case myCrash && peerCrash:
@@ -308,15 +323,36 @@ func begun(s, other Side) bool {
 	return (wrote || !other.has(protocol.HelloCrashedPrimary)) && slot.Bitmap != 0 && slot.Dirty != 0 && slot.Bitmap != s.Current && !s.hadGeneration(slot.Bitmap)
 }
 
+// mayLack reports whether s may lack something that a client flushed and that the other
+// has: the last primary, as far as the two know who that was, waits for s not at all (A)
+// or not for its stable storage (B).
+func (s Side) mayLack(other Side) bool {
+	switch {
+	case s.has(protocol.HelloCrashedPrimary):
+		return false // it has that primary's copy
+	case !other.has(protocol.HelloCrashedPrimary):
+		return s.has(protocol.HelloMayLack)
+	case s.Mode != protocol.ModeC:
+		return true
+	}
+	// The other may have got the crashed primary's copy from that one.
+	return !other.has(protocol.HelloWasPrimary) && s.has(protocol.HelloMayLack)
+}
+
+// laterThan reports whether s was brought to this generation behind the other's back:
+// the other still has it for one that was left behind at an earlier one. So the other
+// had parted from the primary by then, or was about to.
+func laterThan(s, other Side) bool {
+	seen, mine := other.slot(s.Name), s.slot(other.Name)
+	return mine.Bitmap == 0 && seen.Bitmap != other.Current && other.hadGeneration(seen.Bitmap)
+}
+
 // leftBehind decides between two secondaries of a primary that is gone, which may
 // each have some of its last writes. Sequences come late: that of a node which
 // stopped without notice is as old as its metadata.
 func leftBehind(me, peer Side, mySlot, peerSlot protocol.PeerSlot, sync func(source bool, r Rule) Decision) Decision {
-	myLack, peerLack := me.has(protocol.HelloMayLack), peer.has(protocol.HelloMayLack)
 	myShock, peerShock := me.has(protocol.HelloShaken), peer.has(protocol.HelloShaken)
 	switch {
-	case myLack != peerLack: // one has all that was acknowledged, at least all that was flushed
-		return sync(peerLack, RuleEqualCloser)
 	case myShock != peerShock:
 		return sync(peerShock, RuleEqualShaken)
 	case (me.Disk == protocol.Outdated) != (peer.Disk == protocol.Outdated):

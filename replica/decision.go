@@ -25,6 +25,7 @@ const (
 	RuleEqualCrashed     Rule = "equal-crashed"                // 4: both restarted, one was primary
 	RuleEqualBothCrashed Rule = "equal-both-crashed"           // 4: fixed tie-break
 	RuleEqualCloser      Rule = "equal-closer"                 // 4: the other followed the lost primary under A or B
+	RuleEqualLater       Rule = "equal-later"                  // 4: both followed it so; the other had parted from it before this one came
 	RuleEqualShaken      Rule = "equal-shaken"                 // 4: the other may have lost what it had not flushed
 	RuleEqualMissedEnd   Rule = "equal-missed-end"             // 4: a sync ended and one side did not hear
 	RuleEqualDirty       Rule = "equal-dirty"                  // 4: bits are set, so that something may differ
