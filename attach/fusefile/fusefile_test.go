@@ -26,6 +26,13 @@ func (m *memory) note(word string) error {
 	return m.fail
 }
 
+// do looks at the disk, or changes it, from outside.
+func (m *memory) do(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f()
+}
+
 func (m *memory) Size() int64 { return int64(len(m.data)) }
 
 func (m *memory) ReadAt(p []byte, off int64) error {
@@ -88,9 +95,12 @@ func TestFile(t *testing.T) {
 		t.Errorf("%v, %v", info, err)
 	}
 	want := bytes.Repeat([]byte("0123456789abcdef"), 3<<20/16)
-	if _, err := f.WriteAt(want, 512); err != nil || !bytes.Equal(m.data[512:512+3<<20], want) {
-		t.Errorf("write: %v", err)
-	}
+	_, err = f.WriteAt(want, 512)
+	m.do(func() {
+		if err != nil || !bytes.Equal(m.data[512:512+3<<20], want) {
+			t.Errorf("write: %v", err)
+		}
+	})
 	got := make([]byte, len(want))
 	if _, err := f.ReadAt(got, 512); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("read: %v", err)
@@ -115,21 +125,26 @@ func TestFile(t *testing.T) {
 		}},
 		{"zero", func() error { return unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE, 0, 4096) }},
 	} {
-		m.log = nil
-		if err := step.do(); err != nil || len(m.log) != 1 || m.log[0] != step.word {
-			t.Errorf("%s: %v, %q", step.word, err, m.log)
+		m.do(func() { m.log = nil })
+		err := step.do()
+		m.do(func() {
+			if err != nil || len(m.log) != 1 || m.log[0] != step.word {
+				t.Errorf("%s: %v, %q", step.word, err, m.log)
+			}
+		})
+	}
+	m.do(func() {
+		if !bytes.Equal(m.data[:12288], make([]byte, 12288)) || m.data[12288] == 0 {
+			t.Error("not zeroed, or too much")
 		}
-	}
-	if !bytes.Equal(m.data[:12288], make([]byte, 12288)) || m.data[12288] == 0 {
-		t.Error("not zeroed, or too much")
-	}
-	m.fail = syscall.ENOSPC
+		m.fail = syscall.ENOSPC
+	})
 	if err := unix.Fsync(fd); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("a full disk: %v", err)
 	}
-	m.fail = errors.New("dead")
+	m.do(func() { m.fail = errors.New("dead") })
 	if _, err := f.WriteAt(want[:512], 0); !errors.Is(err, syscall.EIO) {
 		t.Errorf("a dead disk: %v", err)
 	}
-	m.fail = nil
+	m.do(func() { m.fail = nil })
 }
