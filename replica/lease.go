@@ -104,6 +104,8 @@ func (m *Machine) judge(p *peer, c *protocol.Claim) protocol.NoVote {
 	switch {
 	case m.hasLeft() || m.metaDead || m.restoring || p.role != protocol.Primary || known != p.name:
 		return protocol.NoFollow
+	case !m.knows(p, c):
+		return protocol.NoFollow
 	case c.Term != m.vote.term && !covers(c, m.vote.voted):
 		return protocol.NoBehind
 	case c.Term < m.vote.term:
@@ -114,6 +116,14 @@ func (m *Machine) judge(p *peer, c *protocol.Claim) protocol.NoVote {
 		return protocol.NoFollow // it has other data, and nobody has told it yet that they are old
 	}
 	return protocol.VoteYes
+}
+
+// knows reports whether this node can judge a claim of p. One that remembers nobody may
+// have been made anew: it goes by what all the others remember.
+func (m *Machine) knows(p *peer, c *protocol.Claim) bool {
+	return m.vote.term != 0 || !slices.ContainsFunc(m.all, func(q *peer) bool {
+		return q != p && (!q.present() || !covers(c, q.ballot.Voted))
+	})
 }
 
 func (m *Machine) onClaimAnswer(p *peer, a *protocol.ClaimAnswer) {

@@ -337,6 +337,8 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 	switch {
 	case m.quorumOn() && (p.asks == nil || !covers(p.asks, m.vote.voted) && !a.Force):
 		ans.Code, ans.Text = protocol.CodeNotAllowed, fmt.Sprintf("%s has followed a primary of %s with newer data, generation %s: promote a node that has it", m.cfg.Self, m.cfg.Name, m.vote.voted)
+	case m.quorumOn() && !a.Force && !m.knows(p, p.asks):
+		ans.Code, ans.Text = protocol.CodeNotAllowed, fmt.Sprintf("%s is new to %s and has followed nobody: it agrees when it is connected to all the others (%s)", m.cfg.Self, m.cfg.Name, m.missing())
 	case m.role == protocol.Primary:
 		ans.Code, ans.Text = protocol.CodeTwoPrimaries, m.cfg.Name+" is primary on "+m.cfg.Self
 	case m.handover != nil || m.drain != nil || m.grantHeld() && m.granted.to != p.id:
@@ -385,6 +387,10 @@ func (m *Machine) promise(p *peer) {
 	m.vote.from, m.vote.until = p, m.now+m.cfg.Lease
 	if !covers(p.asks, m.vote.voted) { // the operator's word
 		m.vote.voted = 0
+		m.persist()
+	}
+	if m.vote.term == 0 { // from now on it remembers
+		m.vote.term, m.vote.voted = 1, p.asks.Current
 		m.persist()
 	}
 }
