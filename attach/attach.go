@@ -161,7 +161,7 @@ func (h *Host) Grow(volume string, size int64) error {
 		return err
 	}
 	if r.Method == MethodNBD {
-		return fmt.Errorf("the device %s of volume %s keeps its old size until it is detached and attached", r.Device, volume)
+		return h.growNBD(&r, size)
 	}
 	err = await("the helper to see the new size", func() (bool, error) {
 		info, err := os.Stat(r.file())

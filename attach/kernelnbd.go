@@ -115,6 +115,28 @@ func (r *Record) Reconnect(ctx context.Context, socket string, n int, dead time.
 	return c.Reconfigure(s)
 }
 
+// growNBD makes the kernel's device larger. The record comes first: a connection that the
+// agent renews meanwhile must not make the device small again.
+func (h *Host) growNBD(r *Record, size int64) error {
+	r.Size = size
+	if err := r.save(h.State); err != nil {
+		return err
+	}
+	index, err := nbdIndex(r.Device)
+	if err != nil {
+		return err
+	}
+	c, err := kernel.Dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.Resize(index, uint64(size), ExportName(r.Volume, r.Token)); err != nil {
+		return fmt.Errorf("the device of volume %s keeps its old size until it is detached and attached: %w", r.Volume, err)
+	}
+	return nil
+}
+
 // Cut has the kernel fail every request of the device from now on, instead of keeping them
 // until the dead time is over. It does nothing to a device of method fuse, whose helper
 // is turned away.

@@ -82,7 +82,7 @@ func TestKilledUnderFileSystem(t *testing.T) {
 			t.Parallel()
 			need(t, "fio", "mkfs."+fs)
 			c, alpha, beta := pair(t, cluster.Options{Size: "512MiB"})
-			alpha.Must("attach", volume, "--method", "fuse")
+			alpha.Must("attach", volume, "--method", method())
 			sh(t, "mkfs."+fs, "-q", alpha.link())
 			alpha.mount(alpha.link())
 			n := kills(t)
@@ -119,11 +119,13 @@ func TestKilledUnderFileSystem(t *testing.T) {
 	}
 }
 
-// back waits until the device has its n-th session with the agent.
+// back waits until the device has its n-th session with the agent; the kernel's own
+// client does not count: it is looked for at the agent.
 func (h *host) back(n int) attached {
 	h.t.Helper()
 	for end := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if a := h.only(); a.State == "connected" && a.Serving.Sessions >= n {
+		a := h.only()
+		if a.State == up() && (a.Serving.Sessions >= n || method() == "nbd" && h.Volume(volume).Clients > 0) {
 			return a
 		}
 		if time.Now().After(end) {
@@ -137,6 +139,9 @@ const otherVersion = "another-build"
 // otherBuild builds the program with another version in it.
 func otherBuild(t *testing.T) string {
 	t.Helper()
+	if path := cluster.Prebuilt("qrbd-" + otherVersion); path != "" {
+		return path
+	}
 	path := filepath.Join(t.TempDir(), "qrbd")
 	cmd := exec.Command("go", "build", "-ldflags", "-X main.version="+otherVersion, "-o", path, "./cmd/qrbd")
 	cmd.Dir = "../.."
@@ -150,12 +155,13 @@ func otherBuild(t *testing.T) string {
 // of before must not be served any more, with either data.
 func TestTakenOver(t *testing.T) {
 	t.Parallel()
+	needTold(t)
 	need(t, "mkfs.ext4")
 	for _, demoted := range []bool{false, true} {
 		t.Run(map[bool]string{false: "and still is primary", true: "and is demoted again"}[demoted], func(t *testing.T) {
 			t.Parallel()
 			c, alpha, beta := pair(t, cluster.Options{})
-			alpha.Must("attach", volume, "--method", "fuse")
+			alpha.Must("attach", volume, "--method", method())
 			sh(t, "mkfs.ext4", "-q", alpha.link())
 			alpha.mount(alpha.link())
 			alpha.Kill()
@@ -192,9 +198,10 @@ func TestTakenOver(t *testing.T) {
 // over, and a device that is dead is taken away.
 func TestAgentStaysAway(t *testing.T) {
 	t.Parallel()
+	needTold(t)
 	need(t)
 	_, alpha, _ := pair(t, cluster.Options{Configure: func(c *cluster.Config) { c.Volumes[0].Extra = "attach_timeout = \"4s\"\n" }})
-	alpha.Must("attach", volume, "--method", "fuse")
+	alpha.Must("attach", volume, "--method", method())
 	alpha.Kill()
 	alpha.await("waiting", 5*time.Second)
 	alpha.Refused([]string{"waits for the agent", "--force"}, "detach", volume)
@@ -227,9 +234,10 @@ func TestAgentStaysAway(t *testing.T) {
 // back: the device of before stays dead.
 func TestForcedOff(t *testing.T) {
 	t.Parallel()
+	needTold(t)
 	need(t, "mkfs.ext4")
 	_, alpha, _ := pair(t, cluster.Options{})
-	alpha.Must("attach", volume, "--method", "fuse")
+	alpha.Must("attach", volume, "--method", method())
 	sh(t, "mkfs.ext4", "-q", alpha.link())
 	alpha.mount(alpha.link())
 	alpha.Must("demote", volume, "--force")
@@ -240,7 +248,7 @@ func TestForcedOff(t *testing.T) {
 	}
 	unix.Unmount(alpha.mnt(), 0)
 	alpha.Must("detach", volume)
-	alpha.Must("attach", volume, "--method", "fuse")
+	alpha.Must("attach", volume, "--method", method())
 	alpha.Must("detach", volume)
 }
 
@@ -250,7 +258,7 @@ func TestPeerAway(t *testing.T) {
 	t.Parallel()
 	need(t, "mkfs.ext4")
 	_, alpha, beta := pair(t, cluster.Options{})
-	alpha.Must("attach", volume, "--method", "fuse")
+	alpha.Must("attach", volume, "--method", method())
 	sh(t, "mkfs.ext4", "-q", alpha.link())
 	alpha.mount(alpha.link())
 	beta.Kill()

@@ -36,6 +36,9 @@ func binary(t testing.TB, pkg string) string {
 	if path := built.path[pkg]; path != "" {
 		return path
 	}
+	if path := Prebuilt(filepath.Base(pkg)); path != "" {
+		return path
+	}
 	if built.dir == "" {
 		built.dir, built.path = newDir(t, os.TempDir()), map[string]string{}
 	}
@@ -50,6 +53,23 @@ func binary(t testing.TB, pkg string) string {
 		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
 	}
 	built.path[pkg] = path
+	return path
+}
+
+// PrebuiltEnv names a directory of programs that are used instead of building them, for
+// tests that run where there is no compiler.
+const PrebuiltEnv = "QRBD_E2E_BIN"
+
+// Prebuilt returns the path of a program in that directory; "" if there is none.
+func Prebuilt(name string) string {
+	dir := os.Getenv(PrebuiltEnv)
+	if dir == "" {
+		return ""
+	}
+	path := filepath.Join(dir, name)
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
 	return path
 }
 

@@ -68,6 +68,28 @@ func modulePath(name string) (string, error) {
 	return found, err
 }
 
+// modulesFor returns the paths of a module and of those it depends on, in the order in
+// which they are loaded.
+func modulesFor(name string) ([]string, error) {
+	path, err := modulePath(name)
+	if err != nil {
+		return nil, err
+	}
+	out, err := exec.Command("modinfo", "-F", "depends", path).Output()
+	if err != nil {
+		return nil, fmt.Errorf("what %s depends on: %w", path, err)
+	}
+	var list []string
+	for _, other := range strings.FieldsFunc(string(out), func(r rune) bool { return r == ',' || r == '\n' }) {
+		more, err := modulesFor(other)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, more...)
+	}
+	return append(list, path), nil
+}
+
 // Cable returns the two ends of an Ethernet between two machines.
 func Cable() (a, b *os.File, err error) {
 	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -144,13 +166,24 @@ func (m *Machine) script() (string, error) {
 	if m.Cable != nil {
 		line("ip addr add", quote(m.Address), "dev vec0; ip link set vec0 up")
 	}
+	loaded := map[string]bool{}
 	for _, module := range m.Modules {
 		name, rest, _ := strings.Cut(module, " ")
-		path, err := modulePath(name)
+		paths, err := modulesFor(name)
 		if err != nil {
 			return "", fmt.Errorf("machine %s: %w", m.Name, err)
 		}
-		line("insmod", quote(path), rest)
+		for _, path := range paths {
+			if loaded[path] {
+				continue
+			}
+			loaded[path] = true
+			if filepath.Base(path) != name+".ko" {
+				line("insmod", quote(path))
+			} else {
+				line("insmod", quote(path), rest)
+			}
+		}
 	}
 	for _, e := range m.Env {
 		name, value, _ := strings.Cut(e, "=")

@@ -186,6 +186,21 @@ func (c *Client) Reconfigure(s Settings) error {
 	return s.explain("reconnecting", err)
 }
 
+// Resize gives an attached device another size, in bytes, a multiple of its block size.
+// Whoever has it open sees the new one.
+//
+// Errors: ErrNotConnected when the device is not attached, or to another backend.
+func (c *Client) Resize(index int, size uint64, backend string) error {
+	_, err := c.ask(cmdReconfigure, nil, func(ae *netlink.AttributeEncoder) {
+		ae.Uint32(attrIndex, uint32(index))
+		ae.Uint64(attrSize, size)
+		if backend != "" {
+			ae.String(attrBackend, backend)
+		}
+	})
+	return Settings{Index: index}.explain("resizing", err)
+}
+
 // Disconnect takes a device down. Requests under way are finished or fail: whoever
 // uses the device must have let go of it.
 func (c *Client) Disconnect(index int) error {

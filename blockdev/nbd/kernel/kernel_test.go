@@ -97,6 +97,7 @@ func TestBytes(t *testing.T) {
 		{"connect", func(c *Client) error { _, err := c.Connect(s); return err }, cmdConnect, "0800010003000000" + rest},
 		{"connect anywhere", func(c *Client) error { _, err := c.Connect(anyone); return err }, cmdConnect, rest},
 		{"reconfigure", func(c *Client) error { return c.Reconfigure(s) }, cmdReconfigure, "0800010003000000" + rest},
+		{"resize", func(c *Client) error { return c.Resize(3, 1<<31, "crm") }, cmdReconfigure, "0800010003000000" + "0c000200" + "0000008000000000" + "08000a00" + "63726d00"},
 		{"disconnect", func(c *Client) error { return c.Disconnect(3) }, cmdDisconnect, "0800010003000000"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
