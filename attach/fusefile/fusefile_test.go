@@ -68,6 +68,14 @@ func (m *memory) Zero(off, n int64, noHole bool) error {
 
 func (m *memory) Flush() error { return m.note("flush") }
 
+func TestNoPlace(t *testing.T) {
+	for _, dir := range []string{"", ".", "disk", "/", "//"} {
+		if _, err := Mount(dir, "qrbd:test", &memory{}); err == nil {
+			t.Errorf("mounted on %q", dir)
+		}
+	}
+}
+
 func TestFile(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("skipped: mounting needs root")

@@ -38,6 +38,9 @@ type Server struct {
 // Mount mounts the file system on dir, which must exist, and serves it. name is shown
 // as the source in lists of mounts. It takes root.
 func Mount(dir, name string, d Disk) (*Server, error) {
+	if !filepath.IsAbs(dir) || filepath.Clean(dir) == "/" {
+		return nil, fmt.Errorf("mounting the disk of %s: %q is no place for it", name, dir)
+	}
 	files := &files{RawFileSystem: fuse.NewDefaultRawFileSystem(), disk: d}
 	srv, err := fuse.NewServer(files, dir, &fuse.MountOptions{
 		FsName:                  name,

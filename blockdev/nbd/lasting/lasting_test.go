@@ -318,17 +318,21 @@ func TestIdle(t *testing.T) {
 		var conns []Conn
 		d, err := Open(t.Context(), Options{Dial: func(ctx context.Context) (Conn, error) {
 			c, err := s.dial(ctx)
-			conns = append(conns, c)
+			s.set(func() { conns = append(conns, c) })
 			return c, err
 		}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		conns[2].Abort()
+		var third Conn
+		s.set(func() { third = conns[2] })
+		third.Abort()
 		time.Sleep(time.Second)
-		if s.dials != 8 || s.open != 4 {
-			t.Errorf("%d connections made, %d open; want 8 and 4", s.dials, s.open)
-		}
+		s.set(func() {
+			if s.dials != 8 || s.open != 4 {
+				t.Errorf("%d connections made, %d open; want 8 and 4", s.dials, s.open)
+			}
+		})
 		d.Close()
 	})
 }
