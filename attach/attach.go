@@ -213,7 +213,7 @@ func (h *Host) clear(r *Record, force bool) error {
 		if r.Method == MethodNBD {
 			errs = append(errs, h.leaveKernel(r, force))
 		} else {
-			errs = append(errs, closeLoop(r.Device, r.FileFS, force))
+			errs = append(errs, closeLoop(r.Device, r.file(), r.FileFS, force))
 		}
 		if to, err := os.Readlink(r.Link); err == nil && to == r.Device && errs[0] == nil {
 			errs = append(errs, os.Remove(r.Link))

@@ -83,11 +83,11 @@ func configureLoop(device, file string, backing int) error {
 	return nil
 }
 
-// closeLoop takes a file of that file system (device number) off the device and waits until
+// closeLoop takes the file, of that file system (device number), off the device and waits until
 // the kernel has let go of it. Somebody who has it open keeps it; force does not wait for
 // that.
-func closeLoop(device string, fileFS uint64, force bool) error {
-	if !isOn(device, fileFS) {
+func closeLoop(device, file string, fileFS uint64, force bool) error {
+	if !isOn(device, file, fileFS) {
 		return nil // another one's by now, or nobody's
 	}
 	fd, err := unix.Open(device, unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -106,19 +106,26 @@ func closeLoop(device string, fileFS uint64, force bool) error {
 	if force {
 		return nil
 	}
-	return await("the kernel to let go of "+device, func() (bool, error) { return !isOn(device, fileFS), nil })
+	return await("the kernel to let go of "+device, func() (bool, error) { return !isOn(device, file, fileFS), nil })
 }
 
 // isOn reports whether a loop device is on a file of that file system. The file's name
-// would not do: in another mount namespace it may be another file.
-func isOn(device string, fileFS uint64) bool {
+// would not do: in another mount namespace it may be another file. But of a file that
+// nobody serves any more it is all that the kernel tells.
+func isOn(device, file string, fileFS uint64) bool {
 	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false
 	}
 	defer unix.Close(fd)
 	info, err := unix.IoctlLoopGetStatus64(fd)
-	return err == nil && info.Device == fileFS
+	switch {
+	case err == nil:
+		return info.Device == fileFS
+	case errors.Is(err, unix.ENXIO): // on none
+		return false
+	}
+	return backingOf(device) == file
 }
 
 // growLoop makes the device as large as its file.

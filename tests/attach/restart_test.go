@@ -276,3 +276,26 @@ func TestPeerAway(t *testing.T) {
 	sh(t, "umount", alpha.mnt())
 	alpha.Must("detach", volume)
 }
+
+// TestHelperKilled: without its helper the device fails; it is shown as gone, taken away
+// without force, and leaves no loop device behind.
+func TestHelperKilled(t *testing.T) {
+	t.Parallel()
+	need(t, "mkfs.ext4")
+	_, alpha, _ := pair(t, cluster.Options{})
+	alpha.Must("attach", volume, "--method", "fuse")
+	a := alpha.only()
+	if err := unix.Kill(a.Helper.PID, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, "mkfs.ext4", "-q", alpha.link()) // a log-out or a shutdown does not end it
+	if err := unix.Kill(a.Helper.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	alpha.await("gone", 5*time.Second)
+	alpha.Must("detach", volume)
+	if b, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(a.Device), "loop/backing_file")); err == nil && strings.HasPrefix(string(b), alpha.Dir) {
+		t.Errorf("%s is still on %s", a.Device, b)
+	}
+	alpha.Must("demote", volume)
+}
