@@ -23,16 +23,19 @@ type ancestry struct {
 	next  int
 	has   map[*wnode]map[int]bool
 	block map[*wnode]map[int64]int
-	acked map[int]bool
+	// kept: acknowledged writes that count on a replica: of a primary that answered, of its
+	// peers that were in the ack set then, and of whoever was synced from one of them. What
+	// a replica has beside them it may lose: it was lost before the answer.
+	kept  map[*wnode]map[int]bool
 	calm  bool // one primary at a time, each with all that was ever written
 	story []string
 }
 
 func newAncestry(fatal func(string, ...any), nodes []string) *ancestry {
 	w := newWorld(protocol.ModeC, nodes)
-	a := &ancestry{fatal: fatal, w: w, has: map[*wnode]map[int]bool{}, block: map[*wnode]map[int64]int{}, acked: map[int]bool{}}
+	a := &ancestry{fatal: fatal, w: w, has: map[*wnode]map[int]bool{}, block: map[*wnode]map[int64]int{}, kept: map[*wnode]map[int]bool{}}
 	for _, n := range nodes {
-		a.has[w.nodes[n]], a.block[w.nodes[n]] = map[int]bool{}, map[int64]int{}
+		a.has[w.nodes[n]], a.block[w.nodes[n]], a.kept[w.nodes[n]] = map[int]bool{}, map[int64]int{}, map[int]bool{}
 		w.command([]string{"ids", n, "1048576", "disk:6"})
 	}
 	w.watch = a
@@ -56,9 +59,16 @@ func (a *ancestry) wrote(x *wnode, off int64, tag any) {
 	a.block[x][off/bitmap.BlockSize] = n
 }
 
-func (a *ancestry) answered(_ *wnode, r *Request, err error) {
-	if n, ok := r.Tag.(int); ok && err == nil {
-		a.acked[n] = true
+func (a *ancestry) answered(x *wnode, r *Request, err error) {
+	n, ok := r.Tag.(int)
+	if !ok || err != nil {
+		return
+	}
+	a.kept[x][n] = true
+	for _, p := range x.m.peers {
+		if p.live {
+			a.kept[a.w.nodes[p.name]][n] = true
+		}
 	}
 }
 
@@ -72,7 +82,9 @@ func (a *ancestry) copied(from, to *wnode, off, n int64) {
 	}
 }
 
-func (a *ancestry) synced(x, from *wnode) { a.has[x] = maps.Clone(a.has[from]) }
+func (a *ancestry) synced(x, from *wnode) {
+	a.has[x], a.kept[x] = maps.Clone(a.has[from]), maps.Clone(a.kept[from])
+}
 
 func (a *ancestry) fail(format string, args ...any) {
 	a.w.status()
@@ -125,8 +137,8 @@ func (a *ancestry) overwrites(d Decision, from, to *wnode) {
 		a.fail("%s, %s, is to overwrite %s by %s", from.name, from.m.disk, to.name, d.Rule)
 	}
 	if to.m.disk > protocol.Inconsistent {
-		for n := range a.has[to] {
-			if a.acked[n] && !a.has[from][n] {
+		for n := range a.kept[to] {
+			if a.has[to][n] && !a.has[from][n] {
 				a.fail("%s is to overwrite %s by %s, and does not have write %d, which was acknowledged", from.name, to.name, d.Rule, n)
 			}
 		}
