@@ -331,6 +331,9 @@ func (l *link) pumpRx() {
 			}
 			l.p.run()
 		default:
+			if _, ok := msg.(*protocol.Handover); ok {
+				l.p.inherit(l.p.n.peers[l.id].proc)
+			}
 			if l.current() {
 				l.p.m.Receive(l.p.now(), l.id, msg)
 			}

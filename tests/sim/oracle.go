@@ -880,6 +880,12 @@ func (o *oracle) onlyPrimary(p *process, forced bool) {
 	}
 }
 
+// inherit: who takes the role over from a primary takes over what an operator vouched for
+// when that one was promoted. It makes no primary more.
+func (p *process) inherit(from *process) {
+	p.vouched = p.vouched || from != nil && from.vouched
+}
+
 // promoted: C1 and C6. The new reign begins with what the replica holds.
 func (o *oracle) promoted(p *process) {
 	o.reign++
