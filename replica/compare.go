@@ -335,8 +335,10 @@ func (s Side) mayLack(other Side) bool {
 	case s.Mode != protocol.ModeC:
 		return true
 	}
-	// The other may have got the crashed primary's copy from that one.
-	return !other.has(protocol.HelloWasPrimary) && s.has(protocol.HelloMayLack)
+	// A third had its part in it: the other has its copy of the crashed primary, or s has
+	// what it has of this generation from there.
+	passed := laterThan(s, other)
+	return s.has(protocol.HelloMayLack) && (passed || !other.has(protocol.HelloWasPrimary)) || passed && other.has(protocol.HelloMayLack)
 }
 
 // laterThan reports whether s was brought to this generation behind the other's back:
