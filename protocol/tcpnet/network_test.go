@@ -24,7 +24,6 @@ type simulated struct {
 	cut       [3]bool
 	change    chan struct{} // closed by the next change of cut
 	listeners [3]*simListener
-	ports     int
 }
 
 // simWindow is how much one direction of a connection holds that nobody has read.
