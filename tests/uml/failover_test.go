@@ -2,6 +2,7 @@ package uml
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +32,20 @@ const (
 	deadline    = 4 * time.Minute // for each machine; it takes half a minute on a machine of its own
 	commitsWant = 200
 )
+
+// killsEnv says how often alpha's agent is killed under its database before alpha is
+// switched off. Each costs half a minute: the kernel's own time for a request.
+const killsEnv = "QRBD_UML_KILLS"
+
+// kills returns how often, and how long the test may take in all.
+func kills(t *testing.T) (n int, limit time.Duration) {
+	t.Helper()
+	n, err := strconv.Atoi(cmp.Or(os.Getenv(killsEnv), "0"))
+	if err != nil {
+		t.Fatalf("%s: %v", killsEnv, err)
+	}
+	return n, deadline + time.Duration(n)*time.Minute
+}
 
 // TestFailover: two kernels, each with an agent and with the volume as its own block
 // device, a file system and MariaDB on it. The first is switched off in the middle of
@@ -52,7 +68,8 @@ func TestFailover(t *testing.T) {
 	defer left.Close()
 	defer right.Close()
 
-	power, off := context.WithCancelCause(within(t, deadline))
+	_, limit := kills(t)
+	power, off := context.WithCancelCause(within(t, limit))
 	defer off(nil)
 	var alpha sync.WaitGroup
 	var alphaSaid bytes.Buffer
@@ -71,7 +88,7 @@ func TestFailover(t *testing.T) {
 		m := machine(t, "beta", shared, "TestGuestBeta")
 		m.Cable, m.Address = right, "10.9.0.2/24"
 		var out bytes.Buffer
-		code, err := m.Run(within(t, deadline), &out)
+		code, err := m.Run(within(t, limit), &out)
 		if code != 0 || err != nil {
 			t.Errorf("beta: exit %d, %v", code, err)
 		}
@@ -100,10 +117,11 @@ func machine(t *testing.T, name, shared, test string) *Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, limit := kills(t)
 	return &Machine{
 		Name: name, Memory: "2G", Modules: []string{"nbd nbds_max=4"}, Dir: t.TempDir(),
-		Env:     []string{guestEnv + "=1", sharedEnv + "=" + shared, "GOMAXPROCS=1"},
-		Command: []string{self, "-test.run", "^" + test + "$", "-test.v", "-test.timeout", deadline.String()},
+		Env:     []string{guestEnv + "=1", sharedEnv + "=" + shared, killsEnv + "=" + cmp.Or(os.Getenv(killsEnv), "0"), "GOMAXPROCS=1"},
+		Command: []string{self, "-test.run", "^" + test + "$", "-test.v", "-test.timeout", limit.String()},
 	}
 }
 
@@ -176,6 +194,7 @@ type node struct {
 	shared string
 	device string
 	began  time.Time
+	agent  *exec.Cmd
 }
 
 // startNode sets the machine's agent up and starts it.
@@ -190,30 +209,48 @@ func startNode(t *testing.T, name string) *node {
 	}
 	n.must("chmod", "-R", "go=", filepath.Join(guestState, "state")) // CopyFS opens what it copies to all
 	n.qrbd("create", "crm")
-	log, err := os.Create(filepath.Join(n.shared, name+".log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	agent := exec.Command(filepath.Join(n.shared, "qrbd"), "agent", "--config", n.config())
-	agent.Stdout, agent.Stderr = log, log
-	if err := agent.Start(); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() { // the machine ends soon after
-		_ = agent.Process.Kill()
-		_ = agent.Wait()
+		n.kill()
 		if t.Failed() {
-			if b, err := os.ReadFile(log.Name()); err == nil {
+			if b, err := os.ReadFile(n.log()); err == nil {
 				t.Logf("the agent's log:\n%s", b)
 			}
 		}
 	})
-	if err := awaitFile(t.Context(), filepath.Join(guestState, "control.sock")); err != nil {
-		t.Fatal(err)
-	}
+	n.start()
 	n.say("the agent runs")
 	return n
+}
+
+func (n *node) log() string { return filepath.Join(n.shared, n.name+".log") }
+
+// start starts the agent and waits until it answers.
+func (n *node) start() {
+	n.t.Helper()
+	log, err := os.OpenFile(n.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer log.Close()
+	n.agent = exec.Command(filepath.Join(n.shared, "qrbd"), "agent", "--config", n.config())
+	n.agent.Stdout, n.agent.Stderr = log, log
+	if err := n.agent.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	for exec.CommandContext(n.t.Context(), filepath.Join(n.shared, "qrbd"), "status", "--config", n.config()).Run() != nil {
+		if n.t.Context().Err() != nil {
+			n.t.Fatal("the agent does not answer")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// kill ends the agent at once.
+func (n *node) kill() {
+	if n.agent != nil {
+		_ = n.agent.Process.Kill()
+		_ = n.agent.Wait() // killed is an error, too
+	}
 }
 
 func (n *node) config() string { return filepath.Join(n.shared, n.name+".toml") }
@@ -291,14 +328,33 @@ func TestGuestAlpha(t *testing.T) {
 	}
 	load := crm.NewLoad(4, book)
 	go func() {
-		for load.Commits() < commitsWant {
-			time.Sleep(20 * time.Millisecond)
-		}
+		n.struck(load)
 		if err := os.WriteFile(filepath.Join(n.shared, underLoad), nil, 0o600); err != nil {
 			t.Error(err)
 		}
 	}()
 	t.Errorf("the load ended: %v; it should end with the machine", load.Run(t.Context(), c))
+}
+
+// struck returns when the load has done its work, with an agent that was killed now and
+// then in the middle of it.
+func (n *node) struck(load *crm.Load) {
+	times, _ := kills(n.t)
+	for i := range times + 1 {
+		for want := load.Commits() + commitsWant/int64(times+1) + 1; load.Commits() < want; {
+			time.Sleep(20 * time.Millisecond)
+		}
+		if i == times {
+			return
+		}
+		n.kill()
+		began := time.Now()
+		n.start()
+		for had := load.Commits(); load.Commits() < had+2; { // one may have been answered before
+			time.Sleep(20 * time.Millisecond)
+		}
+		n.say(fmt.Sprintf("kill %d: commits went on after %.1f s, %d so far", i+1, time.Since(began).Seconds(), load.Commits()))
+	}
 }
 
 func TestGuestBeta(t *testing.T) {
