@@ -15,9 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/qrbd/qrbd/tests/cluster"
+	"github.com/qrbd/qrbd/tests/stack/mount"
 )
 
-func TestMain(m *testing.M) { os.Exit(cluster.Main(m)) }
+func TestMain(m *testing.M) {
+	mount.Alone()
+	os.Exit(cluster.Main(m))
+}
 
 const volume = "crm"
 

@@ -33,6 +33,7 @@ var programs = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	mount.Alone()
 	code := m.Run()
 	if dir, _ := programs(); dir != "" { // an error was reported by the test that met it
 		os.RemoveAll(dir)

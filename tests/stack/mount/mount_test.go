@@ -117,3 +117,8 @@ func writeSynced(t *testing.T, path, text string) {
 		t.Fatal(err)
 	}
 }
+
+func TestMain(m *testing.M) {
+	Alone()
+	os.Exit(m.Run())
+}
