@@ -72,6 +72,8 @@ type branch struct {
 
 	low, lowAt int // no floor is below low; as of index lowAt
 
+	since int64 // when it began
+
 	children []*branch
 	carried  []*clientOp  // under way in the parent when it forked, and there
 	also     map[int]bool // those that were acknowledged later
@@ -160,7 +162,7 @@ func newOracle(w *World) *oracle {
 // newBranch forks a branch at a position.
 func (o *oracle) newBranch(from *branch, pos int, owner string) *branch {
 	o.next++
-	b := &branch{id: o.next, owner: owner, parent: from, fork: pos, hist: make([][]entry, len(o.hot)), maybe: make([][]unsure, len(o.hot)), room: make([]int32, len(o.hot))}
+	b := &branch{id: o.next, owner: owner, parent: from, fork: pos, since: o.w.now, hist: make([][]entry, len(o.hot)), maybe: make([][]unsure, len(o.hot)), room: make([]int32, len(o.hot))}
 	for h := range o.hot {
 		b.room[h] = historyMin
 		if from == nil {
@@ -440,6 +442,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 			}
 			continue
 		}
+		o.unheard(p, q, p.n.peers[i], b)
 		if o.counts(p, q, p.n.peers[i], b) {
 			st.pos = o.idx
 			if (q.Mode != protocol.ModeA || v.Bare) && c.at > st.hurt {
@@ -461,6 +464,21 @@ func (o *oracle) acked(p *process, c *clientOp) {
 	}
 	o.applied(p, c, v)
 	o.glance(1.0 / 64)
+}
+
+// unheard: under A or B the newest acknowledgement in b was given while p had not noticed
+// that a peer is gone, which an operator had promoted meanwhile, on the word that p is dead.
+// It is lost as those before the promotion are that the peer never got: no generation tells
+// it from them. Once p has had the time to notice that excuses nothing.
+func (o *oracle) unheard(p *process, q *replica.PeerView, n *node, b *branch) {
+	if q.Mode == protocol.ModeC || !left(n, p, p.linkTo(n)) {
+		return
+	}
+	for x := o.st[n.index].br; x != nil; x = x.parent {
+		if x.parent == b && o.w.now-x.since <= 2*o.w.sc.silence {
+			x.also[o.idx] = true
+		}
+	}
 }
 
 // kept reports whether a replica still has what was acknowledged in m's branch beyond a
