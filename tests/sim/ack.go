@@ -84,7 +84,7 @@ func (o *oracle) apart(p *process, c *clientOp, v *replica.View) {
 				}
 			}
 		}
-		if q.Live || q.Mode != protocol.ModeC || theirs != mine.Current || c.at <= o.st[n.index].hurt || o.passedOn(p, v) {
+		if q.Live || q.Mode != protocol.ModeC || theirs != mine.Current || c.at <= o.st[n.index].hurt || o.passedOn(p, c, v) {
 			continue
 		}
 		o.within(c.r.Off, c.r.Len, func(s, h int32) {
@@ -96,13 +96,14 @@ func (o *oracle) apart(p *process, c *clientOp, v *replica.View) {
 	}
 }
 
-// passedOn reports whether a replica that p counts among the ack sets, under A or B, has
-// left the connection unnoticed, at p's generation: whom it has brought to that since
-// lacks, as it does itself, what p answers until it notices. Then p begins another.
-func (o *oracle) passedOn(p *process, v *replica.View) bool {
+// passedOn reports whether a replica that p counts among the ack sets has left the
+// connection unnoticed, at p's generation, and may lack the write: under A or B, or because
+// it has lost power since it took it. Whom it has brought to that generation lacks, as it
+// does itself, what p answers until it notices. Then p begins another.
+func (o *oracle) passedOn(p *process, c *clientOp, v *replica.View) bool {
 	for i := range v.Peers {
 		q, n := &v.Peers[i], p.n.peers[i]
-		if q.Live && q.Mode != protocol.ModeC && left(n, p, p.linkTo(n)) && n.meta.believed().Super.Current == v.Current {
+		if q.Live && (q.Mode != protocol.ModeC || c.at <= o.st[n.index].hurt) && left(n, p, p.linkTo(n)) && n.meta.believed().Super.Current == v.Current {
 			return true
 		}
 	}
