@@ -303,6 +303,10 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 		return sync(peer.Disk == protocol.Outdated, RuleEqualDisk)
 	case myCrash != peerCrash:
 		return sync(myCrash, RuleEqualCrashed)
+	case myCrash && peerCrash && (mySlot.Dirty != 0) != (peerSlot.Dirty != 0):
+		// Who has marked nothing knows of nothing that the other may lack: its crash was
+		// settled with the other before, and it may have forgotten that.
+		return sync(mySlot.Dirty != 0, RuleEqualBothCrashed)
 	case myCrash && peerCrash:
 		return sync(tieBreak(me, peer), RuleEqualBothCrashed)
 	case bits == 0 && mySlot.Bitmap != peerSlot.Bitmap:
