@@ -102,7 +102,10 @@ func (s *slot) status() volume.Status {
 	s.mu.Unlock()
 	if vol != nil {
 		st := vol.Status()
-		st.Export, st.Size = s.cfg.Export.String(), s.cfg.Size
+		st.Export = s.cfg.Export.String()
+		if s.cfg.Witness { // it has no store that would tell
+			st.Size = s.live().Size
+		}
 		s.verify.status(&st)
 		return st
 	}
