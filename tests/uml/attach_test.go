@@ -41,7 +41,7 @@ func TestAttach(t *testing.T) {
 	build("storeagent", "tests/e2e/storeagent", "build")
 	build("attach.test", "tests/attach", "test", "-c")
 
-	which, wants := "TestKilledUnderFileSystem/ext4|TestGrow|TestDevice", []string{"TestKilledUnderFileSystem/ext4", "TestGrow", "TestDevice/built_on/LVM"}
+	which, wants := "TestKilledUnderFileSystem/ext4|TestGrow|TestDevice/built_on", []string{"TestKilledUnderFileSystem/ext4", "TestGrow", "TestDevice/built_on/LVM"}
 	switch asked := os.Getenv("QRBD_UML"); asked {
 	case "":
 	case "all":
