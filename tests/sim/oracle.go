@@ -728,11 +728,13 @@ func (p *process) livens(i int, q *replica.PeerView) {
 func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 	st, me := o.st[n.index], o.st[p.n.index]
 	vol := o.idx
+	l := p.linkTo(n)
 	if v := p.look(); v.Bare && q.Repl != protocol.SyncSource { // from a disk that is filled, which is not durable yet
-		o.carries(p, n)
+		if !left(n, p, l) { // else it answers nothing, and is judged when it comes back
+			o.carries(p, n)
+		}
 		return
 	}
-	l := p.linkTo(n)
 	equal := q.Repl == protocol.Established || q.Repl == protocol.VerifySource || q.Repl == protocol.VerifyTarget
 	if equal && left(n, p, l) {
 		return // its last word came late: it may have been overwritten by another since
