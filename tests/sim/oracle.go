@@ -759,9 +759,23 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 		o.w.log("oracle: %s is with %s on branch %d at %d", n.name, p.n.name, st.br.id, st.pos)
 		return
 	}
+	if l != nil && st.ended(me.br, l.e.c) {
+		st.br, st.pos, st.vol, st.dur, st.lost, st.over, st.joint = me.br, o.idx, vol, o.idx, false, l.e.c, join{}
+		clear(st.fua)
+		o.w.log("oracle: %s, whose sync has ended, is with %s on branch %d at %d", n.name, p.n.name, st.br.id, st.pos)
+		return
+	}
 	if l != nil {
 		st.joint = join{br: me.br, c: l.e.c, pos: o.idx, vol: vol, dur: o.idx, fua: map[int32]forced{}}
 	}
+}
+
+// ended reports whether a sync over c has ended at the replica, from a source that has
+// become primary before it heard of that, in a reign that begins with what the target got:
+// what is written is the target's from now on, which no other end of a sync will tell.
+func (st *standing) ended(reign *branch, c *conn) bool {
+	d := &c.done
+	return !st.broken && d.br != nil && d.br == st.br && d.br == reign.parent && d.pos == reign.fork
 }
 
 // left reports whether a replica has ended the connection that p still has with it.
