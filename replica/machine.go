@@ -231,7 +231,9 @@ func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 	blocks := bitmap.Blocks(cfg.Size)
 	if !st.Clean {
 		m.replayed = activity.Count() > 0
-		m.shaken = m.shaken || m.replayed
+		// With two replicas a secondary keeps no activity map: it may have lost what it
+		// had applied without a trace.
+		m.shaken = m.shaken || m.replayed || len(m.peers) < 2
 		activity.Active(func(extent int64) {
 			from := extent * bitmap.BlocksPerExtent
 			for _, p := range m.peers {
