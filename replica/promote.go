@@ -264,7 +264,16 @@ func (m *Machine) mayStillPromote(opt PromoteOptions) error {
 	m.promote = nil
 	err := m.mayPromote(opt)
 	m.promote = pr
-	return err
+	if err != nil {
+		return err
+	}
+	for _, p := range m.peers { // one that has agreed may have followed a primary since
+		if h := p.heard; p.linked && p.settled && h != nil && h.Primary != "" && h.Primary != m.cfg.Self &&
+			h.Current != m.current && !slices.Contains(m.history, h.Current) {
+			return refusal(protocol.CodeTwoPrimaries, "%s is primary on %s, which %s is connected to", m.cfg.Name, h.Primary, p.name)
+		}
+	}
+	return nil
 }
 
 // forgetJoined begins a reign: who is in sync in it is not known yet.
