@@ -52,16 +52,17 @@ test: build ## the whole suite: unit packages with the race detector, then proce
 	@tests/deps.sh test
 	@rc=0; \
 	$(GO) test -race -timeout 8m $(UNIT) || rc=1; \
-	$(GO) test -timeout 11m -skip '^TestCrashPoints$$' $(WHOLE) || rc=1; \
+	$(GO) test -timeout 11m -skip '^TestCrashPoints$$|^TestCompiles$$' $(WHOLE) || rc=1; \
 	$(GO) test -timeout 11m -v -run '^TestCrashPoints$$' ./tests/sim || rc=1; \
 	exit $$rc
 
-check: ## gofmt, vet, staticcheck, import rules, short unit tests
+check: ## gofmt, vet, staticcheck, import rules, short unit tests, whether every mutant compiles
 	@out=$$(gofmt -l .); test -z "$$out" || { echo "gofmt -w is due for:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) test ./tests/architecture
 	$(GO) test -short $(UNIT)
+	$(GO) test -run '^TestCompiles$$' ./tests/mutants
 
 sim: ## SEEDS runs of the simulator, from SEED on (SEEDS=1 SEED=s shows the events of s; STATE=f goes on where it ended)
 	$(GO) test -v -count=1 -timeout 10h ./tests/sim -run '$(if $(filter 1,$(SEEDS)),TestTrace,TestSeeds)' -args -seeds $(or $(SEEDS),1000) -seed $(or $(SEED),1) $(if $(STATE),-state $(abspath $(STATE)))
