@@ -118,8 +118,9 @@ func TestMeter(t *testing.T) {
 	if sent := toBeta.Sent - before.Peers["beta"].Sent; sent < 3*4096+2*protocol.PayloadMax {
 		t.Errorf("sent %d bytes", sent)
 	}
-	if toBeta.Wire["write"].Seconds > toBeta.Remote["write"].Seconds {
-		t.Errorf("confirmed (%v s) before it was sent (%v s)", toBeta.Remote["write"].Seconds, toBeta.Wire["write"].Seconds)
+	// A peer may confirm before the call that sent it has returned: they are not compared.
+	if toBeta.Wire["write"].Seconds <= 0 || toBeta.Remote["write"].Seconds <= 0 {
+		t.Errorf("sent within %v s, confirmed within %v s", toBeta.Wire["write"].Seconds, toBeta.Remote["write"].Seconds)
 	}
 	there := beta.meter.Snapshot().Peers["alpha"]
 	if there.Apply["write"].Count != 5 || there.Applied != 3*4096+2*protocol.PayloadMax || there.Apply["flush"].Count < 1 || there.Received < there.Applied {
