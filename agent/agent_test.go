@@ -50,6 +50,16 @@ func (p *pair) know(c *config.Config, name string, other *config.Config) {
 	c.Volumes[0].Peers = []config.VolumePeer{{Name: name, Mode: protocol.ModeC}}
 }
 
+// create makes the volume on both hosts.
+func (p *pair) create() {
+	p.t.Helper()
+	for _, c := range []*config.Config{p.cfgA, p.cfgB} {
+		if err := CreateOffline(c, "crm", false); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
 func (p *pair) begin(c *config.Config) *Agent {
 	p.t.Helper()
 	a, err := Start(Options{Config: c, Log: slog.New(slog.DiscardHandler), Version: "test"})
@@ -153,11 +163,7 @@ func TestTwoAgents(t *testing.T) {
 // and brings the first up to date when it returns.
 func TestFailover(t *testing.T) {
 	p := newPair(t)
-	for _, c := range []*config.Config{p.cfgA, p.cfgB} {
-		if err := CreateOffline(c, "crm", false); err != nil {
-			t.Fatal(err)
-		}
-	}
+	p.create()
 	a, b := p.begin(p.cfgA), p.begin(p.cfgB)
 	ctx := t.Context()
 	toA, toB := control.NewClient(p.cfgA.Node.Control), control.NewClient(p.cfgB.Node.Control)

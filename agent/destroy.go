@@ -56,11 +56,7 @@ func mayDestroyOffline(c *config.Config, name string) error {
 
 // Destroy implements control.Node.
 func (a *Agent) Destroy(ctx context.Context, name string, r control.DestroyRequest) error {
-	s, err := a.find(name)
-	if err != nil {
-		return err
-	}
-	end, err := s.begin()
+	s, end, err := a.occupy(name)
 	if err != nil {
 		return err
 	}

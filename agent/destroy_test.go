@@ -133,11 +133,7 @@ func TestMayDestroy(t *testing.T) {
 // TestDestroyWhileRunning: the agent goes on without the replica, and can make it anew.
 func TestDestroyWhileRunning(t *testing.T) {
 	p := newPair(t)
-	for _, c := range []*config.Config{p.cfgA, p.cfgB} {
-		if err := CreateOffline(c, "crm", false); err != nil {
-			t.Fatal(err)
-		}
-	}
+	p.create()
 	a, b := p.begin(p.cfgA), p.begin(p.cfgB)
 	defer stop(t, b)
 	defer stop(t, a)

@@ -64,6 +64,18 @@ func (s *slot) begin() (end func(), err error) {
 	return s.operation.Unlock, nil
 }
 
+// occupy returns the slot of a volume, open or not, with an operation begun; the caller
+// calls end when it is over.
+func (a *Agent) occupy(name string) (s *slot, end func(), err error) {
+	if s, err = a.find(name); err != nil {
+		return nil, nil, err
+	}
+	if end, err = s.begin(); err != nil {
+		return nil, nil, err
+	}
+	return s, end, nil
+}
+
 // findIdle returns the slot and its volume, with an operation begun; the caller
 // calls end when it is over.
 func (a *Agent) findIdle(name string) (s *slot, vol running, end func(), err error) {
@@ -88,11 +100,7 @@ func (a *Agent) Explain(name string) (volume.Explanation, error) {
 // Create implements control.Node: the running agent makes the files, so that
 // nobody else touches them, and opens the volume.
 func (a *Agent) Create(ctx context.Context, name string, r control.CreateRequest) error {
-	s, err := a.find(name)
-	if err != nil {
-		return err
-	}
-	end, err := s.begin()
+	s, end, err := a.occupy(name)
 	if err != nil {
 		return err
 	}

@@ -28,11 +28,7 @@ var errResizing = errors.New("it is being resized")
 // not connect: meanwhile the primary remembers what the others lack. A cut at any moment
 // leaves the old size or the new one.
 func (a *Agent) Resize(ctx context.Context, name string, r control.ResizeRequest) error {
-	s, err := a.find(name)
-	if err != nil {
-		return err
-	}
-	end, err := s.begin()
+	s, end, err := a.occupy(name)
 	if err != nil {
 		return err
 	}

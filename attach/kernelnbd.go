@@ -97,6 +97,19 @@ func settings(ctx context.Context, socket string, rec *Record, index, n int, dea
 // have died. The kernel takes none where none has: the caller counts, and asks again.
 // dead is as it was when the volume was attached.
 func (r *Record) Reconnect(ctx context.Context, socket string, n int, dead time.Duration) error {
+	return r.tell(func(c *kernel.Client, index int) error {
+		s, closeConns, err := settings(ctx, socket, r, index, n, dead)
+		if err != nil {
+			return err
+		}
+		defer closeConns()
+		s.Size = uint64(r.Size) // the kernel's device keeps its size
+		return c.Reconfigure(s)
+	})
+}
+
+// tell calls f with a conversation with the kernel's driver and the number of the device.
+func (r *Record) tell(f func(c *kernel.Client, index int) error) error {
 	index, err := nbdIndex(r.Device)
 	if err != nil {
 		return err
@@ -106,13 +119,7 @@ func (r *Record) Reconnect(ctx context.Context, socket string, n int, dead time.
 		return err
 	}
 	defer c.Close()
-	s, closeConns, err := settings(ctx, socket, r, index, n, dead)
-	if err != nil {
-		return err
-	}
-	defer closeConns()
-	s.Size = uint64(r.Size) // the kernel's device keeps its size
-	return c.Reconfigure(s)
+	return f(c, index)
 }
 
 // growNBD makes the kernel's device larger. The record comes first: a connection that the
@@ -122,16 +129,10 @@ func (h *Host) growNBD(r *Record, size int64) error {
 	if err := r.save(h.State); err != nil {
 		return err
 	}
-	index, err := nbdIndex(r.Device)
+	err := r.tell(func(c *kernel.Client, index int) error {
+		return c.Resize(index, uint64(size), ExportName(r.Volume, r.Token))
+	})
 	if err != nil {
-		return err
-	}
-	c, err := kernel.Dial()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	if err := c.Resize(index, uint64(size), ExportName(r.Volume, r.Token)); err != nil {
 		return fmt.Errorf("the device of volume %s keeps its old size until it is detached and attached: %w", r.Volume, err)
 	}
 	return nil
@@ -144,26 +145,18 @@ func (r *Record) Cut() error {
 	if r.Method != MethodNBD || !r.Live() {
 		return nil
 	}
-	index, err := nbdIndex(r.Device)
-	if err != nil {
-		return err
-	}
-	c, err := kernel.Dial()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return c.Disconnect(index)
+	return r.disconnect()
+}
+
+// disconnect has the kernel give the device's connections up.
+func (r *Record) disconnect() error {
+	return r.tell(func(c *kernel.Client, index int) error { return c.Disconnect(index) })
 }
 
 // closeNBD takes the kernel's device down.
 func closeNBD(r *Record, force bool) error {
 	if !nbdAttached(r.Device) {
 		return nil
-	}
-	index, err := nbdIndex(r.Device)
-	if err != nil {
-		return err
 	}
 	if !force {
 		fd, err := unix.Open(r.Device, unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -174,12 +167,7 @@ func closeNBD(r *Record, force bool) error {
 			return fmt.Errorf("flushing %s: %w", r.Device, err)
 		}
 	}
-	c, err := kernel.Dial()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	if err := c.Disconnect(index); err != nil {
+	if err := r.disconnect(); err != nil {
 		return err
 	}
 	return await("the kernel to let go of "+r.Device, func() (bool, error) { return !nbdAttached(r.Device), nil })

@@ -107,32 +107,24 @@ func TestSeeds(t *testing.T) {
 // TestHangs: disks hang, are given up after the disk timeout, and land what they had
 // while clients have gone on through a peer.
 func TestHangs(t *testing.T) {
-	n := uint64(150)
-	if testing.Short() {
-		n = 10
-	}
-	var sum Tally
-	list := make([]uint64, 0, n)
-	for s := range n {
-		list = append(list, hangsFrom+s)
-	}
-	runAll(&sum, list)
-	for _, r := range sum.Failed {
-		report(t, r)
-	}
-	t.Logf("%s", sum.String())
+	runRange(t, hangsFrom, 150)
 }
 
 // TestRestores: operators put back what was given up, while anything may happen.
 func TestRestores(t *testing.T) {
-	n := uint64(150)
+	runRange(t, restoresFrom, 150)
+}
+
+// runRange runs n seeds from the first of a range, 10 when little time is wanted.
+func runRange(t *testing.T, from, n uint64) {
+	t.Helper()
 	if testing.Short() {
 		n = 10
 	}
 	var sum Tally
 	list := make([]uint64, 0, n)
 	for s := range n {
-		list = append(list, restoresFrom+s)
+		list = append(list, from+s)
 	}
 	runAll(&sum, list)
 	for _, r := range sum.Failed {
