@@ -20,6 +20,13 @@ import (
 // it, and on a primary finding its peers again.
 const resizePause = 60 * time.Second
 
+// A peer that has just been resized may still be on its way back: a resize of the primary
+// gives it that long to say its size.
+const (
+	sizeWait = 10 * time.Second
+	sizeLook = 50 * time.Millisecond
+)
+
 var errResizing = errors.New("it is being resized")
 
 // Resize implements control.Node: this node's replica gets larger. The backing store is
@@ -34,7 +41,7 @@ func (a *Agent) Resize(ctx context.Context, name string, r control.ResizeRequest
 	}
 	defer end()
 	g := &growth{a: a, s: s, r: r}
-	if err := g.check(); err != nil {
+	if err := g.check(ctx); err != nil {
 		code, text := errorText(err)
 		if code == protocol.CodeInternal {
 			code = protocol.CodeNotAllowed
@@ -64,7 +71,7 @@ type growth struct {
 }
 
 // check refuses what must not be begun, and finds out what there is.
-func (g *growth) check() error {
+func (g *growth) check(ctx context.Context) error {
 	name, size := g.s.cfg.Name, g.r.Size
 	if g.s.cfg.Witness {
 		return fmt.Errorf("%s is a witness of volume %s and holds no data: write the new size into its configuration and restart the agent", g.a.cfg.Node.Name, name)
@@ -90,7 +97,7 @@ func (g *growth) check() error {
 		}
 		g.from = super.Size
 	} else {
-		st := vol.Status()
+		st := statusWithSizes(ctx, vol)
 		g.vol, g.from, g.primary = vol, st.Size, st.Role == protocol.Primary.String()
 		if err := g.checkRunning(st); err != nil {
 			return err
@@ -111,10 +118,8 @@ func (g *growth) checkRunning(st volume.Status) error {
 	if !g.primary || g.from == g.r.Size {
 		return nil
 	}
-	for _, p := range st.Peers {
-		if !p.Witness && p.Size != g.r.Size {
-			return fmt.Errorf("the primary is resized last: run qrbd resize %s on %s first (it has %d bytes there)", st.Name, p.Name, p.Size)
-		}
+	if err := peersResized(st, g.r.Size); err != nil {
+		return err
 	}
 	// An attached device is no client that sees it: its requests wait.
 	n := 0
@@ -126,6 +131,41 @@ func (g *growth) checkRunning(st volume.Status) error {
 			"volume %s is in use by %s: they are disconnected for a moment, and see the new size when they connect again. If they do that by themselves, or after unmounting, use --force", st.Name, count(n, "client"))}
 	}
 	return nil
+}
+
+// peersResized refuses while a peer that holds data is not known to have the size, bytes.
+func peersResized(st volume.Status, size int64) error {
+	for _, p := range st.Peers {
+		switch {
+		case p.Witness:
+		case p.Size == 0:
+			return fmt.Errorf("the primary is resized last, and %s has not said how large its replica is: connect it, run qrbd resize %s there, and try again", p.Name, st.Name)
+		case p.Size != size:
+			return fmt.Errorf("the primary is resized last: run qrbd resize %s on %s first (it has %d bytes there)", st.Name, p.Name, p.Size)
+		}
+	}
+	return nil
+}
+
+// statusWithSizes returns the status once every peer that holds data has said the size of
+// its replica, or sizeWait after.
+func statusWithSizes(ctx context.Context, vol running) volume.Status {
+	ctx, cancel := context.WithTimeout(ctx, sizeWait)
+	defer cancel()
+	look := time.NewTicker(sizeLook)
+	defer look.Stop()
+	for {
+		st := vol.Status()
+		unknown := func(p volume.PeerStatus) bool { return !p.Witness && p.Size == 0 }
+		if st.Role != protocol.Primary.String() || !slices.ContainsFunc(st.Peers, unknown) {
+			return st
+		}
+		select {
+		case <-ctx.Done():
+			return st
+		case <-look.C:
+		}
+	}
 }
 
 // grow closes, grows and opens the volume. Whatever goes wrong on the way, it is opened

@@ -8,6 +8,7 @@ import (
 
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
+	"github.com/qrbd/qrbd/volume"
 )
 
 // TestResizeWhileRunning: secondary, then primary, with what else goes on beside: status,
@@ -105,5 +106,25 @@ func TestResizeWhileRunning(t *testing.T) {
 	}
 	if rep, err := toA.Reload(ctx); err != nil || len(rep.Restart)+len(rep.Resize)+len(rep.Applied)+len(rep.Failed) != 0 {
 		t.Errorf("a reload after it: %+v, %v", rep, err)
+	}
+}
+
+// TestResizePrimaryLast: the primary is not resized before its peers have said that they
+// are, and the refusal says which of the two is missing.
+func TestResizePrimaryLast(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		peer volume.PeerStatus
+		want string // "": allowed so far
+	}{
+		{"resized", volume.PeerStatus{Name: "beta", Size: 2 << 20}, ""},
+		{"not resized", volume.PeerStatus{Name: "beta", Size: 1 << 20}, "it has 1048576 bytes there"},
+		{"away since the start", volume.PeerStatus{Name: "beta"}, "connect it"},
+		{"a witness", volume.PeerStatus{Name: "gamma", Witness: true}, ""},
+	} {
+		err := peersResized(volume.Status{Name: "crm", Peers: []volume.PeerStatus{c.peer}}, 2<<20)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
 	}
 }
