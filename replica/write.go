@@ -45,7 +45,7 @@ func (m *Machine) admit(r *Request) {
 			m.held = append(m.held, r)
 		case m.noData():
 			m.withoutData(r)
-		case m.bare() && !m.detached:
+		case m.mustMintToFlush():
 			m.held = append(m.held, r)
 			m.mint()
 		default:

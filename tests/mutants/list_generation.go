@@ -31,6 +31,11 @@ var ofGenerations = []Mutant{
 `}},
 	},
 	{
+		Name:  "flush-without-generation",
+		Why:   "a flush is answered in a generation that a lost peer is at, which may lack what it covers: after a power cut of both the peer may be taken for the newer one",
+		Edits: []Edit{{"replica/write.go", "case m.mustMintToFlush():", "case m.bare() && !m.detached:"}},
+	},
+	{
 		Name: "mint-never",
 		Why:  "no generation begins at a parting: a split brain is not seen, the newer side may be overwritten",
 		Edits: []Edit{{"replica/generation.go",

@@ -96,6 +96,29 @@ func (o *oracle) apart(p *process, c *clientOp, v *replica.View) {
 	}
 }
 
+// unflushed: C4 at the moment of a flush's acknowledgement. Whoever would not have, after
+// a power cut, all that it covers is, on stable storage, at another generation than the
+// one who acknowledges: else that one could be overwritten by it.
+func (o *oracle) unflushed(p *process, c *clientOp, v *replica.View) {
+	mine := p.n.meta.believed().Super.Current
+	if v.Bare {
+		mine = v.Current
+	}
+	for i := range v.Peers {
+		q, n := &v.Peers[i], p.n.peers[i]
+		sup := &n.meta.believed().Super
+		if q.Live || q.Mode != protocol.ModeC || sup.Current != mine || sup.Disk <= protocol.Inconsistent || o.passedOn(p, c, v) {
+			continue
+		}
+		for h, s := range o.hot {
+			if x := n.disk.stable(int64(s)); !c.br.legal(int32(h), x, c.idx, 0) {
+				o.w.fail("C4: %s acknowledges a flush of everything up to %d without %s, which has only %s of sector %d on stable storage and is at the same generation %s: %s",
+					p.n.name, c.idx, n.name, valueText(x), s, mine, c.br.text(int32(h)))
+			}
+		}
+	}
+}
+
 // passedOn reports whether a replica that p counts among the ack sets has left the
 // connection unnoticed, at p's generation, and may lack the write: under A or B, or because
 // it has lost power since it took it. Whom it has brought to that generation lacks, as it

@@ -36,7 +36,8 @@
 //	C4  nobody acknowledges in a generation in which another node acknowledged
 //	    what it does not have; acknowledged writes are overwritten by a sync only
 //	    on an operator's word (oracle.acked, oracle.overwritten); whoever does not
-//	    have an acknowledged write is durably at another generation (ack.go)
+//	    have an acknowledged write, or not on stable storage what a flush covers, is
+//	    durably at another generation (ack.go)
 //	C5  every request and operation is answered, everything settles in bounded time
 //	C6  an inconsistent replica is not promoted without force; a read returns the
 //	    newest acknowledged write, or one under way that every replica in the ack

@@ -531,6 +531,7 @@ func (o *oracle) flushed(p *process, c *clientOp) {
 		}
 	}
 	o.stable(p, c, v)
+	o.unflushed(p, c, v)
 	o.glance(1.0 / 16)
 }
 
