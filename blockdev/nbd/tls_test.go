@@ -212,6 +212,7 @@ func TestNothingSurvivesSTARTTLS(t *testing.T) {
 			t.Errorf("BLOCK_STATUS: % x, want a simple reply with EINVAL", simple)
 		}
 	})
+	eventually(t, "the server has seen that client go", func() bool { return s.Clients("crm") == 0 })
 	injected := map[string][]byte{
 		"an option":     client.AppendOption(nil, nbd.OptStructuredReply, nil),
 		"an export":     client.AppendOption(nil, nbd.OptGo, client.InfoData("crm")),
