@@ -70,6 +70,11 @@ func compare(me, peer Side) Decision {
 	if follows(me, peer) || follows(peer, me) {
 		return decide(protocol.NoSync, RuleDefer)
 	}
+	if torn(me, peer) || torn(peer, me) {
+		d := decide(protocol.RefusedStrategy, RuleFollowsAnother)
+		d.Code = protocol.CodeTwoPrimaries
+		return d
+	}
 	if me.carriedBy(peer) || peer.carriedBy(me) {
 		return decide(protocol.NoSync, RuleDiskless)
 	}
@@ -158,6 +163,12 @@ func (s Side) carriedBy(other Side) bool {
 // follows reports whether s is a secondary of a primary other than the two.
 func follows(s, other Side) bool {
 	return s.Role != protocol.Primary && s.Primary != "" && s.Primary != s.Name && s.Primary != other.Name && other.Role != protocol.Primary
+}
+
+// torn reports whether s is a secondary of a primary and the other another one. What s
+// has of its primary's writes, and the other may lack, is marked when that one is lost.
+func torn(s, other Side) bool {
+	return s.Role != protocol.Primary && s.Primary != "" && s.Primary != s.Name && s.Primary != other.Name && other.Role == protocol.Primary
 }
 
 // older reports whether s has stayed behind at a generation that the other has

@@ -49,6 +49,7 @@ const (
 	RuleNoDisk           Rule = "no-disk"                      // a side has no disk: nothing to compare
 	RuleDefer            Rule = "defer-to-primary"             // two secondaries; their primary settles it
 	RuleOtherVolume      Rule = "other-volume"                 // ids of two volumes
+	RuleFollowsAnother   Rule = "follows-another-primary"      // refused for now
 	RuleTwoPrimaries     Rule = "two-primaries"                // refused
 	RulePrimaryTarget    Rule = "primary-would-be-overwritten" // refused
 	RuleNoGoodCopy       Rule = "no-good-copy"                 // refused
@@ -173,6 +174,9 @@ func (d Decision) Text(me, peer, volume string) string {
 			return fmt.Sprintf("%s and %s are both primary: demote one (qrbd demote %s)", me, peer, volume)
 		case RulePrimaryTarget:
 			return fmt.Sprintf("a primary's data is the older: demote the primary that is to be overwritten (qrbd demote %s) and connect again", volume)
+		case RuleFollowsAnother:
+			return fmt.Sprintf("%s and %s: one is primary, and the other is connected to another primary of %s: demote one of the two primaries (qrbd demote %s). If that one is dead, they compare again as soon as that is noticed",
+				me, peer, volume, volume)
 		case RuleBusy:
 			return fmt.Sprintf("%s or %s is being overwritten by another node; they compare again after that", me, peer)
 		default:

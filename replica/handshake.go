@@ -171,7 +171,7 @@ func (m *Machine) onVerdict(p *peer, v *protocol.Verdict) {
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent a verdict that nobody asked for", p.name))
 		return
 	}
-	if p.serial != m.idSerial {
+	if p.serial != m.idSerial || p.role == protocol.Primary && m.followsAnother(p) {
 		m.restart(p, "the state changed during the handshake")
 		return
 	}
@@ -231,7 +231,7 @@ func (m *Machine) act(p *peer, d Decision) {
 			code = protocol.CodeNotAllowed
 		}
 		why := refusal(code, "%s", d.Text(m.cfg.Self, p.name, m.cfg.Name))
-		if d.Rule == RuleNoGoodCopy || d.Rule == RuleBusy { // a third node may change that: try again
+		if d.Rule == RuleNoGoodCopy || d.Rule == RuleBusy || d.Rule == RuleFollowsAnother { // a third node may change that: try again
 			m.drop(p, why)
 			return
 		}

@@ -94,6 +94,10 @@ func (m *Machine) onBye(p *peer, b *protocol.Bye) {
 
 func (m *Machine) onState(p *peer, s *protocol.State) {
 	wasPrimary := p.role == protocol.Primary
+	if s.Role == protocol.Primary && !wasPrimary && m.role == protocol.Secondary && m.followsAnother(p) {
+		m.restart(p, p.name+" is primary, and "+m.cfg.Self+" follows "+m.primary())
+		return
+	}
 	m.stillAsking(p)
 	m.setPeerRole(p, s.Role)
 	m.setPeerDisk(p, s.Disk)
@@ -174,6 +178,14 @@ func (m *Machine) primary() string {
 		}
 	}
 	return ""
+}
+
+// followsAnother reports whether this node is connected to a primary other than p. A
+// secondary has one at a time: what it has of the first's writes, and a second may lack, it
+// marks when it loses the first.
+func (m *Machine) followsAnother(p *peer) bool {
+	x := m.primary()
+	return x != "" && x != m.cfg.Self && x != p.name
 }
 
 // receiveVote takes what has to do with votes, and, on a link without data, everything.
