@@ -397,6 +397,11 @@ func (m *Machine) promise(p *peer) {
 	if !covers(p.asks, m.vote.voted) { // the operator's word
 		m.vote.voted = 0
 		m.persist()
+		for _, q := range m.all { // one that remembers nobody goes by what this node said
+			if q != p && q.linked && q.settled {
+				m.emit(Effect{Kind: DoSend, Peer: q.id, Msg: m.ballot()})
+			}
+		}
 	}
 	if m.vote.term == 0 { // from now on it remembers
 		m.vote.term, m.vote.voted = 1, p.asks.Current

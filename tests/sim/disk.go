@@ -188,6 +188,12 @@ func (d *disk) has(c *clientOp) bool {
 	return true
 }
 
+// caches reports whether anything is in the cache only.
+func (d *disk) caches() (any bool) {
+	d.eachVolatile(func(int64, uint64) { any = true })
+	return any
+}
+
 // writing reports whether a write of a sector is under way.
 func (d *disk) writing(s int64) bool {
 	for _, op := range d.order {

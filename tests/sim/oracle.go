@@ -96,6 +96,7 @@ type standing struct {
 	back   bool  // put back, and with nobody since
 	half   bool  // in the middle of a restore, also after a crash
 	wild   int   // promoted by force when broken: what is not durable may be anything
+	cached bool  // superseded as primary with some of its last reign only in the cache, and with nobody since
 }
 
 // join is a replica's standing as soon as the sync from another ends.
@@ -650,6 +651,7 @@ func (p *process) observe() {
 	if seen.branch != nil && v.Role == protocol.Secondary {
 		p.w.log("oracle: %s is no longer primary", p.n.name)
 		seen.branch, seen.former = nil, seen.branch
+		st.cached = p.w.hasQuorum() && p.n.disk.caches()
 	}
 	if v.LacksBytes != seen.lacks {
 		if seen.lacks = v.LacksBytes; seen.lacks == 0 {
@@ -750,9 +752,13 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 		if i := unique(st.mark(), me.mark()); i != 0 && !st.gaveUp && o.more(n, p.n, i) != nil {
 			o.w.fail("C4: %s takes %s for equal, which acknowledged %d that %s does not have", p.n.name, n.name, i, p.n.name)
 		}
-		j := st.joint
-		st.br, st.pos, st.vol, st.dur, st.lost, st.joint = me.br, o.idx, vol, o.idx, false, join{}
-		clear(st.fua)
+		j, dur := st.joint, o.idx
+		if st.cached { // nobody had it flush; its activity map says what a power cut may take
+			dur = st.dur
+		} else {
+			clear(st.fua)
+		}
+		st.br, st.pos, st.vol, st.dur, st.lost, st.joint, st.cached = me.br, o.idx, vol, dur, false, join{}, false
 		if l := p.linkTo(n); j.br == me.br && l != nil && l.e.c == j.c {
 			// It was written to before the end of its sync was known here.
 			st.pos, st.vol, st.dur, st.fua = j.pos, j.vol, j.dur, j.fua

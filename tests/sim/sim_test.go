@@ -231,4 +231,4 @@ func TestQuorum(t *testing.T) {
 }
 
 // failedWithQuorum lists seeds from quorumFrom that once found something.
-var failedWithQuorum = []uint64{8000147, 8000618, 8001237, 8003486, 8003940, 8010164, 8030996}
+var failedWithQuorum = []uint64{8000147, 8000618, 8001237, 8003486, 8003940, 8010164, 8030996, 8001054, 8001293, 8001899}
