@@ -109,6 +109,37 @@ func (m *ReachAnswer) decode(r *reader) {
 func (m *ReachAnswer) check(int) error { return nil }
 
 // Type implements Message.
+func (*Failover) Type() Type { return TypeFailover }
+
+func (m *Failover) encode(b []byte) []byte {
+	b = append(b, byte(m.Standing))
+	b = putBool(putBool(b, m.Paused), m.Move)
+	b = putU64(b, m.Change)
+	return putText(putName(putName(b, m.Volume), m.By), m.Reason)
+}
+
+func (m *Failover) decode(r *reader) {
+	m.Standing = Standing(r.u8())
+	m.Paused = r.bool()
+	m.Move = r.bool()
+	m.Change = r.u64()
+	m.Volume = r.name(m.Volume)
+	m.By = r.name(m.By)
+	m.Reason = r.text(m.Reason)
+}
+
+func (m *Failover) check(int) error {
+	return cmp.Or(
+		checkEnum("standing", uint8(m.Standing), uint8(StandingOff), uint8(StandingStopped)),
+		checkName(m.Volume), checkNameOrNone(m.By))
+}
+
+// String returns the word shown to people.
+func (s Standing) String() string {
+	return word(uint8(s), "off", "ready", "unable", "starting", "running", "stopping", "stopped")
+}
+
+// Type implements Message.
 func (*Close) Type() Type { return TypeClose }
 
 func (m *Close) encode(b []byte) []byte { return putText(putU16(b, uint16(m.Code)), m.Text) }

@@ -361,6 +361,35 @@ type ReachAnswer struct {
 	Reason  string
 }
 
+// Standing is how a volume's failover stands on a node.
+type Standing uint8
+
+// The standings.
+const (
+	StandingOff      Standing = iota // it is not configured, or not enabled
+	StandingReady                    // secondary, and may take the role over
+	StandingUnable                   // secondary, and does not take the role: Reason
+	StandingStarting                 // primary, and what belongs on top is being started
+	StandingRunning                  // primary, and what belongs on top runs
+	StandingStopping                 // what is on top is being stopped
+	StandingStopped                  // primary, and nothing runs on top: Reason
+)
+
+// Failover tells how a volume's failover stands on the sender, at the begin of a session
+// and at each change. Only to peers with FeatureFailover.
+type Failover struct {
+	Volume   string
+	Standing Standing
+	// Whether failover is paused, for all nodes: of two nodes' words the one with the higher
+	// Change holds, of equal ones the paused one. By is the node on which it was said.
+	Paused bool
+	Change uint64
+	By     string
+	// Move asks the receiver, if it is primary, to hand the role over to the sender.
+	Move   bool
+	Reason string
+}
+
 // SyncWrite is a block run on the bulk stream; the payload has Len bytes.
 type SyncWrite struct {
 	ID  uint64

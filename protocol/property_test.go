@@ -103,6 +103,8 @@ func drawField(t *rapid.T, field any, name string) any {
 		return Strategy(rapid.Uint8Range(1, 9).Draw(t, name))
 	case NoVote:
 		return NoVote(rapid.Uint8Range(uint8(VoteYes), uint8(NoFollow)).Draw(t, name))
+	case Standing:
+		return Standing(rapid.Uint8Range(uint8(StandingOff), uint8(StandingStopped)).Draw(t, name))
 	case StreamKind:
 		return StreamKind(rapid.Uint8Range(1, 2).Draw(t, name))
 	case DataOp:

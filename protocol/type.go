@@ -18,6 +18,7 @@ const (
 	TypeJoin        Type = 7
 	TypeReachAsk    Type = 8
 	TypeReachAnswer Type = 9
+	TypeFailover    Type = 10
 
 	TypeHello          Type = 16
 	TypeVerdict        Type = 17
@@ -108,6 +109,8 @@ func newMessage(t Type) Message {
 		return new(ReachAsk)
 	case TypeReachAnswer:
 		return new(ReachAnswer)
+	case TypeFailover:
+		return new(Failover)
 	case TypeHello:
 		return new(Hello)
 	case TypeVerdict:

@@ -11,10 +11,13 @@ const (
 
 // Features are the optional parts that this version has. Both sides use the
 // intersection of what they offer in NodeHello.
-const Features = FeatureReach
+const Features = FeatureReach | FeatureFailover
 
 // FeatureReach: the node answers ReachAsk.
 const FeatureReach uint64 = 1 << 0
+
+// FeatureFailover: the node takes Failover.
+const FeatureFailover uint64 = 1 << 1
 
 // Compatible says whether nodes of these versions can talk: same major.
 func Compatible(a, b NodeHello) bool { return a.Major == b.Major }

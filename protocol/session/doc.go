@@ -9,7 +9,7 @@
 //	dial ────► TLS, key ─► hello ───► peer.run: one live session ──► Handler
 //	                                        │
 //	                                     Session
-//	            control stream: NodeHello, Ping, Pong, ConnectAsk, ReachAsk, ReachAnswer
+//	            control stream: NodeHello, Ping, Pong, ConnectAsk, ReachAsk, ReachAnswer, Failover
 //	            write streams:  one per volume
 //	            bulk streams:   one per volume, what the others leave
 //	                                        │

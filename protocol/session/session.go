@@ -232,7 +232,7 @@ func (s *Session) control() {
 			_ = s.Send(&protocol.Pong{ID: m.ID, Time: m.Time})
 		case *protocol.Pong:
 			s.measured(time.Since(s.epoch) - time.Duration(m.Time))
-		case *protocol.ConnectAsk, *protocol.ReachAsk, *protocol.ReachAnswer:
+		case *protocol.ConnectAsk, *protocol.ReachAsk, *protocol.ReachAnswer, *protocol.Failover:
 			s.node.options.Handler.Message(s, m)
 		default:
 			s.endOn(unexpected(m, "on the control stream"))
