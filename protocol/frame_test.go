@@ -155,7 +155,7 @@ func TestAppendedFields(t *testing.T) {
 
 func TestUnknownTypes(t *testing.T) {
 	var d Decoder
-	for _, typ := range []Type{0, 10, 72, 200, 255} {
+	for _, typ := range []Type{0, 11, 72, 200, 255} {
 		frame := append(zeroHeader[:], "new in 1.7"...)
 		seal(frame, typ, 0, nil)
 		if _, err := ParseHeader(frame); !errors.Is(err, ErrUnknownType) {

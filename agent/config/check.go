@@ -16,6 +16,7 @@ func check(c *Config, e *Error) {
 	k.exports()
 	k.backings()
 	k.quorums()
+	k.failovers()
 }
 
 type checker struct {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/qrbd/qrbd/agent/failover"
 	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/protocol/session"
@@ -116,6 +117,8 @@ type Volume struct {
 	OnNoQuorum    OnNoQuorum
 	Witness       bool // this node votes, and holds no data
 	witnesses     []string
+	// Failover moves the role, and what is on top, by itself; nil: people do.
+	Failover *failover.Settings
 }
 
 func (v *Volume) hasPeer(name string) bool {
@@ -178,6 +181,16 @@ func (c *Config) ArchiveRoot() string {
 // VerifyPath returns the path of the records of a volume's verifies.
 func (c *Config) VerifyPath(volume string) string {
 	return filepath.Join(c.Node.State, volume+".verify.json")
+}
+
+// FailoverPath returns the path of what a volume's failover remembers.
+func (c *Config) FailoverPath(volume string) string {
+	return filepath.Join(c.Node.State, volume+".failover.json")
+}
+
+// FailoverLog returns the path of the file with what commands of a volume's failover print.
+func (c *Config) FailoverLog(volume string) string {
+	return filepath.Join(c.Node.State, volume+".failover.log")
 }
 
 // Volume returns the volume of that name, or nil.

@@ -131,6 +131,7 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 	decodeQuorum(s, &v)
 	v.AfterSB = decodePolicy(s)
 	v.Hooks = volumeHooks(s, hooks)
+	v.Failover = decodeFailover(s)
 	s.done()
 	return v
 }

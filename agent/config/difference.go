@@ -38,7 +38,7 @@ type VolumeDifference struct {
 
 // tunable are the fields of Volume that may change while it runs.
 var tunable = []string{"Hooks", "AfterSB", "VerifyEvery", "VerifyWindow", "ResyncRateMax", "ResyncRateMin", "ResyncWindow", "FlushBytes", "WriteTimeout",
-	"FlushInterval", "ActivityIdle", "OnNoData", "OnReadError", "DiskTimeout", "AttachTimeout", "Archive", "ExportClients"}
+	"FlushInterval", "ActivityIdle", "OnNoData", "OnReadError", "DiskTimeout", "AttachTimeout", "Archive", "ExportClients", "Failover"}
 
 // Compare says what next changes of c. A field that Compare has not been told of
 // needs a restart: nothing is taken for applied that is not.
