@@ -170,6 +170,7 @@ func (a *Agent) start() (err error) {
 	}
 	for _, s := range slots {
 		a.spawn(func(ctx context.Context) { a.runSchedule(ctx, s) })
+		a.spawn(s.failover.sup.Run)
 	}
 	if a.metrics, err = a.startMetrics(); err != nil {
 		return err
@@ -186,7 +187,9 @@ func (a *Agent) newSlot(v config.Volume) *slot {
 	if err != nil {
 		a.log.Warn("the records of verifies are not used", "volume", v.Name, "err", err)
 	}
-	return newSlot(v, verify)
+	s := newSlot(v, verify)
+	s.failover = a.newService(s)
+	return s
 }
 
 // slots returns the configured volumes. The list does not change; Reload makes another.
@@ -335,6 +338,7 @@ func (a *Agent) event(s *slot, e volume.Event) {
 	}
 	a.fireHooks(s, e)
 	a.attachedEvent(s, e)
+	s.failover.sup.Poke(e.Peer == "" && e.Field == "role" && e.New != protocol.Primary.String())
 	if e.Peer == "" && e.Field == "role" && e.New != "primary" {
 		a.expel(s, "it is no longer primary")
 	}

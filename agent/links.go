@@ -107,6 +107,7 @@ func (l *links) sessionUp(s peerSession) {
 	l.sessions[s.Peer()] = s
 	delete(l.reasons, s.Peer())
 	l.mu.Unlock()
+	l.a.failoverSession(s.Peer(), true)
 	if !s.Dialer() {
 		return
 	}
@@ -121,7 +122,8 @@ func (l *links) sessionUp(s peerSession) {
 func (l *links) sessionDown(s peerSession) {
 	var orphans []*half
 	l.mu.Lock()
-	if l.sessions[s.Peer()] == s {
+	last := l.sessions[s.Peer()] == s
+	if last {
 		delete(l.sessions, s.Peer())
 	}
 	for k, h := range l.waiting {
@@ -134,6 +136,16 @@ func (l *links) sessionDown(s peerSession) {
 	for _, h := range orphans {
 		h.drop()
 	}
+	if last {
+		l.a.failoverSession(s.Peer(), false)
+	}
+}
+
+// session returns the session with a peer, nil without one.
+func (l *links) session(peer string) peerSession {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sessions[peer]
 }
 
 // unreachable tells every volume with that peer why a session did not come up.
@@ -184,6 +196,9 @@ func (l *links) message(s peerSession, m protocol.Message) {
 	case *protocol.ReachAnswer:
 		l.a.reachAnswered(m)
 		return
+	case *protocol.Failover:
+		l.a.failoverHeard(s.Peer(), *m)
+		return
 	}
 	ask, ok := m.(*protocol.ConnectAsk)
 	if !ok {
@@ -210,9 +225,7 @@ func (l *links) message(s peerSession, m protocol.Message) {
 // ask is a volume's AskConnect: connect soon, if there is a session. Without one
 // the next sessionUp does it.
 func (l *links) ask(sl *slot, peer string) {
-	l.mu.Lock()
-	s := l.sessions[peer]
-	l.mu.Unlock()
+	s := l.session(peer)
 	if s == nil {
 		return
 	}

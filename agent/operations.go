@@ -164,6 +164,9 @@ func (a *Agent) promote(ctx context.Context, vol running, o volume.PromoteOption
 
 // Demote implements control.Node.
 func (a *Agent) Demote(ctx context.Context, name string, r control.DemoteRequest) error {
+	if _, on := a.byFailover(name); on {
+		return &volume.Error{Code: protocol.CodeNotAllowed, Text: fmt.Sprintf("failover of volume %s would make a node primary again at once: move it with qrbd switchover %s --to PEER, or run qrbd failover pause %s first", name, name, name)}
+	}
 	return a.leaveRole(ctx, name, r.Force, func(vol running) error { return vol.Demote(ctx) })
 }
 
@@ -174,6 +177,9 @@ func (a *Agent) Switchover(ctx context.Context, name string, r control.Switchove
 	}
 	if err := a.checkPeer(name, r.To, false); err != nil {
 		return err
+	}
+	if f, on := a.byFailover(name); on && !r.Force {
+		return refusedMove(name, f.sup.Move(ctx, r.To))
 	}
 	return a.leaveRole(ctx, name, r.Force, func(vol running) error { return vol.Switchover(ctx, r.To) })
 }

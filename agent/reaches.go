@@ -42,9 +42,7 @@ type featured interface{ Features() uint64 }
 // reachFrom asks one peer.
 func (a *Agent) reachFrom(ctx context.Context, peer string) control.PeerReach {
 	r := control.PeerReach{Peer: peer}
-	a.links.mu.Lock()
-	s := a.links.sessions[peer]
-	a.links.mu.Unlock()
+	s := a.links.session(peer)
 	if s == nil {
 		r.Unasked = "there is no session with it"
 		return r

@@ -163,6 +163,7 @@ func (r *reload) change(d *config.VolumeDifference) {
 		case s.retimed <- struct{}{}:
 		default:
 		}
+		s.failover.sup.Poke(false)
 		r.applied("volume %s: %s", d.Name, strings.Join(d.Tuned, ", "))
 	}
 	if len(d.PeersAdded) > 0 {
@@ -204,6 +205,7 @@ func (r *reload) add(v config.Volume) {
 		r.a.links.volumeOpened(s)
 	}
 	r.a.spawn(func(ctx context.Context) { r.a.runSchedule(ctx, s) })
+	r.a.spawn(s.failover.sup.Run)
 	r.applied("%s", what)
 }
 

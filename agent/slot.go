@@ -37,6 +37,8 @@ type slot struct {
 	// operation is refused, not queued: its operator decided on an older state.
 	operation sync.Mutex
 
+	failover *service
+
 	base base // of the archives: the store in use
 
 	serviceMu sync.Mutex     // held while the file is written; taken alone
@@ -107,6 +109,9 @@ func (s *slot) status() volume.Status {
 			st.Size = s.live().Size
 		}
 		s.verify.status(&st)
+		if s.failover != nil {
+			st.Failover = s.failover.status()
+		}
 		return st
 	}
 	st := volume.Status{

@@ -64,7 +64,7 @@ func (h *Host) Attach(ctx context.Context, r Request) (rec Record, err error) {
 	if err := checkLink(link); err != nil {
 		return rec, err
 	}
-	rec = Record{Volume: r.Volume, Method: method, Link: link, Token: newToken(), Since: time.Now(), Boot: bootID()}
+	rec = Record{Volume: r.Volume, Method: method, Link: link, Token: newToken(), Since: time.Now(), Boot: BootID()}
 	if method == MethodFUSE {
 		rec.Mount = filepath.Join(h.Run, r.Volume)
 	}

@@ -127,7 +127,7 @@ func (r *Record) remove(state string) error {
 // and whoever serves it is alive.
 func (r *Record) Live() bool {
 	switch {
-	case r.Boot != bootID():
+	case r.Boot != BootID():
 		return false
 	case r.Method == MethodNBD:
 		return r.Device != "" && nbdAttached(r.Device)
@@ -161,7 +161,8 @@ func ProcessOf(pid int) (Process, error) {
 	return Process{PID: pid, Start: start}, err
 }
 
-func bootID() string {
+// BootID names this boot of the host.
+func BootID() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return "unknown"

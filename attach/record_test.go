@@ -24,7 +24,7 @@ func TestRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := Record{Volume: "crm", Method: MethodFUSE, Device: "/dev/loop99", Token: newToken(), Since: time.Unix(1, 0).UTC(), Boot: bootID(), Helper: self}
+	r := Record{Volume: "crm", Method: MethodFUSE, Device: "/dev/loop99", Token: newToken(), Since: time.Unix(1, 0).UTC(), Boot: BootID(), Helper: self}
 	if err := r.save(state); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestLive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := Record{Method: MethodFUSE, Boot: bootID(), Helper: p}
+	r := Record{Method: MethodFUSE, Boot: BootID(), Helper: p}
 	if !r.Live() {
 		t.Error("the helper runs")
 	}

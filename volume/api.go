@@ -228,6 +228,9 @@ type Status struct {
 	Quorum     *QuorumState `json:"quorum,omitempty"`  // nil: there is none
 	Peers      []PeerStatus `json:"peers"`
 
+	// Failover is how the volume's failover stands, filled in by the agent; nil: none is
+	// configured.
+	Failover *FailoverStatus `json:"failover,omitempty"`
 	// IO is what was counted, where it was asked for; filled in by the agent.
 	IO *IO `json:"io,omitempty"`
 }
@@ -279,6 +282,31 @@ type PeerStatus struct {
 	// Verify is the last verify with the peer that was run on this node, filled in
 	// by the agent.
 	Verify *VerifyStatus `json:"verify,omitempty"`
+}
+
+// FailoverStatus is how a volume's failover stands on this node.
+type FailoverStatus struct {
+	Enabled  bool   `json:"enabled"`
+	Arbiter  string `json:"arbiter"`
+	Standing string `json:"standing"` // off, ready, unable, starting, running, stopping, stopped
+	Doing    string `json:"doing"`    // what is under way
+	Reason   string `json:"reason,omitempty"`
+	Trouble  bool   `json:"trouble"` // somebody should look
+	Top      string `json:"top"`     // what is on top: unknown, stopped, running, broken
+	// GivenUpUntil: what belongs on top did not start here, and the role is left to others.
+	GivenUpUntil time.Time      `json:"given_up_until,omitzero"`
+	Paused       bool           `json:"paused"`
+	PausedBy     string         `json:"paused_by,omitempty"` // node
+	PausedSince  time.Time      `json:"paused_since,omitzero"`
+	Preferred    []string       `json:"preferred,omitempty"`
+	Peers        []FailoverPeer `json:"peers,omitempty"` // those that have said how it stands there
+}
+
+// FailoverPeer is how it stands on a peer.
+type FailoverPeer struct {
+	Name     string `json:"name"`
+	Standing string `json:"standing"`
+	Reason   string `json:"reason,omitempty"`
 }
 
 // VerifyStatus is the last verify with a peer.

@@ -65,10 +65,11 @@ func checkFailover(s *section, f *failover.Settings) {
 		}
 	}
 	switch {
-	case len(f.Start) > 0 && len(f.Stop) == 0:
+	case f.Unit != "":
+	case given("start") && !given("stop"):
 		s.fault("start", "without stop: what is started must be stopped before the role is given up")
-	case len(f.Start) == 0 && len(f.Stop)+len(f.Check) > 0 && given("start") == given("stop"):
-		s.fault("stop", "without start")
+	case !given("start") && (given("stop") || given("check")):
+		s.fault("start", "is missing: stop and check are for what it starts")
 	}
 	for key, c := range map[string]hook.Command{"start": f.Start, "stop": f.Stop, "check": f.Check} {
 		if len(c) == 0 || !f.Enabled {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/qrbd/qrbd/agent/failover"
 	"github.com/qrbd/qrbd/volume"
 )
 
@@ -90,6 +91,16 @@ type SwitchoverRequest struct {
 	Force bool   `json:"force"` // disconnect the clients first
 }
 
+// FailoverPauseRequest pauses a volume's failover on all its nodes, or resumes it.
+type FailoverPauseRequest struct {
+	Paused bool `json:"paused"`
+}
+
+// FailoverTestRequest asks for a rehearsal: a move to a node and back.
+type FailoverTestRequest struct {
+	To string `json:"to,omitempty"` // "": the one that would be next
+}
+
 // ConnectRequest asks to connect to a peer, or to all for "".
 type ConnectRequest struct {
 	Peer          string `json:"peer,omitempty"`
@@ -152,6 +163,7 @@ type Progress struct {
 	Waiting    string                `json:"waiting,omitempty"` // what is still missing, in words
 	Reports    []volume.VerifyReport `json:"reports,omitempty"`
 	Serving    string                `json:"serving,omitempty"` // where the export is
+	Rehearsal  *failover.Rehearsal   `json:"rehearsal,omitempty"`
 	Done       bool                  `json:"done,omitempty"`
 	Error      *ErrorBody            `json:"error,omitempty"`
 }
@@ -216,6 +228,10 @@ type Node interface {
 	Connect(ctx context.Context, name string, r ConnectRequest) error
 	Disconnect(ctx context.Context, name string, r DisconnectRequest) error
 	Invalidate(ctx context.Context, name string) error
+	FailoverPause(ctx context.Context, name string, r FailoverPauseRequest) error
+	// FailoverTest moves the volume, and what is on top, to a node and back; told is called
+	// as each part of it ends.
+	FailoverTest(ctx context.Context, name string, r FailoverTestRequest, told func(string)) (failover.Rehearsal, error)
 	// ReplaceDisk puts an empty disk in the place of one that failed.
 	ReplaceDisk(ctx context.Context, name string) error
 	Archives(name string) ([]volume.ArchiveInfo, error)

@@ -18,6 +18,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/qrbd/qrbd/agent/failover"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/volume"
 )
@@ -50,6 +51,14 @@ func (f *fakeNode) Status() NodeStatus {
 func (f *fakeNode) Reach(context.Context) []PeerReach { return []PeerReach{{Peer: "beta", Build: "1"}} }
 
 func (f *fakeNode) StatusIO() NodeStatus { return f.Status() }
+
+func (f *fakeNode) FailoverPause(_ context.Context, name string, r FailoverPauseRequest) error {
+	return f.note("failover-pause %s %+v", name, r)
+}
+func (f *fakeNode) FailoverTest(_ context.Context, name string, r FailoverTestRequest, told func(string)) (failover.Rehearsal, error) {
+	told("stopped here")
+	return failover.Rehearsal{To: "beta", Steps: []failover.Step{{What: "stopped here", Took: 1}}}, f.note("failover-test %s %+v", name, r)
+}
 
 func (f *fakeNode) set(role, disk string, peers ...volume.PeerStatus) {
 	f.mu.Lock()

@@ -17,6 +17,8 @@
 //	POST /v1/volumes/{name}/invalidate
 //	POST /v1/volumes/{name}/replace-disk
 //	POST /v1/volumes/{name}/verify        VerifyRequest; answers with Progress lines
+//	POST /v1/volumes/{name}/failover-pause FailoverPauseRequest
+//	POST /v1/volumes/{name}/failover-test FailoverTestRequest; answers with Progress lines
 //	POST /v1/volumes/{name}/wait          WaitRequest; answers with Progress lines
 //	GET  /v1/reach                        Node.Reach
 //	GET  /v1/events?since=BOOT:N&follow=1 EventLine lines; the header says where they begin

@@ -120,6 +120,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("POST /v1/volumes/{name}/verify", s.streamVerify)
 	mux.HandleFunc("POST /v1/volumes/{name}/wait", s.streamWait)
 	s.archiveRoutes(mux)
+	s.failoverRoutes(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, refuse(protocol.CodeVersion, "this agent has no %s %s: the command and the agent are of different versions; restart the agent after an upgrade", r.Method, r.URL.Path))
 	})

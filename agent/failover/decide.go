@@ -146,8 +146,8 @@ func (m *Memory) asSecondary(v *View, s *Settings) Decision {
 	case v.MayPromote != "":
 		return Decision{Why: v.MayPromote}
 	}
-	due := m.FreeSince.Add(s.Delay)
-	if better := m.better(v, s); better != "" {
+	due := m.DueSince.Add(s.Delay)
+	if better(v, s) != "" {
 		due = due.Add(preferWait)
 	}
 	if m.NextTry.After(due) {
@@ -186,7 +186,7 @@ func (m *Memory) asPrimary(v *View, s *Settings) Decision {
 	case v.Top == TopUnknown:
 		return wait(v.Now.Add(time.Second), "what runs on top is not known")
 	case v.Top != TopRunning && (v.Unable != "" || v.Now.Before(m.BarredUntil)):
-		if to := m.other(v, s); to != "" && !v.Now.Before(m.NextTry) {
+		if to := other(v, s); to != "" && !v.Now.Before(m.NextTry) {
 			return Decision{Action: HandOver, To: to, Why: orElse(v.Unable, m.BarredWhy)}
 		}
 	}
@@ -228,13 +228,13 @@ func (m *Memory) running(v *View, s *Settings) Decision {
 		due = m.NextTry
 	}
 	if v.Now.Before(due) {
-		return wait(due, "running; "+m.betterAble(v, s)+" gets the role back")
+		return wait(due, "running; "+betterAble(v, s)+" gets the role back")
 	}
-	return Decision{Action: HandOver, To: m.betterAble(v, s), Why: "it is preferred"}
+	return Decision{Action: HandOver, To: betterAble(v, s), Why: "it is preferred"}
 }
 
 // better returns a node that is there, may take the role, and is preferred to this one.
-func (m *Memory) better(v *View, s *Settings) string {
+func better(v *View, s *Settings) string {
 	for i := range v.Peers {
 		if p := &v.Peers[i]; p.Connected && p.Standing == protocol.StandingReady && s.rank(p.Name) < s.rank(v.Self) {
 			return p.Name
@@ -244,15 +244,15 @@ func (m *Memory) better(v *View, s *Settings) string {
 }
 
 // betterAble returns the most preferred node that is preferred to this one, and is in sync.
-func (m *Memory) betterAble(v *View, s *Settings) string {
-	if to := m.other(v, s); to != "" && s.rank(to) < s.rank(v.Self) {
+func betterAble(v *View, s *Settings) string {
+	if to := other(v, s); to != "" && s.rank(to) < s.rank(v.Self) {
 		return to
 	}
 	return ""
 }
 
 // other returns the most preferred of the nodes that would take the role over.
-func (m *Memory) other(v *View, s *Settings) string {
+func other(v *View, s *Settings) string {
 	best := ""
 	for i := range v.Peers {
 		if p := &v.Peers[i]; p.able() && (best == "" || s.rank(p.Name) < s.rank(best)) {

@@ -11,6 +11,7 @@ import (
 // supervisor that has just been started.
 type Memory struct {
 	FreeSince   time.Time // since when no primary is known; zero: there is one
+	DueSince    time.Time // since when this node could take the role besides
 	LostSince   time.Time // since when this primary does not serve; zero: it does
 	BetterSince time.Time // since when a preferred node could have the role back
 	RunningFrom time.Time // since when what is on top runs
@@ -26,9 +27,10 @@ type Memory struct {
 
 // Observe notes since when things are as they are.
 func (m *Memory) Observe(v *View, s *Settings) {
-	since(&m.FreeSince, v.Now, v.Open && !v.Primary && v.Leader == "")
+	since(&m.FreeSince, v.Now, v.Open && !v.Primary && v.Leader == "" && !v.Paused)
+	since(&m.DueSince, v.Now, !m.FreeSince.IsZero() && v.MayPromote == "")
 	since(&m.LostSince, v.Now, v.Primary && !v.Serving)
-	since(&m.BetterSince, v.Now, v.Primary && m.betterAble(v, s) != "")
+	since(&m.BetterSince, v.Now, v.Primary && betterAble(v, s) != "")
 	if !m.RunningFrom.IsZero() && !v.Paused && v.Primary && v.Serving && (v.Top == TopStopped || v.Top == TopBroken) {
 		m.failed("what is on top broke down", v.Now, s) // nobody has stopped it here
 	}

@@ -193,3 +193,13 @@ func (s *Supervisor) until(ctx context.Context, holds func(*View, Status) bool) 
 		}
 	}
 }
+
+// Successor returns the node that would be the best to move to, "" when there is none.
+func (s *Supervisor) Successor() string {
+	settings := s.o.Settings()
+	v := s.o.Node.View()
+	if settings == nil || !v.Primary {
+		return ""
+	}
+	return other(&v, settings)
+}

@@ -204,6 +204,9 @@ func (s *Supervisor) act(ctx context.Context, stack Stack, d Decision, settings 
 		return stack.Start(ctx)
 	case Stop:
 		v := s.o.Node.View()
+		if !v.Open {
+			return errors.New("the volume is being closed")
+		}
 		return stack.Stop(ctx, !v.Primary || !v.Serving)
 	case HandOver:
 		return s.handOver(ctx, stack, d.To)

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/qrbd/qrbd/agent/control"
+	"github.com/qrbd/qrbd/agent/failover"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/volume"
 )
@@ -38,6 +39,13 @@ func (f *fakeNode) note(format string, args ...any) error {
 	return f.err
 }
 
+func (f *fakeNode) FailoverPause(_ context.Context, name string, r control.FailoverPauseRequest) error {
+	return f.note("failover-pause %s %+v", name, r)
+}
+func (f *fakeNode) FailoverTest(_ context.Context, name string, r control.FailoverTestRequest, told func(string)) (failover.Rehearsal, error) {
+	told("stopped here")
+	return failover.Rehearsal{To: "beta", Steps: []failover.Step{{What: "stopped here", Took: 1}}}, f.note("failover-test %s %+v", name, r)
+}
 func (f *fakeNode) Reach(context.Context) []control.PeerReach { return nil }
 
 func (f *fakeNode) StatusIO() control.NodeStatus { return f.Status() }

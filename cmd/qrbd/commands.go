@@ -125,6 +125,10 @@ func commands(t *terminal) []*cli.Command {
 			textFlag("to", "the `PEER` that becomes primary"),
 			boolFlag("force", "disconnect clients first"),
 		), runSwitchover),
+		command(t, "failover", "status [VOLUME] | pause|resume|test VOLUME", "show, pause or rehearse the failover of a volume with a [volume.failover] section", 1, 2, remote(
+			jsonFlag(),
+			textFlag("to", "test: the `PEER` to go to and come back from (default: the next one)"),
+		), runFailover),
 		command(t, "attach", "VOLUME [DEVICE]", "make a block device of a volume that is primary here", 1, 2, remote(
 			textFlag("method", "`METHOD`: nbd (the kernel's client) or fuse (a loop device); default: what the host has"),
 			jsonFlag(),

@@ -15,12 +15,12 @@ const module = "github.com/qrbd/qrbd"
 // the module that it may import. A package that is not listed is refused: adding
 // one is a decision about the shape, made here.
 var edges = map[string][]string{
-	"cmd/qrbd": {"agent", "agent/config", "agent/control", "agent/doctor", "attach", "volume", "volume/meta", "volume/archive", "replica", "resync", "bitmap",
+	"cmd/qrbd": {"agent", "agent/config", "agent/control", "agent/doctor", "agent/failover", "attach", "volume", "volume/meta", "volume/archive", "replica", "resync", "bitmap",
 		"protocol", "protocol/session", "blockdev", "blockdev/nbd"},
 	"agent":            {"agent/config", "agent/control", "agent/failover", "agent/hook", "agent/metrics", "agent/reach", "attach", "volume", "volume/meta", "volume/archive", "protocol", "protocol/session", "protocol/quicnet", "protocol/tcpnet", "blockdev", "blockdev/nbd"},
 	"attach":           {"attach/fusefile", "blockdev/nbd", "blockdev/nbd/client", "blockdev/nbd/kernel", "blockdev/nbd/lasting"},
 	"attach/fusefile":  {},
-	"agent/control":    {"volume", "protocol", "blockdev/nbd"},
+	"agent/control":    {"agent/failover", "volume", "protocol", "blockdev/nbd"},
 	"agent/doctor":     {"agent/config", "agent/control", "agent/reach", "volume", "protocol", "protocol/session"},
 	"agent/failover":   {"agent/hook", "protocol"},
 	"agent/hook":       {},
