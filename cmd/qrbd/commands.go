@@ -105,6 +105,7 @@ func commands(t *terminal) []*cli.Command {
 		command(t, "status", "[VOLUME]", "show roles, states, and what is out of sync", 0, 1, remote(
 			jsonFlag(),
 			boolFlag("watch", "keep showing it, until q or Ctrl-C"),
+			boolFlag("shell", "print one volume's state as QRBD_ variables that a shell can evaluate"),
 			&cli.DurationFlag{Name: "interval", Usage: "how often --watch looks", Value: defaultInterval},
 		), runStatus),
 		command(t, "top", "", "watch all volumes: states, throughput, latency, syncs (keys: q quit, s sort, up and down)", 0, 0, remote(

@@ -18,8 +18,11 @@ func runStatus(c call) error {
 	if err != nil {
 		return err
 	}
-	if c.Bool("watch") {
+	switch {
+	case c.Bool("watch"):
 		return watch(c, client)
+	case c.Bool("shell"):
+		return runStatusShell(c, client)
 	}
 	st, err := fetchStatus(c.Context.Context, client, c.volumeName())
 	if err != nil {

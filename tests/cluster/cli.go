@@ -120,16 +120,29 @@ func (n *Node) try(args ...string) string {
 // Volume is the part of `qrbd status --json` that tests look at. It is declared
 // here again, not imported, since the JSON is what is promised.
 type Volume struct {
-	Name       string `json:"name"`
-	Size       int64  `json:"size"`
-	Role       string `json:"role"`
-	Disk       string `json:"disk"`
-	Export     string `json:"export"`
-	Clients    int    `json:"clients"`
-	Generation string `json:"generation"`
-	Reason     string `json:"reason"`
-	ActiveExt  int64  `json:"active_extents"`
-	Peers      []Peer `json:"peers"`
+	Name       string  `json:"name"`
+	Size       int64   `json:"size"`
+	Role       string  `json:"role"`
+	Disk       string  `json:"disk"`
+	Export     string  `json:"export"`
+	Clients    int     `json:"clients"`
+	Generation string  `json:"generation"`
+	Reason     string  `json:"reason"`
+	ActiveExt  int64   `json:"active_extents"`
+	Quorum     *Quorum `json:"quorum"` // nil: there is none
+	Peers      []Peer  `json:"peers"`
+}
+
+// Quorum is that of a Volume.
+type Quorum struct {
+	Quorate bool   `json:"quorate"`
+	Serving bool   `json:"serving"`
+	Missing string `json:"missing"`
+}
+
+// Serves reports whether the node is primary and answers requests.
+func (v Volume) Serves() bool {
+	return v.Role == "primary" && (v.Quorum == nil || v.Quorum.Serving)
 }
 
 // Peer is one peer of a Volume.
@@ -203,13 +216,18 @@ func (n *Node) Volume(name string) Volume {
 func (n *Node) poll(name string) (Volume, error) {
 	ctx, cancel := n.c.within(Timeout)
 	defer cancel()
+	return Ask(ctx, n.Config.Control, name)
+}
+
+// Ask returns the state of a volume as the agent behind a control socket tells it.
+func Ask(ctx context.Context, socket, name string) (Volume, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/v1/status", nil)
 	if err != nil {
 		return Volume{}, err
 	}
 	t := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
-		return d.DialContext(ctx, "unix", n.Config.Control)
+		return d.DialContext(ctx, "unix", socket)
 	}}
 	resp, err := (&http.Client{Transport: t}).Do(req)
 	if err != nil {

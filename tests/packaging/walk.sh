@@ -46,6 +46,8 @@ test -L /etc/systemd/system/multi-user.target.wants/qrbd.service
 systemd-analyze verify --man=no /lib/systemd/system/qrbd.service /lib/systemd/system/qrbd-attach@crm.service
 systemd-analyze security --offline=yes /lib/systemd/system/qrbd.service | tail -1
 qrbd config check --config /etc/qrbd/example.toml
+/usr/lib/ocf/resource.d/qrbd/volume meta-data | grep -q 'resource-agent name="volume"'
+test -x /usr/lib/qrbd/qrbd-fence-pacemaker -a -s /usr/share/doc/qrbd/PACEMAKER.md
 bash -c 'source /usr/share/bash-completion/completions/qrbd; COMP_WORDS=(qrbd dest) COMP_CWORD=1; _qrbd; test "${COMPREPLY[*]}" = destroy
 	COMP_WORDS=(qrbd promote --peer) COMP_CWORD=2; _qrbd; test "${COMPREPLY[*]}" = --peer-fenced'
 

@@ -22,8 +22,11 @@ func Open(s *database.Server) (*CRM, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &CRM{db: db, kind: s.Kind()}, nil
+	return On(db, s.Kind()), nil
 }
+
+// On is the CRM in a database that the caller has opened, of a server that runs anywhere.
+func On(db *sql.DB, kind database.Kind) *CRM { return &CRM{db: db, kind: kind} }
 
 // Close closes all connections.
 func (c *CRM) Close() error { return c.db.Close() }
