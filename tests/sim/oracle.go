@@ -426,7 +426,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 	o.gens[v.Current] = mark{b, o.idx}
 	me := o.st[p.n.index]
 	if !v.Bare || v.Disk == protocol.UpToDate { // or filled, which is not durable yet
-		me.pos, me.vol = o.idx, o.idx
+		me.pos, me.vol, me.gaveUp = o.idx, o.idx, false
 	}
 	if c.r.FUA && !v.Bare {
 		o.forced(c, me.fua)
@@ -982,7 +982,10 @@ func (o *oracle) promoted(p *process) {
 		st.dur, st.wild = 0, o.idx
 		clear(st.fua)
 	}
-	st.br, st.pos, st.vol, st.broken, st.gaveUp, st.lost = b, o.idx, o.idx, false, false, false
+	// What was given up and half overwritten stays given up until something is acknowledged
+	// on it: the operator's word accepted it as it is, and began nothing.
+	st.gaveUp = st.gaveUp && forced && st.broken
+	st.br, st.pos, st.vol, st.broken, st.lost = b, o.idx, o.idx, false, false
 	p.seen.branch = b
 	o.w.count("promotions")
 	o.w.log("oracle: %s begins branch %d of %d at %d, index %d, forced %v", p.n.name, b.id, b.parent.id, b.fork, o.idx, forced)
