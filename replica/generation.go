@@ -16,7 +16,7 @@ func (m *Machine) mustMint() bool {
 		return true
 	}
 	for _, p := range m.peers {
-		if p.mayBeCurrent() {
+		if m.mayBeCurrent(p) {
 			return true
 		}
 	}
@@ -33,17 +33,40 @@ func (m *Machine) mustMintToFlush() bool {
 		return true
 	}
 	for _, p := range m.peers {
-		if p.mayBeCurrent() && (!p.joined || p.dirty.Count() != 0) {
+		if m.mayBeCurrent(p) && (!p.joined || p.dirty.Count() != 0) {
 			return true
 		}
 	}
 	return false
 }
 
-// mayBeCurrent reports whether the peer, which does not get writes, may have the
-// current generation. What its slot says is not enough: a third node may have
-// brought it up to date since.
-func (p *peer) mayBeCurrent() bool { return !p.live && !p.apart }
+// mayBeCurrent reports whether the peer may have the current generation and does not get
+// writes, or did not get one that is still under way. What its slot says is not enough: a
+// third node may have brought it up to date since.
+func (m *Machine) mayBeCurrent(p *peer) bool { return !p.apart && (!p.live || m.passedOver(p)) }
+
+// passedOver reports whether a request is under way that p was lost with, and that waits
+// for a generation which p does not have. That p is back meanwhile gives it nothing.
+func (m *Machine) passedOver(p *peer) bool {
+	if !p.passed {
+		return false
+	}
+	for _, s := range m.spans {
+		if s.req.needGen && s.req.without&(1<<p.id) != 0 {
+			return true
+		}
+	}
+	p.passed = false
+	return false
+}
+
+// parted notes that p is durably known to be at another generation than this primary.
+func (m *Machine) parted(p *peer) {
+	p.passed = false
+	for _, s := range m.spans {
+		s.req.without &^= 1 << p.id
+	}
+}
 
 // mayHavePassedOn notes that p, which comes back, had the current generation while it
 // was away: it may have brought others to it since.
@@ -86,7 +109,7 @@ func (m *Machine) mintRound() {
 		weak = append(weak, m.cfg.Self)
 	}
 	for _, p := range m.peers {
-		if p.mayBeCurrent() {
+		if m.mayBeCurrent(p) {
 			o.rotate = append(o.rotate, p)
 			weak = append(weak, p.name)
 		}
@@ -108,7 +131,7 @@ func (m *Machine) mintRound() {
 	m.mintWait, m.offer = 0, o
 	m.mintDeadline = m.now + m.cfg.WriteTimeout
 	for _, p := range m.peers {
-		if p.live && (p.repl == protocol.Established || p.repl == protocol.VerifySource || p.step == syncWaitAck) {
+		if p.live && !slices.Contains(o.rotate, p) && (p.repl == protocol.Established || p.repl == protocol.VerifySource || p.step == syncWaitAck) {
 			m.mintWait |= 1 << p.id
 			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.NewGeneration{Parent: o.parent, Current: o.current, Weak: weak}})
 		}
@@ -138,6 +161,7 @@ func (m *Machine) mintRound() {
 func (m *Machine) takeOffer(o *mintOffer) {
 	for _, p := range o.rotate {
 		p.apart, p.left = true, true
+		m.parted(p)
 		p.wrote(m.now) // as good as: it becomes durable with the generation
 		if p.slot == 0 {
 			p.slot = o.parent

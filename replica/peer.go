@@ -69,10 +69,12 @@ type peer struct {
 	dirty *bitmap.Set
 	live  bool // in the ack set of new writes
 	apart bool // not live, and not at the generation that this primary has begun
-	ring  sentRing
-	acked protocol.Ack
-	moved Time   // when acked last rose, or the first operation was sent after a rest
-	last  uint64 // last sequence sent
+	// passed: it was lost with requests that may be under way (Request.without).
+	passed bool
+	ring   sentRing
+	acked  protocol.Ack
+	moved  Time   // when acked last rose, or the first operation was sent after a rest
+	last   uint64 // last sequence sent
 
 	// Since the two parted.
 	wroteFirst   Time // when this side wrote what p may lack; 0: never

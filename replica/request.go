@@ -63,6 +63,7 @@ type Request struct {
 	all     bool   // every peer confirms it as applied (Flush, FUA: durable), whatever its protocol
 	covers  uint64 // Flush: highest sequence that the local flush makes durable; Read: that it may have seen
 	copies  uint16 // peers that were sent it and are still with us
+	without uint16 // peers that were lost with it, and at its generation
 	span    int    // index in Machine.spans, or -1
 	at      Time   // when it was issued
 	late    bool   // the local part was given up: what comes of it does not count

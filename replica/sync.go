@@ -124,6 +124,7 @@ func (m *Machine) onSyncReady(p *peer) {
 		return
 	}
 	p.step, p.gave = syncRunning, true
+	m.parted(p) // it is at the base of the sync, durably
 	for _, q := range m.peers {
 		q.outrun = q.outrun || q != p
 	}

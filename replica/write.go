@@ -10,7 +10,7 @@ import (
 // Submit takes a client's request. It ends, now or later, in one DoComplete.
 func (m *Machine) Submit(now Time, r *Request) {
 	m.now = now
-	r.seq, r.local, r.pending, r.copies, r.needGen, r.covers, r.err, r.span = 0, false, 0, 0, false, 0, nil, -1
+	r.seq, r.local, r.pending, r.copies, r.without, r.needGen, r.covers, r.err, r.span = 0, false, 0, 0, 0, false, 0, nil, -1
 	r.all, r.late, r.inWait, r.pieces, r.tried = false, false, false, 0, 0
 	switch {
 	case m.stopping:
@@ -479,6 +479,10 @@ func (m *Machine) forget(p *peer) {
 	}
 	r := &p.ring
 	for i := r.head; i < r.tail; i++ {
+		if q := r.at(i).req; q != nil {
+			q.without |= 1 << p.id
+			p.passed = true
+		}
 		if s := r.at(i); s.op != protocol.DataFlush {
 			p.dirty.Set(bitmap.Touched(s.off, s.n))
 			p.wrote(s.at)
