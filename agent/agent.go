@@ -147,6 +147,9 @@ func (o Options) withDefaults() Options {
 // start opens everything, outward last: nobody is answered before the volumes
 // are open.
 func (a *Agent) start() (err error) {
+	if err := a.cfg.CheckHooks(); err != nil {
+		return err
+	}
 	if a.lock, err = lockState(a.cfg.Node.State); err != nil {
 		return err
 	}

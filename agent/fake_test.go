@@ -104,6 +104,7 @@ func (v *fakeVolume) ReplaceDisk(_ context.Context, fresh func() (volume.Disk, e
 func (v *fakeVolume) Tune(volume.Tuning)                { _ = v.note("tune") }
 func (v *fakeVolume) AddPeer(p volume.PeerConfig) error { return v.note("add peer %s", p.Name) }
 func (v *fakeVolume) Invalidate(context.Context) error  { return v.note("invalidate") }
+func (v *fakeVolume) Outdate(context.Context) error     { return v.note("outdate") }
 func (v *fakeVolume) Verify(ctx context.Context, o volume.VerifyOptions, progress func(done, total int64)) (volume.VerifyReport, error) {
 	if v.verify != nil {
 		return v.verify(ctx, o, progress)

@@ -53,6 +53,10 @@ func hooksFor(e volume.Event, st volume.Status) []hook.Name {
 		if e.Old == protocol.SyncTarget.String() && e.New == protocol.Established.String() {
 			return []hook.Name{hook.AfterResyncTarget}
 		}
+	case "fencing":
+		if e.New == "unfenced" {
+			return []hook.Name{hook.UnfencePeer}
+		}
 	case "verify":
 		if e.New == "differs" {
 			return []hook.Name{hook.OutOfSync}

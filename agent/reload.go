@@ -52,6 +52,9 @@ func (a *Agent) loadConfig() (*config.Config, error) {
 			return nil, err
 		}
 	}
+	if err := next.CheckHooks(); err != nil {
+		return nil, err
+	}
 	return next, nil
 }
 

@@ -138,6 +138,9 @@ func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File, s
 	if o.Witness = v.Witness; v.Witness {
 		o.Size = volume.WitnessSize
 	}
+	if o.Fencing = fencing(v.Fencing); o.Fencing != volume.FencingOff {
+		o.FencePeer = func(ctx context.Context, peer string) (volume.FenceAnswer, string) { return a.fencePeer(ctx, s, peer) }
+	}
 	o.Quorum, o.MinRedundancy, o.Lease = quorum(v.Quorum), quorum(v.MinRedundancy), a.cfg.Node.PeerTimeout
 	if v.OnNoQuorum == config.NoQuorumError {
 		o.OnNoQuorum = volume.NoQuorumError

@@ -80,3 +80,12 @@ func (*Readmit) encode(b []byte) []byte { return b }
 func (*Readmit) decode(*reader) {}
 
 func (*Readmit) check(int) error { return nil }
+
+// Type implements Message.
+func (*Bond) Type() Type { return TypeBond }
+
+func (*Bond) encode(b []byte) []byte { return b }
+
+func (*Bond) decode(*reader) {}
+
+func (*Bond) check(int) error { return nil }

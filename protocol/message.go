@@ -328,6 +328,10 @@ type Leave struct{}
 // Readmit confirms the return of a node that left: it counts again, durably.
 type Readmit struct{}
 
+// Bond says, on a volume with fencing, that the receiver is in sync, and that the
+// sender has no durable note any more that the receiver is fenced.
+type Bond struct{}
+
 // Handover is the last message of a primary that has drained, flushed and made
 // its secondary role durable: the receiver becomes primary.
 type Handover struct {

@@ -48,6 +48,7 @@ func samples() []sample {
 		{"claim-answer", &ClaimAnswer{Stamp: 1, Term: 2, Current: 3, No: NoFollow}, nil},
 		{"leave", &Leave{}, nil},
 		{"readmit", &Readmit{}, nil},
+		{"bond", &Bond{}, nil},
 		{"data-write", &Data{Op: DataWrite, Flags: DataFUA, Seq: 1, Time: 2, Off: 3, Len: 4}, []byte("data")},
 		{"data-zero", &Data{Op: DataZero, Flags: DataNoHole, Seq: 5, Time: 6, Off: 7, Len: 1 << 40}, nil},
 		{"data-trim", &Data{Op: DataTrim, Seq: 8, Time: 9, Off: 10, Len: 11}, nil},

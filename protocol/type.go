@@ -34,6 +34,7 @@ const (
 	TypeClaimAnswer    Type = 27
 	TypeLeave          Type = 28
 	TypeReadmit        Type = 29
+	TypeBond           Type = 30
 
 	TypeData          Type = 32
 	TypeAck           Type = 33
@@ -139,6 +140,8 @@ func newMessage(t Type) Message {
 		return new(Leave)
 	case TypeReadmit:
 		return new(Readmit)
+	case TypeBond:
+		return new(Bond)
 	case TypeData:
 		return new(Data)
 	case TypeAck:

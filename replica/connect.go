@@ -140,6 +140,7 @@ func (m *Machine) Lost(now Time, id PeerID, cause error) {
 	m.handoverLost(p)
 	p.ballot, p.asks, p.waits, p.votedTerm = nil, nil, nil, 0
 	m.votersChanged()
+	m.fencingLost(p, cause)
 }
 
 // restart ends the connection to have a new handshake soon.

@@ -23,6 +23,7 @@ const (
 	DoArchive                      // Peer is about to overwrite what Discard says: prepare to keep it, then call Archived
 	DoArchiveEnd                   // the sync of Discard has ended
 	DoServe                        // answer Peer's Read from the local store, on the bulk stream; Err: with an error
+	DoFence                        // Peer is out of reach: see to it that it cannot take over, then call FenceAnswered with Token
 	DoSettle                       // call StoreSettled when the store is done with what came over lost connections
 )
 

@@ -115,7 +115,7 @@ func (m *Machine) mintRound() {
 		}
 	}
 	switch {
-	case m.quorumOn() && m.beginsSync():
+	case m.gated() && m.beginsSync():
 		m.stallMint() // who is about to be inconsistent may not be it yet
 		return
 	case len(weak) == 0:

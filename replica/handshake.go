@@ -109,6 +109,10 @@ func (m *Machine) onHello(p *peer, h *protocol.Hello) {
 	if m.quorumOn() && !m.comparable(p, h) {
 		return
 	}
+	if m.vote.yielding != "" { // it is about to be a secondary
+		m.restart(p, m.vote.yielding)
+		return
+	}
 	m.setPeerDisk(p, h.Disk)
 	m.setPeerRole(p, h.Role)
 	if o := m.offer; m.bare() && !m.minting && o != nil && o.parent == m.current && o.current == h.Current {

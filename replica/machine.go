@@ -76,6 +76,10 @@ type Config struct {
 	OnNoQuorum    OnNoQuorum
 	Lease         Time // a node that follows a primary follows no other for so long; REQUIRES > 0 with a quorum
 	Witness       bool // this node holds no data, and votes
+
+	// Fencing: what must be certain of a peer that is out of reach (fence.go). Not used
+	// with a quorum.
+	Fencing Fencing
 }
 
 // Machine is the state machine. Not safe for concurrent use.
@@ -200,6 +204,8 @@ func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 		p := &peer{id: PeerID(i), name: c.Name, mode: c.Mode, slot: s.Bitmap, dirty: s.Dirty, witness: c.Witness, departed: s.Left, owes: s.Told,
 			wroteFirst: s.First, wroteLast: s.Last, wroteKept: s.Last, older: s.Older || st.Primary && s.Bitmap == 0,
 			conn: protocol.Connecting, role: protocol.RoleUnknown, disk: protocol.DiskUnknown, retryAt: now}
+		p.fence.kept = s.Fenced && m.fencingOn() // what was noted before it was switched off says nothing any more
+		p.fence.sure = p.fence.kept
 		m.all = append(m.all, p)
 		if c.Witness || cfg.Witness {
 			p.dirty = emptyBits()
@@ -274,6 +280,9 @@ func (m *Machine) setDisk(d protocol.Disk, why string) {
 	}
 	m.event("", "disk", m.disk.String(), d.String(), why)
 	m.disk, m.diskWhy = d, why
+	if d <= protocol.Outdated {
+		m.unbind()
+	}
 	m.idSerial++
 	m.persist()
 }

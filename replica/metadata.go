@@ -15,6 +15,7 @@ type PeerSlot struct {
 	Last   Time
 	Older  bool // this node was primary when it was last connected to the peer
 	Left   bool // it left in order: it is not missed for a quorum
+	Fenced bool // it cannot take over before it has been in sync with this node again
 	Told   bool // this node left in order, and the peer, which knew, has not confirmed its return
 }
 
@@ -185,7 +186,7 @@ func (m *Machine) stored() *Stored {
 		Clean: m.cleanMark, Shaken: m.shaken, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring, Archive: m.vouched,
 		Term: m.vote.term, Voted: m.vote.voted}
 	for _, p := range m.all {
-		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk, First: p.wroteFirst, Last: p.wroteLast, Older: m.wasPrimary(p), Left: p.departed, Told: p.owes})
+		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk, First: p.wroteFirst, Last: p.wroteLast, Older: m.wasPrimary(p), Left: p.departed, Told: p.owes, Fenced: p.fence.kept})
 		p.wroteKept = p.wroteLast
 	}
 	return s
@@ -196,7 +197,7 @@ func (m *Machine) stored() *Stored {
 func (m *Machine) storedNew() *Stored {
 	s := &Stored{Disk: protocol.Inconsistent, Term: m.vote.term, Voted: m.vote.voted}
 	for _, p := range m.all {
-		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Disk: p.disk, Left: p.departed, Told: p.owes})
+		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Disk: p.disk, Left: p.departed, Told: p.owes, Fenced: p.fence.kept})
 	}
 	return s
 }

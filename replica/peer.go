@@ -141,6 +141,8 @@ type peer struct {
 	votedAt    Time // the claim was sent
 	answeredAt Time // it has answered a claim, or was connected
 
+	fence fenceState // fence.go
+
 	// On a primary.
 	since uint64 // up to here it may have writes that it was not sent on this connection: a sync brought them, or an earlier one
 }

@@ -18,6 +18,7 @@ type promoteStep uint8
 
 const (
 	stepAsk    promoteStep = iota // connected peers are asked
+	stepFence                     // peers that are out of reach are fenced
 	stepSettle                    // the store finishes what lost connections left in it
 	stepTake                      // the role is being made durable
 )
@@ -46,6 +47,10 @@ type grant struct {
 func (m *Machine) Promote(now Time, opt PromoteOptions, done func(error)) {
 	m.now = now
 	if m.role == protocol.Primary && m.drain == nil {
+		if opt.PeerFenced && m.fencingOn() {
+			m.vouchAsPrimary(done)
+			return
+		}
 		m.reply(done, nil)
 		return
 	}
@@ -122,6 +127,12 @@ func (m *Machine) mayPromote(opt PromoteOptions) error {
 		return nil
 	}
 	for _, p := range m.peers {
+		if m.fencingOn() {
+			if err := m.mayFence(p); err != nil {
+				return err
+			}
+			continue
+		}
 		if !p.linked || !p.settled {
 			return refusal(protocol.CodeNotAllowed, "%s is not connected (%s) and may be primary. If you are certain that it is dead or cut off from its clients, run: qrbd promote %s --peer-fenced",
 				p.name, orElse(p.reason, p.conn.String()), name)
@@ -172,7 +183,7 @@ func (m *Machine) promoteAnswered() {
 		m.endPromote(err)
 		return
 	}
-	if m.askAll() {
+	if m.askAll() || m.fenceFirst(pr) {
 		return
 	}
 	pr.step = stepSettle
@@ -198,6 +209,9 @@ func (m *Machine) StoreSettled(now Time) {
 	}
 	if m.askAll() {
 		pr.step = stepAsk
+		return
+	}
+	if m.fenceFirst(pr) { // one was lost meanwhile
 		return
 	}
 	if err := m.elected(pr); err != nil {
@@ -238,6 +252,9 @@ func (m *Machine) takeRole(opt PromoteOptions) {
 	why := "promoted by the operator"
 	if opt.Force {
 		why += ", by force"
+	}
+	if opt.PeerFenced || opt.Force {
+		m.vouchFenced()
 	}
 	m.discarded(nil, why)
 	m.setDisk(protocol.UpToDate, why)
@@ -313,6 +330,8 @@ func (m *Machine) becamePrimary() {
 	if m.quorumOn() {
 		m.claim()
 		m.votersChanged()
+	} else {
+		m.vote.serving, m.vote.failing = true, false
 	}
 	for _, p := range m.peers {
 		if !p.linked || !p.settled || p.repl != protocol.Established {
@@ -325,6 +344,7 @@ func (m *Machine) becamePrimary() {
 		}
 		m.inSync(p)
 	}
+	m.serveAgain()
 	m.pumpHeld()
 }
 
@@ -367,6 +387,7 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 	default:
 		ans.Yes = true
 		m.promise(p)
+		m.unfence(p, "it is promoted")
 		m.granted = grant{p.id, m.now + m.cfg.AskTime}
 		if m.promote != nil {
 			m.endPromote(refusal(protocol.CodeBusy, "%s is being promoted at the same time and goes first", p.name))
@@ -375,7 +396,17 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 	if m.quorumOn() {
 		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: m.ballot()})
 	}
-	m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: ans})
+	epoch := p.epoch
+	send := func() {
+		if p.epoch == epoch && p.linked {
+			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: ans})
+		}
+	}
+	if ans.Yes && m.fencingOn() { // and not fenced any more, durably
+		m.whenDurable(send)
+		return
+	}
+	send()
 }
 
 // newer reports whether this replica, which is a good one, has gone on from the

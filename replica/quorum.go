@@ -217,12 +217,15 @@ func (m *Machine) missing() string {
 // followed reports whether a quorum follows this primary now.
 func (m *Machine) followed() bool {
 	v := &m.vote
-	return !m.quorumOn() || m.role == protocol.Primary && v.yielding == "" && v.quorate && v.own == m.current && m.enough(m.votesForThis, false)
+	if !m.quorumOn() {
+		return m.allCovered()
+	}
+	return m.role == protocol.Primary && v.yielding == "" && v.quorate && v.own == m.current && m.enough(m.votesForThis, false)
 }
 
 // mayServe reports whether requests may be answered now.
 func (m *Machine) mayServe() bool {
-	return !m.quorumOn() || m.followed() && m.redundant(m.votesForThis)
+	return m.followed() && (!m.quorumOn() || m.redundant(m.votesForThis))
 }
 
 // withhold ends or parks a request that must not begin now, and reports whether it
@@ -244,7 +247,7 @@ func (m *Machine) withhold(r *Request) bool {
 
 // answer ends a request, or keeps the answer back until it may be given.
 func (m *Machine) answer(r *Request, err error) {
-	if err == nil && m.quorumOn() && !r.Internal() {
+	if err == nil && m.gated() && !r.Internal() {
 		switch {
 		case m.mayServe():
 			m.answerAll()
@@ -265,10 +268,10 @@ func (m *Machine) answer(r *Request, err error) {
 // serveAgain goes on with what has waited for votes.
 func (m *Machine) serveAgain() {
 	v := &m.vote
-	if !m.quorumOn() || m.role != protocol.Primary || m.rising || v.yielding != "" {
+	if !m.gated() || m.role != protocol.Primary || m.rising || v.yielding != "" {
 		return
 	}
-	if v.own != m.current && v.quorate && m.enough(m.votesForThis, false) {
+	if m.quorumOn() && v.own != m.current && v.quorate && m.enough(m.votesForThis, false) {
 		m.keepOwnVote()
 	}
 	if v.stalled && (m.followed() || m.noData()) {
@@ -281,15 +284,29 @@ func (m *Machine) serveAgain() {
 	switch {
 	case !serving && was:
 		v.lostAt = m.now
-		m.event("", "io", "served", "suspended", "too few nodes have confirmed lately that they follow this primary: "+m.missing())
+		m.event("", "io", "served", "suspended", m.suspendedWhy())
 	case serving && !was:
-		m.event("", "io", "suspended", "served", "a quorum follows this primary")
+		m.event("", "io", "suspended", "served", m.servedWhy())
 	}
 	if serving {
 		v.failing = false
 		m.answerAll()
 		m.pumpHeld()
 	}
+}
+
+func (m *Machine) suspendedWhy() string {
+	if m.quorumOn() {
+		return "too few nodes have confirmed lately that they follow this primary: " + m.missing()
+	}
+	return m.frozenWhy()
+}
+
+func (m *Machine) servedWhy() string {
+	if m.quorumOn() {
+		return "a quorum follows this primary"
+	}
+	return "no peer can take over"
 }
 
 // answerAll gives the answers that were kept back, before any other. REQUIRES mayServe.

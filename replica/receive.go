@@ -37,6 +37,11 @@ func (m *Machine) Receive(now Time, id PeerID, msg protocol.Message) {
 	case *protocol.Readmit:
 		m.onReadmit(p)
 		return
+	case *protocol.Bond:
+		if p.settled {
+			m.onBond(p)
+			return
+		}
 	}
 	if !p.settled {
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s sent %v before the handshake was over", p.name, msg.Type()))
@@ -85,6 +90,7 @@ func (m *Machine) onBye(p *peer, b *protocol.Bye) {
 	if b.Outdate && m.role == protocol.Secondary && m.disk > protocol.Outdated {
 		m.setDisk(protocol.Outdated, p.name+" goes on without this replica")
 	}
+	m.saidBye(p, b)
 	if b.Code == protocol.CodeOperator {
 		p.alone = aloneThere
 		m.setConn(p, protocol.Standalone, b.Text)

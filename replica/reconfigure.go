@@ -63,6 +63,7 @@ func (m *Machine) AddPeer(now Time, c PeerConfig) error {
 		// What came before the peer was known is not in the recent ring.
 		marked: m.seq}
 	p.dirty.SetAll()
+	p.fence.kept = m.fencingOn() // it has never been in sync with this node
 	if m.restoring {
 		p.alone, p.conn, p.reason = aloneHere, protocol.Standalone, m.unfinished().Text
 	}
@@ -72,5 +73,9 @@ func (m *Machine) AddPeer(now Time, c PeerConfig) error {
 	m.idSerial++ // what is said of the others in a hello has changed
 	m.wantBitmaps = true
 	m.persist()
+	m.whenSettled(func() {
+		p.fence.sure = p.fence.kept
+		m.serveAgain()
+	})
 	return nil
 }

@@ -38,6 +38,9 @@ var update = flag.Bool("update", false, "rewrite the expected output of testdata
 //	restore A [crash]      what A gave up last is put back; A dies half-way
 //	verify A B [OFF LEN], stop-verify A B, repair A B [from-peer]
 //	quorum RULE [redundancy N] [io-error] [WITNESS]   before anything else: with votes; all start anew
+//	fencing POLICY         before anything else: with fencing; all start anew
+//	answer A B CODE        what A's fence-peer says of B: DRBD's exit code
+//	outdate A              A's data are old
 //	unlink A B             A loses the connection, B does not notice
 //	stop A                 A leaves in order
 //	pause A, wake A        A does nothing (time passes for it); does what waited for it
@@ -251,6 +254,8 @@ func (w *world) command(f []string) error {
 		x.asleep = f[0] == "pause"
 	case "status":
 		w.status(f[1:]...)
+	case "fencing", "answer", "outdate":
+		w.fenceCommand(x, f, done)
 	default:
 		if known, err := w.diskCommand(x, f); !known || err != nil {
 			return fmt.Errorf("unknown command (%w)", err)

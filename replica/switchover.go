@@ -31,6 +31,9 @@ func (m *Machine) Switchover(now Time, id PeerID, done func(error)) {
 		}
 		m.reply(done, refusal(protocol.CodeNotAllowed, "%s is primary on %s: run the switchover there", m.cfg.Name, where))
 		return
+	case m.frozenWhy() != "":
+		m.reply(done, refusal(protocol.CodeNotAllowed, "%s is frozen on %s: %s", m.cfg.Name, m.cfg.Self, m.frozenWhy()))
+		return
 	case !m.mayServe():
 		m.reply(done, refusal(protocol.CodeNotAllowed, "%s has no quorum on %s: nothing can be handed over; %s", m.cfg.Name, m.cfg.Self, m.missing()))
 		return
@@ -59,6 +62,7 @@ func (m *Machine) Switchover(now Time, id PeerID, done func(error)) {
 			m.reply(done, err)
 			return
 		}
+		m.unfence(p, "the role is handed over to it") // durable with the role
 		m.handover = &handoverOut{id: m.cfg.Rand(), to: id, deadline: m.now + 2*m.cfg.AskTime, done: done}
 		m.stepDown("switchover to "+p.name, func() {
 			if m.handover == nil {

@@ -239,8 +239,12 @@ func (m *Machine) startTarget(p *peer, d Decision) {
 	p.step = syncWaitStart
 	p.live = false
 	p.deadline = m.now + m.cfg.HandshakeTime
+	m.unfence(p, p.name+" has newer data")
 	if m.disk > protocol.Outdated {
 		m.setDisk(protocol.Outdated, p.name+" has newer data")
+	}
+	if m.fencingOn() { // a primary waits for it
+		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.State{Role: m.role, Disk: m.disk, Current: m.current, Primary: m.primary()}})
 	}
 	for _, q := range m.peers {
 		if q != p && q.linked && q.lastWhy != RuleDefer {

@@ -34,6 +34,7 @@ func (m *Machine) Tick(now Time) {
 	m.tickFlush()
 	m.tickRoles()
 	m.tickQuorum()
+	m.tickFencing()
 	if m.role == protocol.Primary && len(m.peers) > 1 && now >= m.nextTick.stable {
 		m.nextTick.stable = now + stableEvery
 		m.sendStable()
@@ -238,6 +239,8 @@ type PeerView struct {
 	Linked     bool
 	Heard      *protocol.Hello
 	Witness    bool
+	Fenced     bool   // it cannot take over before it has been in sync with this node again
+	Fencing    string // the last question of the hook fence-peer, in words; "": none, or it is answered
 }
 
 // View is a snapshot of the machine, for people.
@@ -259,6 +262,8 @@ type View struct {
 	Quorum     Quorum // off: what follows says nothing
 	Quorate    bool
 	Serving    bool // primary, and requests are answered
+	Fencing    Fencing
+	Frozen     string // why a primary with FencingStonith answers nothing, in words; "": it does
 	Peers      []PeerView
 }
 
@@ -285,12 +290,19 @@ func (m *Machine) ViewInto(v *View) {
 		v.Quorate, v.Serving = m.vote.quorate && !m.hasLeft(), m.role == protocol.Primary && m.mayServe()
 		v.Waiting += len(m.vote.unanswered)
 	}
+	if m.fencingOn() {
+		v.Fencing, v.Frozen = m.cfg.Fencing, m.frozenWhy()
+		v.Waiting += len(m.vote.unanswered)
+	}
 	for _, p := range m.all {
 		w := PeerView{Name: p.name, Witness: p.witness, Mode: p.mode, Conn: p.conn, Repl: p.repl, Role: p.role, Disk: p.disk, Reason: p.reason,
 			DirtyBytes: min(p.dirty.Count()*bitmap.BlockSize, m.cfg.Size), Slot: p.slot, TotalBytes: min(p.total*bitmap.BlockSize, m.cfg.Size),
 			Unacked: p.ring.bytes, UnackedOps: int64(p.ring.tail - p.ring.applied), Lacking: p.lacking(), Rule: p.lastWhy, Stats: p.lastStats, Live: p.live, Linked: p.linked, Heard: p.heard}
 		if p.plan != nil {
 			w.Stats, w.Started = p.plan.Stats(), p.plan.Started()
+		}
+		if w.Fenced = p.fence.kept; !w.Fenced && (p.fence.asking || p.fence.why != "") {
+			w.Fencing = m.fenceText(p)
 		}
 		peers = append(peers, w)
 	}

@@ -46,6 +46,7 @@ type wnode struct {
 	holdIO  bool // local I/O is kept back
 	noSync  bool // syncs from here do not get on
 	asleep  bool
+	fences  map[PeerID]uint64 // tokens of DoFence
 	wdisk
 }
 
@@ -126,6 +127,7 @@ func (w *world) boot(x *wnode) {
 		RetryMin: 1e8, RetryMax: 2e9, AskTime: 5e9, QueueBytes: 32 << 20, Policy: x.policy,
 		NoData: x.noData, OnReadError: x.onRead, DiskTimeout: x.timeout}
 	cfg.Quorum, cfg.MinRedundancy, cfg.OnNoQuorum, cfg.Lease, cfg.Witness = w.votes.Quorum, w.votes.MinRedundancy, w.votes.OnNoQuorum, w.votes.Lease, x.name == w.voter
+	cfg.Fencing = w.votes.Fencing
 	st := x.durable
 	st.Peers = nil
 	for i, p := range cfg.Peers {
@@ -145,6 +147,7 @@ func (w *world) boot(x *wnode) {
 	}
 	x.m, x.up, x.local, x.holdIO = New(cfg, st, act, w.now), true, nil, false
 	x.queues = map[string][]wframe{}
+	x.fences = map[PeerID]uint64{}
 	w.collect(x)
 	w.commit(x)
 }
@@ -222,6 +225,9 @@ func (w *world) collect(x *wnode) {
 			x.asked, x.token = e.Peer, e.Token
 		case DoArchiveEnd:
 			w.say("%s: archive of %s ends", x.name, w.name(e.Discard.Lost.String()))
+		case DoFence:
+			w.say("%s: fence-peer %s", x.name, x.m.all[e.Peer].name)
+			x.fences[e.Peer] = e.Token
 		case DoSettle:
 			x.m.StoreSettled(w.now)
 			w.collect(x)

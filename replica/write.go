@@ -24,7 +24,7 @@ func (m *Machine) Submit(now Time, r *Request) {
 
 // admit issues r, or parks it until what stands in its way is gone.
 func (m *Machine) admit(r *Request) {
-	if m.quorumOn() && m.withhold(r) {
+	if m.gated() && m.withhold(r) {
 		return
 	}
 	switch r.Op {
@@ -515,7 +515,7 @@ func (m *Machine) forget(p *peer) {
 }
 
 func (m *Machine) pumpHeld() {
-	if len(m.held) == 0 || m.frozen > 0 || m.congested() || m.quorumOn() && m.vote.yielding == "" && m.role == protocol.Primary && !m.mayServe() {
+	if len(m.held) == 0 || m.frozen > 0 || m.congested() || m.gated() && m.vote.yielding == "" && m.role == protocol.Primary && !m.mayServe() {
 		return
 	}
 	m.readmitAll(&m.held)

@@ -131,6 +131,13 @@ type Options struct {
 	Lease time.Duration
 	// Witness: this node votes, and holds no data; Store is not used.
 	Witness bool
+	// Fencing: what must be certain of a peer that is out of reach. Zero: an operator
+	// vouches for its death. Not used with a quorum.
+	Fencing Fencing
+	// FencePeer is asked, without locks held, to see to it that a peer cannot take over,
+	// and says what it has found out, also in words. It may take minutes; ctx ends with
+	// the volume. REQUIRES with Fencing.
+	FencePeer func(ctx context.Context, peer string) (FenceAnswer, string)
 	// SyncWindow bounds the bytes of resync data in flight; how much is, follows the
 	// measured round trip. Zero: resync.WindowMax.
 	SyncWindow int64
@@ -226,6 +233,8 @@ type Status struct {
 	ActiveExt  int          `json:"active_extents"`
 	Witness    bool         `json:"witness,omitempty"` // this node votes, and holds no data
 	Quorum     *QuorumState `json:"quorum,omitempty"`  // nil: there is none
+	Fencing    string       `json:"fencing,omitempty"` // resource-only or resource-and-stonith
+	Frozen     string       `json:"frozen,omitempty"`  // why a primary answers nothing until a peer is fenced, in words
 	Peers      []PeerStatus `json:"peers"`
 
 	// Failover is how the volume's failover stands, filled in by the agent; nil: none is
@@ -256,6 +265,8 @@ type PeerStatus struct {
 	OutOfSync   int64   `json:"out_of_sync"`    // bytes
 	SyncPercent float64 `json:"sync_percent"`   // 100 when nothing is out of sync
 	Reason      string  `json:"reason,omitempty"`
+	Fenced      bool    `json:"fenced,omitempty"`  // it cannot take over before it has been in sync with this node again
+	Fencing     string  `json:"fencing,omitempty"` // the last question of the hook fence-peer, while it has no answer that helps
 
 	// What would be lost were this node to die now and the peer to go on: the bytes
 	// that it may lack, and the age of the oldest write among them. BehindSeconds is
@@ -368,6 +379,9 @@ type Control interface {
 	Connect(ctx context.Context, peer string, discard bool) error // peer "": all
 	Disconnect(ctx context.Context, peer string) error            // peer "": all
 	Invalidate(ctx context.Context) error
+	// Outdate makes it durable that this replica's data are old: it is not promoted
+	// before it has been in sync with a newer one.
+	Outdate(ctx context.Context) error
 	// ListArchives describes the sides that were given up, oldest first.
 	ListArchives() ([]ArchiveInfo, error)
 	// ViewArchive returns a side that was given up, read-only. The caller closes it

@@ -11,7 +11,8 @@ import (
 // Explanation is what `qrbd explain` says of a volume.
 type Explanation struct {
 	Volume  string        `json:"volume"`
-	Promote string        `json:"promote"` // what promote would do now, and why
+	Promote string        `json:"promote"`          // what promote would do now, and why
+	Frozen  string        `json:"frozen,omitempty"` // why this primary answers nothing until a peer is fenced
 	Peers   []ExplainPeer `json:"peers"`
 }
 
@@ -82,6 +83,7 @@ func (v *Volume) Explain() Explanation {
 	default:
 		e.Promote = v.opt.Self + " would become primary; every connected peer is asked first"
 	}
+	e.Frozen = v.m.View().Frozen
 	for i := range v.peers() {
 		e.Peers = append(e.Peers, v.explainPeer(replica.PeerID(i)))
 	}

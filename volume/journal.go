@@ -23,6 +23,8 @@ const slotOlder uint32 = 2
 const (
 	slotLeft uint32 = 4
 	slotTold uint32 = 8
+	// slotFenced: the peer cannot take over before it has been in sync with this node again.
+	slotFenced uint32 = 16
 )
 
 // superRestoring marks a replica that is half-way back to a side that was given up.
@@ -59,8 +61,9 @@ func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 		}
 		slot := replica.PeerSlot{Name: p.Name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: v.opt.State.Bitmaps[i],
 			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags&slotOlder != 0,
-			Left: s.Peers[i].Flags&slotLeft != 0, Told: s.Peers[i].Flags&slotTold != 0}
+			Left: s.Peers[i].Flags&slotLeft != 0, Told: s.Peers[i].Flags&slotTold != 0, Fenced: s.Peers[i].Flags&slotFenced != 0}
 		if s.Peers[i].Flags&slotGone != 0 {
+			slot.Fenced = false
 			slot.Dirty.SetAll()
 		}
 		v.regions.slots = append(v.regions.slots, i)
@@ -99,6 +102,9 @@ func (v *Volume) batch(b replica.MetaBatch, where *regions) *meta.Batch {
 			}
 			if p.Told {
 				slot.Flags |= slotTold
+			}
+			if p.Fenced {
+				slot.Flags |= slotFenced
 			}
 			sup.Peers[where.slots[i]] = slot
 		}

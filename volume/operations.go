@@ -137,6 +137,9 @@ func (v *Volume) Status() Status {
 	if s.Witness = v.opt.Witness; view.Quorum.Kind != replica.QuorumOff {
 		s.Quorum = &QuorumState{Rule: view.Quorum.String(), Quorate: view.Quorate, Serving: view.Serving, Missing: missing}
 	}
+	if s.Frozen = view.Frozen; view.Fencing != FencingOff {
+		s.Fencing = view.Fencing.String()
+	}
 	switch {
 	case view.Bare && view.Carriers == "":
 		s.Reason += ". No copy of the data can be reached"
@@ -158,6 +161,7 @@ func peerStatus(now replica.Time, size int64, p *replica.PeerView, applied, rece
 	s := PeerStatus{Name: p.Name, Witness: p.Witness, Connection: p.Conn.String(), Replication: p.Repl.String(), Role: p.Role.String(), Disk: p.Disk.String(),
 		Protocol: p.Mode.String(), OutOfSync: p.DirtyBytes, SyncPercent: 100, Unacked: p.Unacked, UnackedOps: p.UnackedOps, LastSync: string(p.Rule),
 		SyncSent: p.Stats.Sent, SyncCompared: p.Stats.Compared, BehindBytes: p.DirtyBytes + p.Unacked}
+	s.Fenced, s.Fencing = p.Fenced, p.Fencing
 	if p.Lacking != replica.LackingUnknown {
 		behind := 0.0
 		if p.Lacking != 0 {

@@ -59,6 +59,7 @@ type Volume struct {
 	journal   chan struct{}               // wakes the metadata committer; capacity 1
 	tell      chan struct{}               // wakes the event teller; capacity 1
 	stop      chan struct{}               // closed when the volume ends
+	fenceEnd  chan struct{}               // closed when it begins to: no hook is waited for any more
 	ended     sync.WaitGroup
 	fast      sync.WaitGroup // links
 }
@@ -80,7 +81,7 @@ var (
 // fails. On return the metadata says that the volume is in use.
 func Open(o Options) (*Volume, error) {
 	v := &Volume{opt: o, log: o.Log, size: o.Size, work: newWorkQueue(), begun: time.Now(), bulkTimeout: bulkTimeout, gone: make(chan struct{}), lateDone: make(chan struct{}), pulled: map[*replica.Request]pulled{},
-		journal: make(chan struct{}, 1), tell: make(chan struct{}, 1), stop: make(chan struct{})}
+		journal: make(chan struct{}, 1), tell: make(chan struct{}, 1), stop: make(chan struct{}), fenceEnd: make(chan struct{})}
 	if v.size == 0 {
 		v.size = o.Store.Size()
 	}
@@ -155,6 +156,7 @@ func (v *Volume) machineConfig() replica.Config {
 		Policy:        t.Policy,
 		AskTarget:     t.AskTarget,
 		Quorum:        o.Quorum, MinRedundancy: o.MinRedundancy, OnNoQuorum: o.OnNoQuorum, Lease: int64(o.Lease), Witness: o.Witness,
+		Fencing: o.Fencing,
 	}
 	if cfg.FlushBytes == 0 {
 		cfg.FlushBytes = 64 << 20
@@ -286,7 +288,7 @@ func (v *Volume) take() *effects {
 			v.note(e.Event)
 		case replica.DoArchive, replica.DoArchiveEnd:
 			v.archiveLater(archiveJob{e.Peer, e.Discard, e.Kind == replica.DoArchive})
-		case replica.DoLocal, replica.DoComplete, replica.DoConnect, replica.DoSync, replica.DoReply, replica.DoAskTarget, replica.DoSettle:
+		case replica.DoLocal, replica.DoComplete, replica.DoConnect, replica.DoSync, replica.DoReply, replica.DoAskTarget, replica.DoFence, replica.DoSettle:
 			if b == nil {
 				b = effectsPool.Get().(*effects)
 			}
@@ -322,6 +324,8 @@ func (v *Volume) run(b *effects, here bool) {
 			e.Reply(e.Err)
 		case replica.DoAskTarget:
 			v.askTarget(e.Peer, e.Token, e.Discard)
+		case replica.DoFence:
+			v.fence(e.Peer, e.Token)
 		case replica.DoSettle:
 			v.mu.Lock()
 			v.settling = true
@@ -406,6 +410,7 @@ func (v *Volume) Close(ctx context.Context) error {
 		return within(ctx, func() { <-v.gone })
 	}
 	v.closed = true
+	close(v.fenceEnd)
 	v.mu.Unlock()
 	err := v.settleDown(ctx)
 	v.mu.Lock()
@@ -527,6 +532,7 @@ func (v *Volume) halt() {
 		return
 	}
 	v.closed = true
+	close(v.fenceEnd)
 	v.mu.Unlock()
 	v.end(true)
 	v.fast.Wait()

@@ -17,6 +17,7 @@ func check(c *Config, e *Error) {
 	k.backings()
 	k.quorums()
 	k.failovers()
+	k.fencing()
 }
 
 type checker struct {

@@ -119,6 +119,8 @@ type Volume struct {
 	witnesses     []string
 	// Failover moves the role, and what is on top, by itself; nil: people do.
 	Failover *failover.Settings
+	// Fencing is what must be certain of a peer that is out of reach.
+	Fencing Fencing
 }
 
 func (v *Volume) hasPeer(name string) bool {

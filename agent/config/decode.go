@@ -130,6 +130,7 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 	v.Peers = decodeVolumePeers(s, mode, peers)
 	decodeQuorum(s, &v)
 	v.AfterSB = decodePolicy(s)
+	v.Fencing = read(s, "fencing", FencingDontCare.String(), parseFencing)
 	v.Hooks = volumeHooks(s, hooks)
 	v.Failover = decodeFailover(s)
 	s.done()

@@ -106,6 +106,9 @@ const templateRest = `#control_group   = "disk"               # a group that may
 #quorum_minimum_redundancy = "off"      # and so many hold all of the data
 #on_no_quorum   = "suspend-io"          # otherwise requests wait; or io-error: they fail
 #witnesses      = []                    # nodes that vote and hold no data: there backing = "none"
+#fencing        = "dont-care"           # a peer out of reach: an operator vouches for its death; or resource-only:
+#                                       # the hook fence-peer does, before a promotion; or resource-and-stonith:
+#                                       # and a primary that has lost a peer answers nothing before
 #
 #[volume.protocols]                     # where a peer differs from protocol
 #gamma = "A"

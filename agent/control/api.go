@@ -232,6 +232,8 @@ type Node interface {
 	// FailoverTest moves the volume, and what is on top, to a node and back; told is called
 	// as each part of it ends.
 	FailoverTest(ctx context.Context, name string, r FailoverTestRequest, told func(string)) (failover.Rehearsal, error)
+	// Outdate keeps this node's replica from being promoted before it has been in sync again.
+	Outdate(ctx context.Context, name string) error
 	// ReplaceDisk puts an empty disk in the place of one that failed.
 	ReplaceDisk(ctx context.Context, name string) error
 	Archives(name string) ([]volume.ArchiveInfo, error)
@@ -251,6 +253,9 @@ const (
 	// drains, flushes and waits for the other side, each bounded by the volume's
 	// write timeout of some 10 s.
 	callMax = 60 * time.Second
+	// promoteMax is that of a promotion, which may wait for the hook fence-peer: its
+	// longest time limit, and a little.
+	promoteMax = 11 * time.Minute
 	// clientSlack is how much longer the client waits than the server works.
 	clientSlack = 5 * time.Second
 )

@@ -130,6 +130,11 @@ func (c *Client) Invalidate(ctx context.Context, name string) error {
 	return c.post(ctx, name, "invalidate", struct{}{})
 }
 
+// Outdate keeps this node's replica from being promoted before it has been in sync again.
+func (c *Client) Outdate(ctx context.Context, name string) error {
+	return c.post(ctx, name, "outdate", struct{}{})
+}
+
 // Verify compares with a peer or all; progress is called for each line.
 func (c *Client) Verify(ctx context.Context, name string, r VerifyRequest, progress func(Progress)) ([]volume.VerifyReport, error) {
 	last, err := c.long(ctx, volumePath(name, "verify"), r, progress)
@@ -149,9 +154,9 @@ func (c *Client) post(ctx context.Context, name, verb string, r any) error {
 	return c.do(ctx, http.MethodPost, volumePath(name, verb), r, nil)
 }
 
-// do makes a call that is over in callMax.
+// do makes a call that is over in its callLimit.
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, callMax+clientSlack)
+	ctx, cancel := context.WithTimeout(ctx, callLimit(path)+clientSlack)
 	defer cancel()
 	body, err := c.open(ctx, method, path, in)
 	if err != nil {

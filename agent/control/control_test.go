@@ -100,6 +100,7 @@ func (f *fakeNode) Resize(_ context.Context, n string, r ResizeRequest) error {
 	return f.note("resize %s %+v", n, r)
 }
 func (f *fakeNode) Invalidate(_ context.Context, n string) error { return f.note("invalidate %s", n) }
+func (f *fakeNode) Outdate(_ context.Context, n string) error    { return f.note("outdate %s", n) }
 func (f *fakeNode) Archives(n string) ([]volume.ArchiveInfo, error) {
 	until := time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
 	return []volume.ArchiveInfo{
@@ -170,6 +171,7 @@ func TestOperationsReachTheNode(t *testing.T) {
 		{func() error { return c.Disconnect(ctx, "crm", DisconnectRequest{}) }, "disconnect crm {Peer:}"},
 		{func() error { return c.ReplaceDisk(ctx, "crm") }, "replace-disk crm"},
 		{func() error { return c.Invalidate(ctx, "crm") }, "invalidate crm"},
+		{func() error { return c.Outdate(ctx, "crm") }, "outdate crm"},
 		{func() error { return c.Resize(ctx, "crm", ResizeRequest{Size: 4096}) }, "resize crm {Size:4096 Force:false}"},
 		{func() error { return c.Destroy(ctx, "crm", DestroyRequest{Backing: true}) }, "destroy crm {Backing:true Archives:false Force:false}"},
 		{func() error {

@@ -15,6 +15,7 @@
 //	POST /v1/volumes/{name}/connect       ConnectRequest
 //	POST /v1/volumes/{name}/disconnect    DisconnectRequest
 //	POST /v1/volumes/{name}/invalidate
+//	POST /v1/volumes/{name}/outdate
 //	POST /v1/volumes/{name}/replace-disk
 //	POST /v1/volumes/{name}/verify        VerifyRequest; answers with Progress lines
 //	POST /v1/volumes/{name}/failover-pause FailoverPauseRequest

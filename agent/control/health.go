@@ -60,6 +60,9 @@ func causes(v *volume.Status) []Cause {
 	if v.Disk != protocol.UpToDate.String() {
 		add("", "the disk is "+v.Disk, v.Reason)
 	}
+	if v.Frozen != "" {
+		add("", "requests are not answered", v.Frozen)
+	}
 	for i := range v.Peers {
 		switch p := &v.Peers[i]; {
 		case p.Connection != protocol.Connected.String():

@@ -117,6 +117,9 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("POST /v1/volumes/{name}/invalidate", call(s, func(ctx context.Context, name string, _ struct{}) error {
 		return s.node.Invalidate(ctx, name)
 	}))
+	mux.HandleFunc("POST /v1/volumes/{name}/outdate", call(s, func(ctx context.Context, name string, _ struct{}) error {
+		return s.node.Outdate(ctx, name)
+	}))
 	mux.HandleFunc("POST /v1/volumes/{name}/verify", s.streamVerify)
 	mux.HandleFunc("POST /v1/volumes/{name}/wait", s.streamWait)
 	s.archiveRoutes(mux)
@@ -127,6 +130,14 @@ func (s *Server) routes() *http.ServeMux {
 	return mux
 }
 
+// callLimit returns the end of a call that has no progress to show.
+func callLimit(route string) time.Duration {
+	if path.Base(route) == "promote" {
+		return promoteMax
+	}
+	return callMax
+}
+
 // call makes a handler of an operation that has no progress to show.
 func call[T any](s *Server, op func(context.Context, string, T) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -135,7 +146,7 @@ func call[T any](s *Server, op func(context.Context, string, T) error) http.Hand
 			writeError(w, err)
 			return
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), callMax)
+		ctx, cancel := context.WithTimeout(r.Context(), callLimit(r.URL.Path))
 		defer cancel()
 		name := r.PathValue("name")
 		log := s.log.With("volume", name, "operation", path.Base(r.URL.Path)).With(callerFrom(r).attrs()...)

@@ -23,12 +23,14 @@ const (
 	OutOfSync          Name = "out-of-sync"          // verify found differences
 	PeerLost           Name = "peer-lost"            // the connection to a peer has ended (qrbd's own)
 	PeerConnected      Name = "peer-connected"       // the connection to a peer is established (qrbd's own)
+	FencePeer          Name = "fence-peer"           // a peer that is out of reach must not take over: see to it; the exit status is the answer (fence.go)
+	UnfencePeer        Name = "unfence-peer"         // it has come back and is in sync
 )
 
 // Names lists every event.
 func Names() []Name {
 	return []Name{SplitBrain, InitialSplitBrain, PriLostAfterSB, PriOnInconDegr, LocalIOError,
-		BeforeResyncTarget, AfterResyncTarget, OutOfSync, PeerLost, PeerConnected}
+		BeforeResyncTarget, AfterResyncTarget, OutOfSync, PeerLost, PeerConnected, FencePeer, UnfencePeer}
 }
 
 // Limits and defaults.
@@ -36,6 +38,7 @@ const (
 	DefaultTimeout = 60 * time.Second
 	TimeoutMax     = 10 * time.Minute
 	runningMax     = 4       // commands at a time, per node; as many again that are asked
+	fencingMax     = 16      // fence-peer commands at a time, beside those
 	queueMax       = 64      // events of a volume that wait
 	outputMax      = 4 << 10 // bytes of a command's output that are logged: its end
 	killDelay      = 2 * time.Second

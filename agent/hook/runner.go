@@ -22,6 +22,7 @@ type Runner struct {
 	cancel context.CancelFunc
 	slots  chan struct{} // for Fire; capacity runningMax
 	asked  chan struct{} // for Ask, so that commands that hang do not delay it
+	fences chan struct{} // for Ask of fence-peer: clients wait for it
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -37,7 +38,7 @@ type job struct {
 
 // NewRunner returns a runner.
 func NewRunner(log *slog.Logger) *Runner {
-	r := &Runner{log: log, slots: make(chan struct{}, runningMax), asked: make(chan struct{}, runningMax), queues: map[string][]job{}}
+	r := &Runner{log: log, slots: make(chan struct{}, runningMax), asked: make(chan struct{}, runningMax), fences: make(chan struct{}, fencingMax), queues: map[string][]job{}}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
@@ -106,12 +107,16 @@ func (r *Runner) Ask(ctx context.Context, s Set, e Event) error {
 	defer context.AfterFunc(r.ctx, cancel)()
 	wait, done := context.WithTimeout(ctx, s.timeout())
 	defer done()
+	slots := r.asked
+	if e.Name == FencePeer {
+		slots = r.fences
+	}
 	select {
-	case r.asked <- struct{}{}:
+	case slots <- struct{}{}:
 	case <-wait.Done():
 		return fmt.Errorf("hook %s: too many are running: %w", e.Name, wait.Err())
 	}
-	defer func() { <-r.asked }()
+	defer func() { <-slots }()
 	return r.run(ctx, job{s, e})
 }
 
@@ -150,6 +155,10 @@ func (r *Runner) run(ctx context.Context, j job) error {
 	}
 	if text := out.String(); text != "" {
 		attrs = append(attrs, "output", text)
+	}
+	if j.event.Name == FencePeer && AnswerOf(err).Known() {
+		r.log.Info("hook ran", append(attrs, "answer", AnswerOf(err).String())...)
+		return err
 	}
 	if err != nil {
 		r.log.Warn("hook failed", append(attrs, "err", err)...)

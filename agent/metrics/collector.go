@@ -102,6 +102,7 @@ func (s samples) volume(v *volume.Status) {
 	s.state(resourceRole, roles[1:], v.Role, v.Name)
 	s.gauge(mayPromote, boolean(v.MayPromote), v.Name)
 	s.gauge(suspended, boolean(v.Suspended), v.Name)
+	s.gauge(frozen, boolean(v.Frozen != ""), v.Name)
 	s.state(deviceState, disks[1:], v.Disk, v.Name)
 	s.gauge(deviceSize, float64(v.Size), v.Name)
 	s.gauge(deviceLacks, float64(v.DiskLacks), v.Name)

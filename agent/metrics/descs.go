@@ -43,6 +43,7 @@ var (
 	resourceRole = ofVolume("resource_role", "Role of the volume on this node", "qrbd_resource_role")
 	mayPromote   = ofVolume("resource_maypromote", "Whether a promotion without --force would be tried now")
 	suspended    = ofVolume("resource_suspended", "Whether requests wait because no copy of the data can be reached")
+	frozen       = ofVolume("resource_frozen", "Whether requests wait until a lost peer is fenced")
 	clients      = ofVolume("resource_clients", "NBD connections of the volume's export")
 
 	deviceState    = ofVolume("device_state", "State of the local disk", "qrbd_device_state")

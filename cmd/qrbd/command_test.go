@@ -85,6 +85,7 @@ func (f *fakeNode) Resize(_ context.Context, n string, r control.ResizeRequest) 
 	return f.note("resize %s %+v", n, r)
 }
 func (f *fakeNode) Invalidate(_ context.Context, n string) error { return f.note("invalidate %s", n) }
+func (f *fakeNode) Outdate(_ context.Context, n string) error    { return f.note("outdate %s", n) }
 func (f *fakeNode) Archives(n string) ([]volume.ArchiveInfo, error) {
 	until := time.Date(2026, 11, 22, 18, 0, 0, 0, time.UTC)
 	return []volume.ArchiveInfo{

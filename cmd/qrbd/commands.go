@@ -13,6 +13,7 @@ import (
 	"github.com/qrbd/qrbd/agent"
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
+	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/attach"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/volume"
@@ -145,6 +146,9 @@ func commands(t *terminal) []*cli.Command {
 		command(t, "disconnect", "VOLUME [PEER]", "leave a peer, or all, until told to connect", 1, 2, remote(), runDisconnect),
 		command(t, "replace-disk", "VOLUME", "put an empty disk in the place of one that failed; it is filled from a peer", 1, 1, remote(), runReplaceDisk),
 		command(t, "invalidate", "VOLUME", "give this side's data up and copy a peer's in full", 1, 1, remote(), runInvalidate),
+		command(t, "outdate", "VOLUME", "keep this side from being promoted until it has been in sync again", 1, 1, remote(
+			boolFlag("fence-code", "exit as a fence-peer hook does: 4 it is outdated, 3 inconsistent, 6 this node is primary"),
+		), runOutdate),
 		command(t, "verify", "VOLUME [PEER]", "compare replicas while they are in use", 1, 2, remote(
 			boolFlag("repair", "have what differs copied: from the primary, or from --from"),
 			textFlag("from", "with --repair: the `NODE` whose data is right, where none is primary"),
@@ -362,6 +366,47 @@ func runInvalidate(c call) error {
 	return c.operate(fmt.Sprintf("volume %s will be copied in full from a peer", c.volumeName()), func(ctx context.Context, cl *control.Client, name string) error {
 		return cl.Invalidate(ctx, name)
 	})
+}
+
+// codeError ends the command with a status of its own.
+type codeError struct {
+	err  error // nil: it is no failure
+	code int
+}
+
+func (e *codeError) Error() string { return fmt.Sprintf("exit status %d: %v", e.code, e.err) }
+
+// runOutdate is what a peer's fence-peer hook runs here: with --fence-code its exit
+// status is the hook's.
+func runOutdate(c call) error {
+	const done = "volume %s is outdated here: it is not promoted before it has been in sync again"
+	err := c.operate(fmt.Sprintf(done, c.volumeName()), func(ctx context.Context, cl *control.Client, name string) error {
+		return cl.Outdate(ctx, name)
+	})
+	var ve *volume.Error
+	switch {
+	case !c.Bool("fence-code"):
+		return err
+	case errors.As(err, &ve) && ve.Code == protocol.CodeTwoPrimaries:
+		return &codeError{err, int(hook.PeerPrimary)}
+	case err != nil:
+		return err
+	}
+	client, err := c.client()
+	if err != nil {
+		return err
+	}
+	st, err := client.Status(c.Context.Context)
+	if err != nil {
+		return err
+	}
+	answer := hook.PeerOutdated
+	for _, v := range st.Volumes {
+		if v.Name == c.volumeName() && v.Disk == protocol.Inconsistent.String() {
+			answer = hook.PeerInconsistent
+		}
+	}
+	return &codeError{nil, int(answer)}
 }
 
 func runExplain(c call) error {

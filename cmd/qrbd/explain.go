@@ -23,6 +23,9 @@ func explainLines(e volume.Explanation, p palette, width int) []string {
 	indent := strings.Repeat(" ", label+4)
 	lines := []string{p.paint(bold, clean(e.Volume)), ""}
 	lines = append(lines, wrap(lead("promote"), clean(e.Promote), width)...)
+	if e.Frozen != "" {
+		lines = append(lines, wrap(lead("frozen"), clean(e.Frozen), width)...)
+	}
 	for _, peer := range e.Peers {
 		lines = append(lines, "")
 		lines = append(lines, wrap(lead(peer.Name), clean(peer.Text), width)...)

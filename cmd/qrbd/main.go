@@ -77,6 +77,13 @@ func run(ctx context.Context, args []string, t *terminal) int {
 	app := newApp(t)
 	err := app.RunContext(ctx, reorder(args, valueFlags(app)))
 	var ue *usageError
+	var coded *codeError
+	if errors.As(err, &coded) {
+		if coded.err != nil {
+			fmt.Fprintf(t.err, "qrbd: %v\n", coded.err)
+		}
+		return coded.code
+	}
 	switch {
 	case err == nil:
 		return exitDone

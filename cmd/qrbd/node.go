@@ -149,6 +149,9 @@ func runConfig(c call) error {
 			return err
 		}
 	}
+	if err := cfg.CheckHooks(); err != nil {
+		return err
+	}
 	if c.Bool("json") {
 		return printJSON(c.t.out, struct {
 			File    string `json:"file"`

@@ -97,6 +97,9 @@ func volumeLines(v volume.Status, p palette, width int) []string {
 	if q := v.Quorum; q != nil && v.Role == protocol.Primary.String() && !q.Serving {
 		lines = append(lines, notice(p, "", "no quorum ("+q.Rule+"): requests are not answered; "+q.Missing, width)...)
 	}
+	if v.Frozen != "" {
+		lines = append(lines, notice(p, "", "requests are not answered: "+v.Frozen, width)...)
+	}
 	if brandNew(v) {
 		lines = append(lines, notice(p, "", "brand new, without data: once its peers have it too, start it on one node with: qrbd promote "+v.Name+" --force", width)...)
 	}
