@@ -51,6 +51,21 @@ func (a *Agent) fencePeer(ctx context.Context, s *slot, peer string) (volume.Fen
 	return volume.FenceFailed, err.Error()
 }
 
+// FenceCode returns what a fence-peer hook answers of this node when Outdate has returned
+// err, and the disk is as given then; 0: it knows nothing.
+func FenceCode(err error, disk string) int {
+	var ve *volume.Error
+	switch {
+	case errors.As(err, &ve) && ve.Code == protocol.CodeTwoPrimaries:
+		return int(hook.PeerPrimary)
+	case err != nil:
+		return 0
+	case disk == protocol.Inconsistent.String():
+		return int(hook.PeerInconsistent)
+	}
+	return int(hook.PeerOutdated)
+}
+
 // Outdate implements control.Node. It does not wait for other operations: a promotion may
 // wait for the hook of a peer that waits for this. A peer that has just been lost still
 // looks connected here: its silence is waited for.

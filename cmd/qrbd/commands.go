@@ -13,7 +13,6 @@ import (
 	"github.com/qrbd/qrbd/agent"
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
-	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/attach"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/volume"
@@ -383,30 +382,29 @@ func runOutdate(c call) error {
 	err := c.operate(fmt.Sprintf(done, c.volumeName()), func(ctx context.Context, cl *control.Client, name string) error {
 		return cl.Outdate(ctx, name)
 	})
-	var ve *volume.Error
-	switch {
-	case !c.Bool("fence-code"):
-		return err
-	case errors.As(err, &ve) && ve.Code == protocol.CodeTwoPrimaries:
-		return &codeError{err, int(hook.PeerPrimary)}
-	case err != nil:
+	if !c.Bool("fence-code") {
 		return err
 	}
-	client, err := c.client()
-	if err != nil {
-		return err
-	}
-	st, err := client.Status(c.Context.Context)
-	if err != nil {
-		return err
-	}
-	answer := hook.PeerOutdated
-	for _, v := range st.Volumes {
-		if v.Name == c.volumeName() && v.Disk == protocol.Inconsistent.String() {
-			answer = hook.PeerInconsistent
+	disk := ""
+	if err == nil {
+		client, failed := c.client()
+		if failed != nil {
+			return failed
+		}
+		st, failed := client.Status(c.Context.Context)
+		if failed != nil {
+			return failed
+		}
+		for _, v := range st.Volumes {
+			if v.Name == c.volumeName() {
+				disk = v.Disk
+			}
 		}
 	}
-	return &codeError{nil, int(answer)}
+	if code := agent.FenceCode(err, disk); code != 0 {
+		return &codeError{err, code}
+	}
+	return err
 }
 
 func runExplain(c call) error {
