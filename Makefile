@@ -17,11 +17,11 @@ FIRST = /tests/uml$$
 WHOLE = $$($(GO) list ./... | grep -E '$(FIRST)'; $(GO) list ./... | grep -E '$(PLAIN)' | grep -Ev '$(FIRST)')
 
 .DEFAULT_GOAL := help
-.PHONY: help build deb demo test check sim mutants bench fuzz deps clean
+.PHONY: help build deb demo test check sim mutants bench bench-distance fuzz deps clean
 
 help: ## list the targets
 	@echo 'qrbd $(VERSION). Targets:'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 18
 
 build: ## build the static binary bin/qrbd
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/qrbd
@@ -75,6 +75,11 @@ mutants: ## break the code in ways that lose data, one by one: the simulator fin
 bench: build ## fio against qrbd, nbdkit and a qemu mirror in one run, as ratios
 	@tests/deps.sh test
 	$(GO) run ./tests/bench $(BENCHFLAGS)
+
+bench-distance: build ## qrbd beside DRBD 8.4 over a long and lossy link, in User-Mode Linux (root)
+	@tests/deps.sh test distance
+	@CGO_ENABLED=0 $(GO) build -o bin/distance ./tests/distance
+	bin/distance -qrbd $(BIN) $(DISTANCEFLAGS)
 
 fuzz: ## every fuzz target for FUZZTIME (10s)
 	@tests/fuzz.sh $(FUZZTIME)
