@@ -99,7 +99,7 @@ func (a *ancestry) judge() {
 			if !x.up || !y.up || x.m.peers[x.peer(k)].linked || y.m.peers[y.peer(n)].linked {
 				continue
 			}
-			me, peer := Side{n, x.m.hello(x.m.peers[x.peer(k)])}, Side{k, y.m.hello(y.m.peers[y.peer(n)])}
+			me, peer := Side{Name: n, Hello: x.m.hello(x.m.peers[x.peer(k)])}, Side{Name: k, Hello: y.m.hello(y.m.peers[y.peer(n)])}
 			d, m := Compare(me, peer), Compare(peer, me)
 			if want := d.Mirror(); m.Strategy != want.Strategy || m.Rule != want.Rule {
 				a.fail("%s says %s by %s, %s says %s by %s", n, d.Strategy, d.Rule, k, m.Strategy, m.Rule)

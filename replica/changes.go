@@ -64,7 +64,7 @@ func (m *Machine) Explain(id PeerID) Explained {
 	if p.heard != nil {
 		h := *p.heard
 		x.Peer = &h
-		x.Decision = Compare(Side{m.cfg.Self, x.Me}, Side{p.name, x.Peer})
+		x.Decision = Compare(m.side(x.Me), p.side())
 	}
 	return x
 }

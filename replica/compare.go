@@ -8,6 +8,19 @@ import (
 type Side struct {
 	Name string
 	*protocol.Hello
+	Voted protocol.Generation // of the primary that it has followed last, or its own; 0: none, or no quorum
+}
+
+// side is this replica in a comparison with p, when it says h.
+func (m *Machine) side(h *protocol.Hello) Side { return Side{m.cfg.Self, h, m.vote.voted} }
+
+// side is p's replica, as it was heard last.
+func (p *peer) side() Side {
+	s := Side{Name: p.name, Hello: p.heard}
+	if p.ballot != nil {
+		s.Voted = p.ballot.Voted
+	}
+	return s
 }
 
 func (s Side) has(flag uint32) bool { return s.Flags&flag != 0 }
@@ -133,7 +146,7 @@ func compare(me, peer Side) Decision {
 // acknowledged in it.
 func unvoted(me, peer Side, mySlot, peerSlot protocol.PeerSlot) (Decision, bool) {
 	loses := func(s, other Side, slot protocol.PeerSlot) bool {
-		return s.has(protocol.HelloUnvoted) && s.Role != protocol.Primary && other.Role == protocol.Primary && s.Current != other.Current &&
+		return s.unvoted(other) && s.Role != protocol.Primary && other.Role == protocol.Primary && s.Current != other.Current &&
 			other.Current != 0 && (slot.Bitmap == other.Current || s.hadGeneration(other.Current))
 	}
 	d := Decision{Rule: RuleQuorum, Digest: true, Rebase: true}
@@ -148,6 +161,13 @@ func unvoted(me, peer Side, mySlot, peerSlot protocol.PeerSlot) (Decision, bool)
 		}
 	}
 	return d, d.Strategy != 0
+}
+
+// unvoted reports whether s has nothing that was acknowledged and that the other may
+// lack: it was primary, no quorum has followed the generation that it began, and the
+// other descends from the one that it was followed in.
+func (s Side) unvoted(other Side) bool {
+	return s.has(protocol.HelloUnvoted) && (s.Voted == 0 || s.Voted == other.Current || other.hadGeneration(s.Voted))
 }
 
 // noDisk reports whether s has no disk that could be read or written.
@@ -229,10 +249,9 @@ func divergence(me, peer Side, mySlot, peerSlot protocol.PeerSlot, d Decision) D
 		}
 		d.Rule = RuleDiscard
 		d.giveUp(loser, me.Name, !common)
-	case me.has(protocol.HelloUnvoted) != peer.has(protocol.HelloUnvoted):
-		// Nothing was acknowledged in a generation that no quorum has followed.
+	case me.unvoted(peer) || peer.unvoted(me):
 		loser := me.Name
-		if peer.has(protocol.HelloUnvoted) {
+		if !me.unvoted(peer) || peer.unvoted(me) && tieBreak(me, peer) {
 			loser = peer.Name
 		}
 		d.Rule, d.Split = RuleQuorum, false

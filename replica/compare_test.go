@@ -22,7 +22,7 @@ func TestEqualOrder(t *testing.T) {
 				h.Flags |= f
 			}
 		}
-		return Side{name, h}
+		return Side{Name: name, Hello: h}
 	}
 	check := func(a, b Side) {
 		d, m := Compare(a, b), Compare(b, a)
@@ -55,6 +55,39 @@ func TestEqualOrder(t *testing.T) {
 						side("beta", "alpha", i/all, disks[j/len(disks)], mode, slots[1], 1))
 				}
 			}
+		}
+	}
+}
+
+// What no quorum has followed is given up, on either side or on one of two, but never by
+// who has what the other was not there for.
+func TestUnvoted(t *testing.T) {
+	const common, mine, theirs = 5, 7, 8
+	side := func(name, other string, current, voted protocol.Generation, flags uint32, history ...protocol.Generation) Side {
+		h := &protocol.Hello{Role: protocol.Secondary, Disk: protocol.Consistent, Mode: protocol.ModeC, Current: current, History: history, Seq: 1,
+			Flags: protocol.HelloCrashedPrimary | flags, Slots: []protocol.PeerSlot{{Name: other, Bitmap: history[0], Dirty: 1}}}
+		return Side{Name: name, Hello: h, Voted: voted}
+	}
+	const unvoted = protocol.HelloUnvoted
+	tests := []struct {
+		name  string
+		a, b  Side
+		want  protocol.Strategy
+		whose Rule
+	}{
+		{"one", side("a", "b", mine, common, unvoted, common), side("b", "a", theirs, theirs, 0, common), protocol.TargetBitmap, RuleQuorum},
+		{"both", side("a", "b", mine, common, unvoted, common), side("b", "a", theirs, common, unvoted, common), protocol.SourceBitmap, RuleQuorum},
+		{"one had votes before", side("a", "b", mine, 6, unvoted, 6, common), side("b", "a", theirs, common, unvoted, common), protocol.SourceFull, RuleQuorum},
+		{"had votes for what the other lacks", side("a", "b", mine, 6, unvoted, 6, common), side("b", "a", theirs, theirs, 0, common), protocol.SplitBrain, RuleSplitHistory},
+		{"neither", side("a", "b", mine, mine, 0, common), side("b", "a", theirs, theirs, 0, common), protocol.SplitBrain, RuleSplitBitmap},
+	}
+	for _, tt := range tests {
+		d, m := Compare(tt.a, tt.b), Compare(tt.b, tt.a)
+		if d.Strategy != tt.want || d.Rule != tt.whose {
+			t.Errorf("%s: %s by %s, want %s by %s", tt.name, d.Strategy, d.Rule, tt.want, tt.whose)
+		}
+		if want := d.Mirror(); m.Strategy != want.Strategy || m.Rule != want.Rule {
+			t.Errorf("%s: %s by %s here, %s by %s there", tt.name, d.Strategy, d.Rule, m.Strategy, m.Rule)
 		}
 	}
 }

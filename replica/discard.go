@@ -49,7 +49,7 @@ func (d Discard) String() string {
 // Half-overwritten data is no side of its own, unless it is what is left of one.
 func (m *Machine) discards(p *peer, d Decision) *Discard {
 	x := &Discard{Peer: p.name, Rule: d.Rule, Lost: m.lost, Kept: p.heard.Current, Full: d.Strategy == protocol.TargetFull, Resumed: m.lost != 0}
-	me, peer := Side{m.cfg.Self, p.sent}, Side{p.name, p.heard}
+	me, peer := m.side(p.sent), p.side()
 	x.Diverged = !x.Resumed && m.disk > protocol.Inconsistent && !descends(peer, me)
 	if slot := me.slot(p.name).Bitmap; slot == peer.slot(m.cfg.Self).Bitmap {
 		x.Parent = slot

@@ -234,12 +234,15 @@ func (m *Machine) reread(w *Request) {
 	}
 }
 
-// takenBack reports whether an orphan, which waits to be issued again, may be in what r
-// has read.
+// takenBack reports whether a write that waits to be issued again, orphaned or kept back
+// for votes, may be in what r has read: what is issued again before it may put older data
+// over it.
 func (m *Machine) takenBack(r *Request) bool {
-	for _, w := range m.held {
-		if w.seq != 0 && w.Off < r.Off+r.Len && r.Off < w.Off+w.Len {
-			return true
+	for _, list := range [][]*Request{m.held, m.overlapped, m.arming} {
+		for _, w := range list {
+			if w.seq != 0 && w.Off < r.Off+r.Len && r.Off < w.Off+w.Len {
+				return true
+			}
 		}
 	}
 	return false

@@ -128,8 +128,8 @@ func (m *Machine) onHello(p *peer, h *protocol.Hello) {
 		m.verdict(p, Decision{Strategy: protocol.Retry})
 		return
 	}
-	d := Compare(Side{m.cfg.Self, m.hello(p)}, Side{p.name, p.heard})
-	if d.Rule.byPolicy() && Compare(Side{m.cfg.Self, p.sent}, Side{p.name, p.heard}).Strategy != d.Strategy {
+	d := Compare(m.side(m.hello(p)), p.side())
+	if d.Rule.byPolicy() && Compare(m.side(p.sent), p.side()).Strategy != d.Strategy {
 		d = Decision{Strategy: protocol.Retry} // the peer goes by what it was sent
 	}
 	if d.Rule == RuleDiskless && m.bare() && !m.mayCarry(p) {
@@ -181,7 +181,7 @@ func (m *Machine) onVerdict(p *peer, v *protocol.Verdict) {
 	}
 	// The ids are looked at again for explain and for the code of a refusal;
 	// the strategy is the decider's.
-	d := Compare(Side{m.cfg.Self, p.sent}, Side{p.name, p.heard})
+	d := Compare(m.side(p.sent), p.side())
 	switch {
 	case !m.acceptable(d, v.Strategy):
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "the verdict of %s, %s by rule %s, must not be: here it is %s, %s, by rule %s %s",

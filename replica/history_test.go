@@ -56,8 +56,8 @@ func TestForgottenGeneration(t *testing.T) {
 		{Current: 5, Disk: protocol.Consistent, Slots: []protocol.PeerSlot{{Name: "alpha", Bitmap: 4, Dirty: 9}}},
 	} {
 		now := protocol.Hello{Current: 2000, Disk: protocol.UpToDate, Role: protocol.Primary, History: long}
-		d := Compare(Side{"alpha", &now}, Side{"beta", &old})
-		m := Compare(Side{"beta", &old}, Side{"alpha", &now})
+		d := Compare(Side{Name: "alpha", Hello: &now}, Side{Name: "beta", Hello: &old})
+		m := Compare(Side{Name: "beta", Hello: &old}, Side{Name: "alpha", Hello: &now})
 		if d.Strategy != protocol.Unrelated || m.Strategy != protocol.Unrelated {
 			t.Errorf("%+v: %s by %s, and %s by %s", old, d.Strategy, d.Rule, m.Strategy, m.Rule)
 		}

@@ -122,6 +122,9 @@ func (m *Machine) mayPromote(opt PromoteOptions) error {
 	case m.disk <= protocol.Outdated:
 		return refusal(protocol.CodeNotAllowed, "%s on %s is %s (%s): promote the node that has the newest data. Only if there is none left: qrbd promote %s --force",
 			name, m.cfg.Self, m.disk, m.why(), name)
+	case m.quorumOn() && !covers(m.claimNow(0), m.vote.voted): // its own vote is one like the others'
+		return refusal(protocol.CodeNotAllowed, "%s has followed a primary of %s with newer data, generation %s, and does not have them: promote a node that has. Only if there is none left: qrbd promote %s --force",
+			m.cfg.Self, name, m.vote.voted, name)
 	}
 	if opt.PeerFenced || m.quorumOn() {
 		return nil

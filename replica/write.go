@@ -338,6 +338,10 @@ func (m *Machine) pumpReads() {
 			m.readBack = append(m.readBack, r)
 			continue
 		}
+		if r.err == nil && m.takenBack(r) {
+			m.held = append(m.held, r)
+			continue
+		}
 		m.answer(r, r.err)
 	}
 }
