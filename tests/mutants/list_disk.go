@@ -29,10 +29,10 @@ var ofDisks = []Mutant{
 		Edits: []Edit{{"replica/write.go", "	if was && p.heard != nil {", "	if p.heard != nil {"}},
 	},
 	{
-		Name:  "refill-beside-writes",
-		Why:   "a run of a refill is read while a write into it is under way: older data land over it",
+		Name:  "writes-beside-refill",
+		Why:   "a write does not wait for the run of a refill that it falls into: the run puts older data over it",
 		First: refills,
-		Edits: []Edit{{"replica/refill.go", "		case m.writing(r.Off, r.Len):\n			m.pullWait = append(m.pullWait, r)\n", ""}},
+		Edits: []Edit{{"replica/write.go", "if s := &m.spans[i]; s.off < end && off < s.end {\n			return true", "if s := &m.spans[i]; s.off < end && off < s.end && s.req.Op != Pull {\n			return true"}},
 	},
 	{
 		Name:  "unfilled-disk-read",

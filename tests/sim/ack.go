@@ -176,11 +176,9 @@ func (o *oracle) promised(p *process, c *clientOp, s, h int32, x uint64) {
 			continue
 		}
 		o.holders(p, m.op, p.look(), func(n *node) {
-			v := n.disk.at(int64(s)) // of the rest an older one may be done again, which waited for votes
-			if v == x && x != 0 || n.disk.has(m.op) || b.follows(h, v, m.op.r.Seq()) {
-				return
+			if !n.disk.has(m.op) && !b.follows(h, n.disk.at(int64(s)), m.op.r.Seq()) {
+				o.w.fail("C6: %s reads %s in sector %d, which is not acknowledged, and %s does not have it", p.n.name, valueText(x), s, n.name)
 			}
-			o.w.fail("C6: %s reads %s in sector %d, which is not acknowledged, and %s does not have it", p.n.name, valueText(x), s, n.name)
 		})
 		return
 	}

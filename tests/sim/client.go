@@ -21,6 +21,8 @@ type clientOp struct {
 	// own, and through which peers it went then.
 	decided, bare bool
 	carriers      string
+
+	lone bool // the client has nothing else to ask
 }
 
 // client submits one request after another while the node is primary.
@@ -117,6 +119,10 @@ func (p *process) answered(o *clientOp, err error) {
 		w.count("requests failed")
 	} else {
 		w.count(o.r.Op.String())
+	}
+	if o.lone {
+		p.reading--
+		return
 	}
 	if w.points == nil {
 		p.after(w.between(0, w.sc.think), p.again)

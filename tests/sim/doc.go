@@ -38,7 +38,12 @@
 //	    on an operator's word (oracle.acked, oracle.overwritten); whoever does not
 //	    have an acknowledged write, or not on stable storage what a flush covers, is
 //	    durably at another generation (ack.go)
-//	C5  every request and operation is answered, everything settles in bounded time
+//	    With a quorum: no request is answered by who was promoted before somebody that
+//	    has answered (quorum.go); nobody is promoted without the leave of enough nodes, or
+//	    without what was acknowledged and is somewhere; two good replicas never diverge
+//	    (ballot.go)
+//	C5  every request and operation is answered, everything settles in bounded time; a
+//	    primary that was superseded steps down when it hears of that
 //	C6  an inconsistent replica is not promoted without force; a read returns the
 //	    newest acknowledged write, or one under way that every replica in the ack
 //	    set has (ack.go), and never what was there before something that an earlier

@@ -137,6 +137,9 @@ func (w *World) trouble() {
 	if w.sc.theme != noTheme && w.themed() {
 		return
 	}
+	if w.drills() && (w.p(0.7) && w.drill() || w.drilling && w.p(0.95)) {
+		return
+	}
 	if w.p(w.sc.ambush) {
 		w.lay()
 		return

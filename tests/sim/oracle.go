@@ -31,8 +31,9 @@ type oracle struct {
 	gens map[protocol.Generation]mark
 	next int // branch ids
 
-	reign  int // promotions
-	served int // the last of them that has answered a request
+	reign   int  // promotions
+	served  int  // the last of them that has answered a request
+	excused bool // with a quorum: an operator has forced or vouched
 
 	writes []written // by number; 0: what was never written
 }
@@ -706,6 +707,9 @@ func (p *process) observe() {
 			}
 		}
 	}
+	if fn := p.w.minted; fn != nil && st.gen != v.Current && v.Role == protocol.Primary {
+		fn(p.n)
+	}
 	seen.role, st.gen = v.Role, v.Current
 }
 
@@ -943,6 +947,7 @@ func (o *oracle) promoted(p *process) {
 	}
 	forced := p.forcing > 0
 	o.onlyPrimary(p, forced)
+	o.elected(p, forced)
 	d := p.n.disk
 	if !forced && st.dur >= st.wild {
 		if st.broken {

@@ -57,12 +57,17 @@ type process struct {
 	archiveJobs []func(done func()) // the first is being done
 	archiving   *replica.Discard    // the last that began
 	started     int64
-	vouched     bool          // an operator has said of its peers that they are dead
-	reign       int           // of the oracle's count
-	forcing     int           // promotions by force under way
-	dirty       []*bitmap.Set // toward each peer, the machine's own
-	again       func()        // client
-	view        replica.View  // scratch of look
+	vouched     bool           // an operator has said of its peers that they are dead
+	reign       int            // of the oracle's count
+	ask         uint64         // the last promotion that others were asked for
+	leaves      map[*node]bool // who has agreed to it
+	handed      int            // the event with which the role was handed over, or back
+	gone        map[*node]bool // who has left in order, and is not back
+	reading     int            // requests of read under way
+	forcing     int            // promotions by force under way
+	dirty       []*bitmap.Set  // toward each peer, the machine's own
+	again       func()         // client
+	view        replica.View   // scratch of look
 	pulled      map[*replica.Request][]uint64
 }
 
@@ -123,7 +128,7 @@ func (n *node) start() {
 	if err != nil {
 		w.fail("P7: %s: metadata: %v", n.name, err)
 	}
-	p := &process{n: n, w: w, file: file, super: state.Super, links: make([]*link, len(n.peers)), applying: make([]*link, len(n.peers)), ops: map[*clientOp]bool{}, pulled: map[*replica.Request][]uint64{}, started: w.now}
+	p := &process{n: n, w: w, file: file, super: state.Super, links: make([]*link, len(n.peers)), applying: make([]*link, len(n.peers)), ops: map[*clientOp]bool{}, pulled: map[*replica.Request][]uint64{}, gone: map[*node]bool{}, started: w.now}
 	st := p.stored(state)
 	for _, q := range st.Peers {
 		p.dirty = append(p.dirty, q.Dirty)
@@ -165,6 +170,7 @@ func (n *node) start() {
 	for range w.sc.clients {
 		p.after(w.between(0, 100*milli), p.again)
 	}
+	p.readers()
 }
 
 func short(g protocol.Generation) string { return g.String()[:6] }
@@ -319,8 +325,12 @@ func (p *process) execute(es []replica.Effect) {
 		switch e.Kind {
 		case replica.DoSend:
 			if l := p.links[e.Peer]; l != nil {
-				if _, end := e.Msg.(*protocol.SyncDone); end {
+				switch m := e.Msg.(type) {
+				case *protocol.SyncDone:
 					p.w.o.syncEnds(p, l.e.c)
+				case *protocol.PromoteAsk:
+					p.asked(m.ID)
+				default:
 				}
 				l.enqueue(e)
 			}
@@ -351,6 +361,7 @@ func (p *process) execute(es []replica.Effect) {
 				p.w.count("handshake " + ev.New)
 				if ev.New == "split-brain" && p.n.index < p.w.named(ev.Peer).index {
 					p.w.count("split brains")
+					p.w.o.split(p.n, p.w.named(ev.Peer))
 				}
 			}
 			defer p.w.o.glance(0.25) // of this moment, and after what it leads to

@@ -152,6 +152,7 @@ func (w *World) voteless() string {
 func (w *World) giveWay() bool {
 	for _, n := range w.nodes {
 		if p := n.proc; w.hasQuorum() && p.look().Role == protocol.Primary && !p.view.Quorate {
+			w.o.outlived(n)
 			p.enter(func() { p.operate("demote", func(done func(error)) { p.m.Demote(p.now(), done) }, nil) })
 			return true
 		}

@@ -144,6 +144,7 @@ func (w *World) choose() {
 	}
 	w.chooseTheme()
 	w.chooseQuorum()
+	w.chooseDrills()
 }
 
 // windows chooses where clients write: in every extent, over a border, at the end.

@@ -296,6 +296,7 @@ func (w *World) mendPair(net *net) {
 		w.recreate(lose)
 		return
 	}
+	w.o.outlived(lose)
 	w.count("divergence mended")
 	w.log("operator: %s wins over %s", win.name, lose.name)
 	then := func(error) {

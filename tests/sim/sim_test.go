@@ -231,5 +231,23 @@ func TestQuorum(t *testing.T) {
 	t.Logf("%s", sum.String())
 }
 
+// TestDrills: clusters whose votes are attacked on purpose.
+func TestDrills(t *testing.T) {
+	n := uint64(150)
+	if testing.Short() {
+		n = 10
+	}
+	var sum Tally
+	list := make([]uint64, 0, n)
+	for s := range n {
+		list = append(list, votesFrom+s)
+	}
+	runAll(&sum, list)
+	for _, r := range sum.Failed {
+		report(t, r)
+	}
+	t.Logf("%s", sum.String())
+}
+
 // failedWithQuorum lists seeds from quorumFrom that once found something.
-var failedWithQuorum = []uint64{8000147, 8000618, 8001237, 8003486, 8003940, 8010164, 8030996, 8001054, 8001293, 8001899}
+var failedWithQuorum = []uint64{8000147, 8000618, 8001237, 8003486, 8003940, 8010164, 8030996, 8001054, 8001293, 8001899, 8003444, 8003758, 8500189, 8500294, 8500347}

@@ -48,7 +48,9 @@ type World struct {
 	rotten map[int64]bool // sectors of blocks that went bad by themselves
 
 	ambushes []ambush
-	points   *crashPoints // nil: a run with faults by chance
+	drilling bool          // a drill of votes.go is under way
+	minted   func(n *node) // a primary has begun a generation; nil: nobody waits for it
+	points   *crashPoints  // nil: a run with faults by chance
 
 	trace   bool
 	lines   []string
