@@ -23,15 +23,12 @@ func (m *Machine) mustMint() bool {
 	return false
 }
 
-// mustMintToFlush reports whether the next flush begins a generation. What it answers
-// for, that all that was acknowledged is on stable storage, is a promise as a write is:
+// mustMintToFlush reports whether a generation begins before a flush is answered. What it
+// answers for, that all that was acknowledged is on stable storage, is a promise as a write is:
 // whoever may lack it must be, durably, at another generation before. A peer that has
 // confirmed everything as durable in this reign lacks nothing, and none is begun for its
 // sake; what an earlier primary left in a cache or on a disk, this one does not know.
 func (m *Machine) mustMintToFlush() bool {
-	if m.bare() && !m.detached {
-		return true
-	}
 	for _, p := range m.peers {
 		if m.mayBeCurrent(p) && (!p.joined || p.dirty.Count() != 0) {
 			return true

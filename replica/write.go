@@ -45,7 +45,7 @@ func (m *Machine) admit(r *Request) {
 			m.held = append(m.held, r)
 		case m.noData():
 			m.withoutData(r)
-		case m.mustMintToFlush():
+		case m.bare() && !m.detached:
 			m.held = append(m.held, r)
 			m.mint()
 		default:
@@ -361,6 +361,10 @@ func (m *Machine) settle(r *Request) {
 	if m.bare() && r.copies == 0 {
 		m.orphan(r)
 		return
+	}
+	// A generation that begins may not be durable yet.
+	if r.Op == Flush && !r.Internal() && r.err == nil && (m.minting || m.mustMintToFlush()) {
+		r.needGen = true
 	}
 	if r.needGen && m.stopping { // no generation comes any more
 		if r.needGen = false; r.err == nil {

@@ -33,7 +33,7 @@ var ofGenerations = []Mutant{
 	{
 		Name:  "flush-without-generation",
 		Why:   "a flush is answered in a generation that a lost peer is at, which may lack what it covers: after a power cut of both the peer may be taken for the newer one",
-		Edits: []Edit{{"replica/write.go", "case m.mustMintToFlush():", "case m.bare() && !m.detached:"}},
+		Edits: []Edit{{"replica/write.go", "(m.minting || m.mustMintToFlush())", "false"}},
 	},
 	{
 		Name: "mint-never",

@@ -107,7 +107,7 @@ func (o *oracle) unflushed(p *process, c *clientOp, v *replica.View) {
 	for i := range v.Peers {
 		q, n := &v.Peers[i], p.n.peers[i]
 		sup := &n.meta.believed().Super
-		if q.Live || q.Mode != protocol.ModeC || sup.Current != mine || sup.Disk <= protocol.Inconsistent || o.passedOn(p, c, v) {
+		if q.Live || sup.Current != mine || sup.Disk <= protocol.Inconsistent || o.passedOn(p, c, v) {
 			continue
 		}
 		for h, s := range o.hot {
