@@ -3,6 +3,7 @@ package sim
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sort"
@@ -667,6 +668,9 @@ func (p *process) observe() {
 			}
 			seen.syncFrom = i
 		}
+		if q.Repl == protocol.Established && seen.repl[i] == protocol.ReplOff {
+			o.agrees(p, p.n.peers[i])
+		}
 		if q.Live != seen.live[i] {
 			p.livens(i, q)
 		} else if q.Live && seen.branch != nil && q.Repl == protocol.Established && q.Repl != seen.repl[i] && o.st[p.n.peers[i].index].br != seen.branch {
@@ -756,12 +760,16 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 		if i := unique(st.mark(), me.mark()); i != 0 && !st.gaveUp && o.more(n, p.n, i) != nil {
 			o.w.fail("C4: %s takes %s for equal, which acknowledged %d that %s does not have", p.n.name, n.name, i, p.n.name)
 		}
-		j, dur := st.joint, o.idx
+		j, dur, fua := st.joint, o.idx, map[int32]forced{}
 		if st.cached { // nobody had it flush; its activity map says what a power cut may take
-			dur = st.dur
-		} else {
-			clear(st.fua)
+			dur, fua = st.dur, st.fua
 		}
+		if n.view(p.n).Repl == protocol.ReplOff {
+			// It has not heard the verdict, and may refuse it: another primary may be there.
+			st.joint = join{br: me.br, c: l.e.c, pos: o.idx, vol: vol, dur: dur, fua: maps.Clone(fua)}
+			return
+		}
+		st.fua = fua
 		st.br, st.pos, st.vol, st.dur, st.lost, st.joint, st.cached = me.br, o.idx, vol, dur, false, join{}, false
 		if l := p.linkTo(n); j.br == me.br && l != nil && l.e.c == j.c {
 			// It was written to before the end of its sync was known here.
@@ -778,6 +786,16 @@ func (o *oracle) joins(p *process, n *node, q *replica.PeerView) {
 	}
 	if l != nil {
 		st.joint = join{br: me.br, c: l.e.c, pos: o.idx, vol: vol, dur: o.idx, fua: map[int32]forced{}}
+	}
+}
+
+// agrees: a replica takes a primary, which has it in its ack sets since it found the two
+// equal, for its equal, too.
+func (o *oracle) agrees(p *process, primary *node) {
+	st, l := o.st[p.n.index], p.linkTo(primary)
+	if j := st.joint; j.br != nil && l != nil && j.c == l.e.c && !st.broken {
+		st.br, st.pos, st.vol, st.dur, st.fua, st.lost, st.joint, st.cached = j.br, j.pos, j.vol, j.dur, j.fua, false, join{}, false
+		o.w.log("oracle: %s is with %s on branch %d at %d", p.n.name, primary.name, st.br.id, st.pos)
 	}
 }
 
