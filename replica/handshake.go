@@ -296,7 +296,6 @@ func (m *Machine) settleEqual(p *peer, d Decision) {
 			p.level()
 			m.persist()
 		}
-		p.gave = false
 		m.foundEqual(p)
 		m.raiseDisk(p)
 		m.holds = max(m.holds, p.heard.Seq)

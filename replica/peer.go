@@ -102,7 +102,6 @@ type peer struct {
 	endPending  bool  // the end waits for a generation being minted
 	lastWhy     Rule
 	outrun      bool // since it was connected a sync from here has changed another peer: its word of that one, as a primary, may be older
-	gave        bool // a sync from here has changed the peer's replica since the two were found equal
 
 	lastStats   resync.Stats // of the last sync or verify
 	verify      VerifyResult // the one under way, or the last
@@ -121,6 +120,8 @@ type peer struct {
 	rxTaken   uint64 // what is applied whatever becomes of the connection
 	rxApplied uint64
 	rxDurable uint64
+
+	fresh map[PeerID]*bitmap.Set // target: marked toward others only because of this sync, and unchanged
 
 	// As told by the primary, on a secondary.
 	stable uint64

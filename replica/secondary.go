@@ -36,6 +36,7 @@ func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, er
 	// With more than two replicas this node is a witness of what the others
 	// may lack, should the primary be lost.
 	from, to := bitmap.Touched(d.Off, d.Len)
+	p.overwrites(d.Off, d.Len)
 	m.leaveSyncs(p) // what is copied there may be older than what is marked here
 	for _, q := range m.peers {
 		if q != p && q.weak {

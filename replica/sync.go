@@ -50,14 +50,7 @@ func (m *Machine) mergeSlot(p, other *peer) {
 		p.digest = true
 		return
 	}
-	for from := int64(0); ; {
-		start, n := other.dirty.Next(from, other.dirty.Blocks())
-		if n == 0 {
-			return
-		}
-		p.dirty.Set(start, start+n)
-		from = start + n
-	}
+	eachRun(other.dirty, p.dirty.Set)
 }
 
 func (m *Machine) onBitmapPart(p *peer, b *protocol.BitmapPart) {
@@ -123,7 +116,7 @@ func (m *Machine) onSyncReady(p *peer) {
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s is ready for a sync that was not started", p.name))
 		return
 	}
-	p.step, p.gave = syncRunning, true
+	p.step = syncRunning
 	m.parted(p) // it is at the base of the sync, durably
 	for _, q := range m.peers {
 		q.outrun = q.outrun || q != p
@@ -195,21 +188,9 @@ func (m *Machine) endSource(p *peer) {
 	p.deadline = m.now + m.cfg.HandshakeTime
 	done := &protocol.SyncDone{Current: m.current, History: append([]protocol.Generation(nil), m.history...)}
 	for _, q := range m.peers {
-		done.Slots = append(done.Slots, protocol.PeerSlot{Name: q.name, Bitmap: q.slot, Dirty: m.mayDiffer(q)})
+		done.Slots = append(done.Slots, protocol.PeerSlot{Name: q.name, Bitmap: q.slot, Dirty: uint64(q.dirty.Count())})
 	}
 	m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: done})
-}
-
-// mayDiffer returns how many blocks of q's replica may differ from this one; 0
-// only when both sides have said, on a connection that still stands, that none
-// does, and nothing is written meanwhile.
-func (m *Machine) mayDiffer(q *peer) uint64 {
-	equal := m.role == protocol.Secondary && m.primary() == "" && q.linked && q.settled && q.repl == protocol.Established &&
-		q.lastWhy != RuleDefer && q.slot == 0 && q.dirty.Count() == 0
-	if equal {
-		return 0
-	}
-	return max(1, uint64(q.dirty.Count()))
 }
 
 func (m *Machine) onSyncDoneAck(p *peer) {
@@ -284,20 +265,6 @@ func (m *Machine) sendBits(p *peer) {
 		n := min(int64(protocol.BitmapWordMax), p.dirty.Words()-w)
 		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.BitmapPart{First: uint64(w), Words: p.dirty.AppendWords(nil, w, int(n))}})
 		w += n
-	}
-}
-
-// markOverwritten takes the source's word on which blocks it will overwrite. From
-// then on they may differ from those of every other replica.
-func (m *Machine) markOverwritten(p *peer, b *protocol.BitmapPart) {
-	for _, q := range m.peers {
-		if q == p {
-			continue
-		}
-		if _, err := q.dirty.OrWords(int64(b.First), b.Words); err != nil {
-			m.dropPeer(p, refusal(protocol.CodeProtocol, "%s: %v", p.name, err))
-			return
-		}
 	}
 }
 
@@ -405,14 +372,8 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 		if slices.Contains(m.history, e.Bitmap) {
 			q.slot = e.Bitmap
 		}
-		// What equals the source equals this replica. Without this, two replicas
-		// would for ever pass on to the third what their last sync has marked. But
-		// the source may speak of a connection whose end it has not heard of yet:
-		// it does not know what this replica has put there since.
-		if e.Dirty == 0 && e.Bitmap == 0 && !q.gave && p.role == protocol.Secondary && m.primary() == "" {
-			q.dirty.Clear(0, q.dirty.Blocks())
-		}
 	}
+	m.unmark(p)
 	// What a crashed primary has is here now, and counts for as much.
 	m.crashed = p.role != protocol.Primary && p.heard.Flags&protocol.HelloCrashedPrimary != 0
 	for _, q := range m.peers {
@@ -451,7 +412,7 @@ func (m *Machine) endSync(p *peer) {
 		p.plan = nil
 		m.pumpOverlapped()
 	}
-	p.step, p.endPending = syncNone, false
+	p.step, p.endPending, p.fresh = syncNone, false, nil
 	p.deadline = never
 	if p.rxHold {
 		m.release(p)

@@ -15,6 +15,7 @@ import (
 type wdisk struct {
 	fails    map[string]bool // "read", "write", "flush": every one, from now on
 	rot      map[int64]bool  // blocks that are not what the others have
+	content  map[int64]wvalue
 	noData   NoData
 	onRead   OnReadError
 	timeout  Time
@@ -82,6 +83,19 @@ func (w *world) serve(x *wnode, e *Effect) {
 	x.queues[to] = append(x.queues[to], wframe{reply: a})
 }
 
+// wvalue names the write that a block has its content from.
+type wvalue struct {
+	by  string
+	seq uint64
+}
+
+// wrote notes what a write of by's left on x.
+func (x *wnode) wrote(by string, seq uint64, off, n int64) {
+	for b, to := bitmap.Touched(off, n); b < to; b++ {
+		x.content[b] = wvalue{by, seq}
+	}
+}
+
 // runs compares a run, or copies it.
 func (w *world) runs(x *wnode, p *peer, r resync.Run) {
 	plan, y := p.plan, w.nodes[p.name]
@@ -103,7 +117,10 @@ func (w *world) runs(x *wnode, p *peer, r resync.Run) {
 		w.watch.copied(x, y, r.Off, n)
 	}
 	for b := from; b < to; b++ {
-		y.rot[b] = x.rot[b]
+		if x.content[b] != y.content[b] || x.rot[b] != y.rot[b] {
+			y.m.Overwrites(y.peer(x.name), b*bitmap.BlockSize, bitmap.BlockSize)
+		}
+		y.rot[b], y.content[b] = x.rot[b], x.content[b]
 	}
 	plan.Acked(w.now, r.ID)
 }
@@ -130,7 +147,7 @@ func (w *world) replace(x *wnode) error {
 	for id := range x.bitmaps {
 		x.bitmaps[id] = bitmap.NewSet(bitmap.Blocks(w.size))
 	}
-	x.active, x.fails, x.rot = map[int64]bool{}, map[string]bool{}, map[int64]bool{}
+	x.active, x.fails, x.rot, x.content = map[int64]bool{}, map[string]bool{}, map[int64]bool{}, map[int64]wvalue{}
 	if primary {
 		x.m.Replaced(w.now)
 		return nil

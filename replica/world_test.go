@@ -83,7 +83,7 @@ func newWorld(mode protocol.Mode, names []string) *world {
 	names = w.names
 	for _, n := range names {
 		x := &wnode{name: n, durable: Stored{Disk: protocol.Inconsistent}, bitmaps: map[PeerID]*bitmap.Set{}, active: map[int64]bool{}, queues: map[string][]wframe{},
-			wdisk: wdisk{fails: map[string]bool{}, rot: map[int64]bool{}}}
+			wdisk: wdisk{fails: map[string]bool{}, rot: map[int64]bool{}, content: map[int64]wvalue{}}}
 		w.nodes[n] = x
 		for i := range w.peersOf(n) {
 			x.bitmaps[PeerID(i)] = bitmap.NewSet(bitmap.Blocks(w.size))
@@ -379,6 +379,9 @@ func (w *world) receive(y *wnode, from string, f wframe) {
 		if err != nil {
 			return
 		}
+		if f.data.Op != protocol.DataFlush {
+			y.wrote(from, f.data.Seq, f.data.Off, f.data.Len)
+		}
 		if w.watch != nil && f.data.Op == protocol.DataWrite {
 			w.watch.wrote(y, f.data.Off, f.tag)
 		}
@@ -443,6 +446,9 @@ func (w *world) run() {
 					w.watch.wrote(x, r.Off, r.Tag)
 				}
 				err := x.wdisk.err(r.Op)
+				if err == nil && (r.Op == Write || r.Op == Zero || r.Op == Trim) {
+					x.wrote(x.name, r.seq, r.Off, r.Len)
+				}
 				x.m.LocalDone(w.now, r, err, err != nil && err != errWorldSpace)
 				w.collect(x)
 				moved = true

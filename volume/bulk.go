@@ -319,9 +319,10 @@ func (l *link) syncApply(t *resync.Target, r resync.Run, data []byte) error {
 	var err error
 	if kept == nil {
 		if data != nil {
+			l.overwrites(r.Off, r.Len)
 			err = v.store().WriteAt(data, r.Off, 0)
 		} else {
-			err = v.zeroUnlessZero(r.Off, r.Len)
+			err = v.zeroUnlessZero(r.Off, r.Len, l.overwritesData)
 		}
 	}
 	l.left()
@@ -342,8 +343,9 @@ func (l *link) syncApply(t *resync.Target, r resync.Run, data []byte) error {
 }
 
 // zeroUnlessZero makes the range read as zeroes, leaving alone what does already:
-// a sparse store stays sparse, and terabytes of holes cost nothing.
-func (v *Volume) zeroUnlessZero(off, n int64) error {
+// a sparse store stays sparse, and terabytes of holes cost nothing. changes is told, before,
+// of what is zeroed; nil: nobody wants to know.
+func (v *Volume) zeroUnlessZero(off, n int64, changes func(off, n int64) error) error {
 	for n > 0 {
 		exts, err := v.store().Extents(off, n, 64)
 		if err != nil {
@@ -351,12 +353,45 @@ func (v *Volume) zeroUnlessZero(off, n int64) error {
 		}
 		for _, e := range exts {
 			if !e.Zero {
+				if changes != nil {
+					if err := changes(e.Off, e.Len); err != nil {
+						return err
+					}
+				}
 				if err := v.store().Trim(e.Off, e.Len, 0); err != nil {
 					return err
 				}
 			}
 			off, n = off+e.Len, n-e.Len
 		}
+	}
+	return nil
+}
+
+// overwrites tells the machine that a range of the store is about to be changed by the sync.
+func (l *link) overwrites(off, n int64) {
+	l.v.mu.Lock()
+	defer l.v.mu.Unlock()
+	if l.v.links[l.id] == l {
+		l.v.m.Overwrites(l.id, off, n)
+	}
+}
+
+// overwritesData is overwrites of what is not zeroes in a range that is to be zeroed. Who
+// has one peer tells nobody, and need not look.
+func (l *link) overwritesData(off, n int64) error {
+	if len(l.v.peers()) < 2 {
+		return nil
+	}
+	for buf := make([]byte, min(n, int64(len(zeroes)))); n > 0; {
+		b := buf[:min(n, int64(len(buf)))]
+		if err := l.v.store().ReadAt(b, off); err != nil {
+			return err
+		}
+		if !allZero(b) {
+			l.overwrites(off, int64(len(b)))
+		}
+		off, n = off+int64(len(b)), n-int64(len(b))
 	}
 	return nil
 }

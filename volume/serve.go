@@ -141,7 +141,7 @@ func (v *Volume) writePulled(r *replica.Request) error {
 	delete(v.pulled, r)
 	v.mu.Unlock()
 	if p.buf == nil {
-		return v.zeroUnlessZero(r.Off, r.Len)
+		return v.zeroUnlessZero(r.Off, r.Len, nil)
 	}
 	defer p.buf.Release()
 	return v.store().WriteAt(p.buf.Bytes(), r.Off, 0)

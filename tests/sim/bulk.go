@@ -246,6 +246,7 @@ func (l *link) syncApply(r resync.Run, vals []uint64) {
 				l.bulkDone(err)
 				return
 			}
+			l.overwrites(r, vals)
 			l.p.n.disk.write(l.p, r.Off, r.Len, vals, false, func(err error) {
 				l.leave()
 				if err != nil {
@@ -259,6 +260,22 @@ func (l *link) syncApply(r resync.Run, vals []uint64) {
 			})
 		})
 	})
+}
+
+// overwrites is link.overwrites and overwritesData.
+func (l *link) overwrites(r resync.Run, vals []uint64) {
+	if !l.current() {
+		return
+	}
+	if vals != nil {
+		l.p.m.Overwrites(l.id, r.Off, r.Len)
+		return
+	}
+	for s := r.Off / sectorSize; s < (r.Off+r.Len)/sectorSize; s++ {
+		if l.p.n.disk.at(s) != 0 {
+			l.p.m.Overwrites(l.id, s*sectorSize, sectorSize)
+		}
+	}
 }
 
 // syncCompare is link.syncCompare.
