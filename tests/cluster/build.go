@@ -22,6 +22,12 @@ var (
 	FaultAgent     = Program{"./tests/e2e/storeagent", "fault"}         // a store obeys the script beside it, Node.Faults; so does a CrashAgent's
 )
 
+// Path returns the program's path; it is built on first use.
+func (p Program) Path(t testing.TB) string {
+	t.Helper()
+	return binary(t, p.pkg)
+}
+
 var built struct {
 	sync.Mutex
 	dir  string
