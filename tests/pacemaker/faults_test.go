@@ -129,13 +129,13 @@ func (s *site) cutFor(d time.Duration, m *machine, networks ...network) {
 	s.t.Helper()
 	for i := range s.machines {
 		if s.machines[i] != m {
-			s.must(s.wires.cut(s.index(m), i, networks...))
+			s.must(s.wires.cut(m.index, i, networks...))
 		}
 	}
 	time.Sleep(d)
 	for i := range s.machines {
 		if s.machines[i] != m {
-			s.must(s.wires.heal(s.index(m), i, networks...))
+			s.must(s.wires.heal(m.index, i, networks...))
 		}
 	}
 }

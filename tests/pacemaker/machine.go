@@ -29,13 +29,13 @@ type machine struct {
 	name  string
 	top   string // up, work, data, root
 	power string
-	netns string
+	wires *wires
+	index int // on the wires
 
 	mu sync.Mutex
 	// Guarded by mu.
 	running *process.Process // nil: off
 	init    int              // its first process, as this host counts
-	boots   int
 }
 
 // bootMax bounds a start.
@@ -49,9 +49,11 @@ func (m *machine) boot() error {
 		return nil
 	}
 	_ = os.Remove(filepath.Join(m.power, m.name+".dark")) // it is not there at the first start
-	m.boots++
+	if err := m.wires.plug(m.index); err != nil {
+		return err
+	}
 	p, err := process.Start(process.Options{Name: m.name, Log: filepath.Join(m.top, "console"), Args: []string{
-		"nsenter", "--net=/run/netns/" + m.netns, "--",
+		"nsenter", "--net=/run/netns/" + m.wires.netns(m.name), "--",
 		"unshare", "--mount", "--propagation", "private", "--uts", "--ipc", "--pid", "--fork", "--kill-child",
 		"bash", "-c", initScript, "init", m.top, m.name, m.power}})
 	if err != nil {
@@ -88,6 +90,10 @@ func (m *machine) off() error {
 	defer m.mu.Unlock()
 	if m.running == nil {
 		return nil
+	}
+	// First: the kernel, which lives on, would say goodbye to everybody.
+	if err := m.wires.unplug(m.index); err != nil {
+		return err
 	}
 	if m.init != 0 {
 		_ = syscall.Kill(m.init, syscall.SIGKILL) // it may have ended

@@ -98,8 +98,8 @@ func newSite(t *testing.T, chapter string) *site {
 	if err := os.Mkdir(filepath.Join(dir, "power"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range names[chapter] {
-		s.machines = append(s.machines, &machine{name: name, top: filepath.Join(dir, name), power: filepath.Join(dir, "power"), netns: s.wires.netns(name)})
+	for i, name := range names[chapter] {
+		s.machines = append(s.machines, &machine{name: name, top: filepath.Join(dir, name), power: filepath.Join(dir, "power"), wires: s.wires, index: i})
 	}
 	s.install()
 	s.each("boot", func(m *machine) error { return m.boot() })
@@ -393,15 +393,6 @@ func (s *site) primary() (is, other *machine) {
 		return "", is != nil && other != nil
 	})
 	return is, other
-}
-
-func (s *site) index(m *machine) int {
-	for i := range s.machines {
-		if s.machines[i] == m {
-			return i
-		}
-	}
-	panic("no machine " + m.name)
 }
 
 // close switches everything off, and says what has happened if the test failed.

@@ -70,6 +70,28 @@ func newWires(t *testing.T, names []string) *wires {
 
 func (w *wires) netns(name string) string { return w.base + name }
 
+// unplug takes a machine off both networks, plug puts it there again, with its own
+// addresses alone: the namespace outlasts what a machine that died had added.
+func (w *wires) unplug(i int) error { return w.link(i, "down", "") }
+
+func (w *wires) plug(i int) error {
+	script := ""
+	for _, n := range []network{replication, clients} {
+		script += fmt.Sprintf("ip -n %[1]s addr flush dev eth%[2]d; ip -n %[1]s addr add %[3]s/24 dev eth%[2]d\n", w.netns(w.names[i]), n, n.address(i))
+	}
+	return w.link(i, "up", script)
+}
+
+func (w *wires) link(i int, state, script string) error {
+	for _, n := range []network{replication, clients} {
+		script += fmt.Sprintf("ip -n %s link set p%d%d %s\n", w.netns("sw"), n, i, state)
+	}
+	if out, err := exec.Command("sh", "-ec", script).CombinedOutput(); err != nil {
+		return fmt.Errorf("links of %s: %w: %s", w.names[i], err, out)
+	}
+	return nil
+}
+
 // close removes the namespaces. REQUIRES: the machines are off.
 func (w *wires) close(t *testing.T) {
 	for _, name := range append([]string{"sw"}, w.names...) {
