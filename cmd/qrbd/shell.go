@@ -32,7 +32,6 @@ func runStatusShell(c call, client *control.Client) error {
 	if err != nil {
 		return err
 	}
-	fenced := false
 	device, err := deviceOf(cfg.Node.State, name)
 	if err != nil {
 		return err
@@ -50,7 +49,7 @@ func runStatusShell(c call, client *control.Client) error {
 		writeShell(c.t.out, append(device, shellVar{"AGENT", agentHung}))
 		return err
 	}
-	writeShell(c.t.out, append(device, shellState(st.Node, st.Volumes[0], fenced)...))
+	writeShell(c.t.out, append(device, shellState(st.Node, st.Volumes[0])...))
 	return nil
 }
 
@@ -62,8 +61,8 @@ var shellVars = []string{"AGENT", "NODE", "ROLE", "DISK", "PRIMARY", "CLIENTS", 
 	"SCORE", "SCORE_REASON", "DEVICE", "DEVICE_LINK", "DEVICE_STATE", "DEVICE_USE"}
 
 // shellState is what the agent says.
-func shellState(node string, v volume.Status, fenced bool) []shellVar {
-	score, why := promotionScore(v, fenced)
+func shellState(node string, v volume.Status) []shellVar {
+	score, why := promotionScore(v)
 	set := []shellVar{{"AGENT", agentUp}, {"NODE", node}, {"ROLE", v.Role}, {"DISK", v.Disk}, {"PRIMARY", v.Primary}, {"CLIENTS", strconv.Itoa(v.Clients)},
 		{"WITNESS", yesNo(v.Witness)}, {"MAY_PROMOTE", yesNo(v.MayPromote)}, {"SCORE", strconv.Itoa(score)}, {"SCORE_REASON", why}}
 	if v.Quorum != nil {
@@ -130,11 +129,9 @@ const (
 	scoreBest = 10000 // good data, and every replica is there
 )
 
-// promotionScore says how good a primary this node would be, and why. fenced: the volume
-// has a fencing policy, which keeps a peer that cannot be reached from serving.
-//
-// A peer that is primary does not lower it: it may be dead a moment later.
-func promotionScore(v volume.Status, fenced bool) (score int, why string) {
+// promotionScore says how good a primary this node would be, and why. A peer that is
+// primary does not lower it: it may be dead a moment later.
+func promotionScore(v volume.Status) (score int, why string) {
 	upToDate := v.Disk == protocol.UpToDate.String()
 	switch {
 	case v.Witness:
@@ -156,9 +153,9 @@ func promotionScore(v volume.Status, fenced bool) (score int, why string) {
 	for _, p := range v.Peers {
 		switch {
 		case p.Connection == protocol.Connected.String() || p.Witness:
-		case v.Role == protocol.Primary.String() || p.Disk == protocol.Outdated.String() || p.Disk == protocol.Inconsistent.String():
+		case v.Role == protocol.Primary.String() || p.Fenced || p.Disk == protocol.Outdated.String() || p.Disk == protocol.Inconsistent.String():
 			// What is missing is known to be older.
-		case v.Quorum == nil && !fenced:
+		case v.Quorum == nil && v.Fencing == "":
 			return scoreNone, p.Name + " cannot be reached and may be primary: without quorum or fencing nobody knows"
 		default:
 			return scoreGood, p.Name + " is not there"

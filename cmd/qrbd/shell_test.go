@@ -22,28 +22,27 @@ func TestPromotionScore(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		v      volume.Status
-		fenced bool
 		want   int
 		words  string
 	}{
-		{"in sync", volume.Status{Disk: "up-to-date", Peers: []volume.PeerStatus{beta}}, false, 10000, ""},
-		{"its peer is primary", volume.Status{Disk: "up-to-date", Primary: "beta", Peers: []volume.PeerStatus{beta}}, false, 10000, ""},
-		{"alone, nothing protects", volume.Status{Disk: "up-to-date", Peers: []volume.PeerStatus{lost}}, false, 0, "without quorum or fencing"},
-		{"alone, fencing protects", volume.Status{Disk: "up-to-date", Peers: []volume.PeerStatus{lost}}, true, 1000, "beta is not there"},
-		{"alone, with a vote", volume.Status{Disk: "up-to-date", Quorum: votes(true), Peers: []volume.PeerStatus{lost}}, false, 1000, "beta"},
-		{"alone, without", volume.Status{Disk: "up-to-date", Quorum: votes(false), Peers: []volume.PeerStatus{lost}}, true, 0, "no quorum; beta is not there"},
-		{"alone, the peer is known to be older", volume.Status{Disk: "up-to-date", Peers: []volume.PeerStatus{peer("beta", "connecting", "outdated")}}, false, 10000, ""},
-		{"the witness is away", volume.Status{Disk: "up-to-date", Quorum: votes(true), Peers: []volume.PeerStatus{beta, witness}}, false, 10000, ""},
-		{"primary, alone", volume.Status{Role: "primary", Disk: "up-to-date", Peers: []volume.PeerStatus{lost}}, false, 10000, ""},
-		{"primary, its disk failed", volume.Status{Role: "primary", Disk: "failed", Peers: []volume.PeerStatus{beta}}, false, 10, "failed"},
-		{"a survivor among survivors", volume.Status{Disk: "consistent", Quorum: votes(true), Peers: []volume.PeerStatus{lost}}, false, 10, "compared"},
-		{"outdated", volume.Status{Disk: "outdated", Peers: []volume.PeerStatus{beta}}, true, 0, "outdated"},
-		{"being filled", volume.Status{Disk: "inconsistent", Peers: []volume.PeerStatus{beta}}, true, 0, "inconsistent"},
-		{"behind", volume.Status{Disk: "up-to-date", Peers: []volume.PeerStatus{behind}}, true, 0, "behind beta"},
-		{"a witness", volume.Status{Disk: "diskless", Witness: true, Quorum: votes(true)}, false, 0, "witness"},
-		{"without peers", volume.Status{Disk: "up-to-date"}, false, 10000, ""},
+		{"in sync", volume.Status{Disk: "up-to-date", Peers: []volume.PeerStatus{beta}}, 10000, ""},
+		{"its peer is primary", volume.Status{Disk: "up-to-date", Primary: "beta", Peers: []volume.PeerStatus{beta}}, 10000, ""},
+		{"alone, nothing protects", volume.Status{Disk: "up-to-date", Peers: []volume.PeerStatus{lost}}, 0, "without quorum or fencing"},
+		{"alone, fencing protects", volume.Status{Fencing: "resource-only", Disk: "up-to-date", Peers: []volume.PeerStatus{lost}}, 1000, "beta is not there"},
+		{"alone, with a vote", volume.Status{Disk: "up-to-date", Quorum: votes(true), Peers: []volume.PeerStatus{lost}}, 1000, "beta"},
+		{"alone, without", volume.Status{Disk: "up-to-date", Quorum: votes(false), Peers: []volume.PeerStatus{lost}}, 0, "no quorum; beta is not there"},
+		{"alone, the peer is known to be older", volume.Status{Disk: "up-to-date", Peers: []volume.PeerStatus{peer("beta", "connecting", "outdated")}}, 10000, ""},
+		{"the witness is away", volume.Status{Disk: "up-to-date", Quorum: votes(true), Peers: []volume.PeerStatus{beta, witness}}, 10000, ""},
+		{"primary, alone", volume.Status{Role: "primary", Disk: "up-to-date", Peers: []volume.PeerStatus{lost}}, 10000, ""},
+		{"primary, its disk failed", volume.Status{Role: "primary", Disk: "failed", Peers: []volume.PeerStatus{beta}}, 10, "failed"},
+		{"a survivor among survivors", volume.Status{Disk: "consistent", Quorum: votes(true), Peers: []volume.PeerStatus{lost}}, 10, "compared"},
+		{"outdated", volume.Status{Fencing: "resource-only", Disk: "outdated", Peers: []volume.PeerStatus{beta}}, 0, "outdated"},
+		{"being filled", volume.Status{Fencing: "resource-only", Disk: "inconsistent", Peers: []volume.PeerStatus{beta}}, 0, "inconsistent"},
+		{"behind", volume.Status{Fencing: "resource-only", Disk: "up-to-date", Peers: []volume.PeerStatus{behind}}, 0, "behind beta"},
+		{"a witness", volume.Status{Disk: "diskless", Witness: true, Quorum: votes(true)}, 0, "witness"},
+		{"without peers", volume.Status{Disk: "up-to-date"}, 10000, ""},
 	} {
-		if got, why := promotionScore(c.v, c.fenced); got != c.want || !strings.Contains(why, c.words) {
+		if got, why := promotionScore(c.v); got != c.want || !strings.Contains(why, c.words) {
 			t.Errorf("%s: %d (%s), want %d and %q", c.name, got, why, c.want, c.words)
 		}
 	}
