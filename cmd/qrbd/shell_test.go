@@ -20,10 +20,10 @@ func TestPromotionScore(t *testing.T) {
 	behind.Replication = "behind"
 	witness := volume.PeerStatus{Name: "gamma", Witness: true, Connection: "connecting"}
 	for _, c := range []struct {
-		name   string
-		v      volume.Status
-		want   int
-		words  string
+		name  string
+		v     volume.Status
+		want  int
+		words string
 	}{
 		{"in sync", volume.Status{Disk: "up-to-date", Peers: []volume.PeerStatus{beta}}, 10000, ""},
 		{"its peer is primary", volume.Status{Disk: "up-to-date", Primary: "beta", Peers: []volume.PeerStatus{beta}}, 10000, ""},
