@@ -291,7 +291,7 @@ func (s *site) form() {
 		s.t.Fatalf("crm configure: %s", out)
 	}
 	s.until("the service runs", 2*time.Minute, func() (string, bool) {
-		db, err := s.wires.openSQL("postgres")
+		db, err := s.wires.open("")
 		if err != nil {
 			return err.Error(), false
 		}

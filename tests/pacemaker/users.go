@@ -9,9 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/stdlib"
-
 	"github.com/qrbd/qrbd/tests/stack/crm"
 	"github.com/qrbd/qrbd/tests/stack/database"
 )
@@ -34,23 +31,18 @@ type users struct {
 // clientsAtWork is how many there are: enough for commits to be under way at every moment.
 const clientsAtWork = 3
 
-// openCRM opens the database at its address.
-func (w *wires) openCRM(name string) (*crm.CRM, error) {
-	db, err := w.openSQL(name)
+// open opens a database at the service's address; "": the one that is always there.
+func (w *wires) open(name string) (*sql.DB, error) {
+	return database.Remote(serviceAddress, name, w.dial)
+}
+
+// openCRM opens the CRM in it.
+func (w *wires) openCRM() (*crm.CRM, error) {
+	db, err := w.open(database.Name)
 	if err != nil {
 		return nil, err
 	}
 	return crm.On(db, database.Postgres), nil
-}
-
-// openSQL is the same without the CRM's tables.
-func (w *wires) openSQL(name string) (*sql.DB, error) {
-	c, err := pgx.ParseConfig("host=10.0.1.100 port=5432 user=postgres sslmode=disable connect_timeout=2 dbname=" + name)
-	if err != nil {
-		return nil, err
-	}
-	c.DialFunc = w.dial
-	return stdlib.OpenDB(*c), nil
 }
 
 // newUsers makes the database and sets the users to work on it.
@@ -58,7 +50,7 @@ func newUsers(t *testing.T, w *wires, dir string) *users {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	db, err := w.openSQL("postgres")
+	db, err := w.open("")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +58,7 @@ func newUsers(t *testing.T, w *wires, dir string) *users {
 	if _, err := db.ExecContext(ctx, "CREATE DATABASE "+database.Name); err != nil {
 		t.Fatalf("the database: %v", err)
 	}
-	c, err := w.openCRM(database.Name)
+	c, err := w.openCRM()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +97,7 @@ func (u *users) work(ctx context.Context) {
 
 // session is the time until the first error.
 func (u *users) session(ctx context.Context) error {
-	c, err := u.wires.openCRM(database.Name)
+	c, err := u.wires.openCRM()
 	if err != nil {
 		return err
 	}
@@ -172,7 +164,7 @@ func (u *users) audit(ctx context.Context) (crm.Audit, error) {
 	if err != nil {
 		return crm.Audit{}, err
 	}
-	c, err := u.wires.openCRM(database.Name)
+	c, err := u.wires.openCRM()
 	if err != nil {
 		return crm.Audit{}, err
 	}

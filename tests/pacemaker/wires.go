@@ -27,8 +27,11 @@ const (
 // address is the i-th machine's on the network, as docs/PACEMAKER.md has it.
 func (n network) address(i int) string { return fmt.Sprintf("10.0.%d.%d", n, i+1) }
 
-// usersAddress is where the users come from.
-const usersAddress = "10.0.1.254"
+// Where the users come from, and what they ask for.
+const (
+	usersAddress   = "10.0.1.254"
+	serviceAddress = "10.0.1.100"
+)
 
 // wires are the machines' network namespaces and a bridge for each network, in a
 // namespace where the users are, too.

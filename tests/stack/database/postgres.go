@@ -4,13 +4,15 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"net"
 	"path/filepath"
 	"sort"
 	"strconv"
 	"strings"
 	"syscall"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib" // also the driver "pgx"
 )
 
 type postgres struct {
@@ -56,6 +58,20 @@ func (postgres) open(s *Server, db string) (*sql.DB, error) {
 		db = "postgres"
 	}
 	return sql.Open("pgx", fmt.Sprintf("host=%s user=postgres dbname=%s", s.run, db))
+}
+
+// Remote returns a pool of connections to a database of a PostgreSQL that runs on another
+// host, made by dial; "": the one that every installation has. The caller closes it.
+func Remote(host, db string, dial func(ctx context.Context, network, address string) (net.Conn, error)) (*sql.DB, error) {
+	if db == "" {
+		db = "postgres"
+	}
+	c, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=5432 user=postgres sslmode=disable connect_timeout=2 dbname=%s", host, db))
+	if err != nil {
+		return nil, fmt.Errorf("open PostgreSQL on %s: %w", host, err)
+	}
+	c.DialFunc = dial
+	return stdlib.OpenDB(*c), nil
 }
 
 func (postgres) stopSignals() (orderly, quick syscall.Signal) { return syscall.SIGINT, syscall.SIGQUIT }
