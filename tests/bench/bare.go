@@ -68,11 +68,21 @@ func (b *bareEnd) Message(*session.Session, protocol.Message) {}
 // receiver writes the second: what no resync can avoid. Without, it is the transport
 // alone.
 func measureBare(ctx context.Context, dir, transport string, sizeBytes int64, stores [2]string) (float64, error) {
+	out, err := runBare(ctx, dir, transport, sizeBytes, stores)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseFloat(strings.TrimSpace(out), 64)
+}
+
+// runBare runs both ends and returns what the receiver prints. Instead of stores there may be echoItem twice: then sizeBytes
+// is how many questions beta asks alpha.
+func runBare(ctx context.Context, dir, transport string, sizeBytes int64, stores [2]string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, bareTimeout)
 	defer cancel()
 	self, err := os.Executable()
 	if err != nil {
-		return 0, fmt.Errorf("bare transport: %w", err)
+		return "", fmt.Errorf("bare transport: %w", err)
 	}
 	names := [2]string{"alpha", "beta"}
 	var keys [2]string
@@ -80,15 +90,15 @@ func measureBare(ctx context.Context, dir, transport string, sizeBytes int64, st
 	for i, name := range names {
 		at := filepath.Join(dir, name)
 		if err := os.MkdirAll(at, 0o700); err != nil {
-			return 0, fmt.Errorf("bare transport: %w", err)
+			return "", fmt.Errorf("bare transport: %w", err)
 		}
 		id, err := session.LoadOrCreateIdentity(at)
 		if err != nil {
-			return 0, fmt.Errorf("bare transport: %w", err)
+			return "", fmt.Errorf("bare transport: %w", err)
 		}
 		port, err := freePort("tcp+udp")
 		if err != nil {
-			return 0, fmt.Errorf("bare transport: %w", err)
+			return "", fmt.Errorf("bare transport: %w", err)
 		}
 		keys[i], addresses[i] = hex.EncodeToString(id.Public()), net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	}
@@ -100,18 +110,18 @@ func measureBare(ctx context.Context, dir, transport string, sizeBytes int64, st
 		c.Env = append(os.Environ(), fmt.Sprintf("GOMAXPROCS=%d", max(1, runtime.NumCPU()/2))) // agent.LimitThreads
 		c.Stdout, c.Stderr = &out[i], &out[i]
 		if err := c.Start(); err != nil {
-			return 0, fmt.Errorf("bare transport: %w", err)
+			return "", fmt.Errorf("bare transport: %w", err)
 		}
 		ends[i] = c
 	}
 	if err := ends[1].Wait(); err != nil {
 		_ = ends[0].Process.Kill()
 		_ = ends[0].Wait()
-		return 0, fmt.Errorf("bare transport: %w: %s; the sender: %s", err, lastLine([]byte(out[1].String())), lastLine([]byte(out[0].String())))
+		return "", fmt.Errorf("bare transport: %w: %s; the sender: %s", err, lastLine([]byte(out[1].String())), lastLine([]byte(out[0].String())))
 	}
 	_ = ends[0].Process.Kill() // it waits to be ended
 	_ = ends[0].Wait()
-	return strconv.ParseFloat(strings.TrimSpace(out[1].String()), 64)
+	return out[1].String(), nil
 }
 
 // runBareEnd is the main function of an end: alpha sends, beta receives and prints the
@@ -148,7 +158,16 @@ func runBareEnd(ctx context.Context, args []string, stdout io.Writer) error {
 		return fmt.Errorf("%s: %w", bareCommand, err)
 	}
 	defer n.Close(context.WithoutCancel(ctx))
-	if name == "alpha" {
+	switch {
+	case store == echoItem && name == "alpha":
+		return b.answer(ctx)
+	case store == echoItem:
+		p50, err := b.ask(ctx, int(size))
+		if err == nil {
+			_, err = fmt.Fprintln(stdout, p50)
+		}
+		return err
+	case name == "alpha":
 		return b.send(ctx, size, store)
 	}
 	rate, err := b.receive(ctx, size, store)

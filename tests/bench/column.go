@@ -24,10 +24,11 @@ var errCopiesDiffer = errors.New("the copies differ")
 
 // site is where a column is built: its own directory on tmpfs and what all columns have in common.
 type site struct {
-	dir       string // absolute, short: Unix socket paths in it stay under 108 bytes
-	sizeBytes int64  // of the volume
-	qrbd      string // path of the program under test
-	transport string // of its pairs; "": its default
+	dir       string           // absolute, short: Unix socket paths in it stay under 108 bytes
+	sizeBytes int64            // of the volume
+	qrbd      string           // path of the program under test
+	transport string           // of its pairs; "": its default
+	more      map[string]int64 // further volumes of its pairs, with their sizes
 }
 
 // path returns a name inside the site's directory.

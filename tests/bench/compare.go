@@ -21,8 +21,11 @@ type comparison struct {
 // String of the change: the change of the median in per cent, or ~ if it may be chance.
 func (c comparison) change() string {
 	before, after, p := figureOf(c.before), figureOf(c.after), rankTest(c.before, c.after)
-	if p >= chanceMax || before.median == 0 {
-		return fmt.Sprintf("~ (p=%.2f)", p)
+	if before.median == 0 {
+		return "~"
+	}
+	if p >= chanceMax {
+		return fmt.Sprintf("~ %+.1f%% (p=%.2f)", 100*(after.median/before.median-1), p)
 	}
 	return fmt.Sprintf("%+.1f%% (p=%.3f)", 100*(after.median/before.median-1), p)
 }
@@ -47,6 +50,50 @@ func comparisons(before, after *result) []comparison {
 		}
 		for _, q := range quotients(columns) {
 			add("CPU "+q.above+"/"+q.below, func(r *result) []float64 { return r.ratios(it.name, q.above, q.below, serverCPU) })
+		}
+	}
+	return append(list, pairComparisons(before, after)...)
+}
+
+// pairComparisons lists what both results hold of the tests of their own. Those that are done once have one value: what changed may always be
+// chance.
+func pairComparisons(before, after *result) []comparison {
+	type quantity struct{ work, what string }
+	values := func(r *result) (order []quantity, of map[quantity][]float64) {
+		of = map[quantity][]float64{}
+		add := func(work, what string, list ...float64) {
+			if len(list) > 0 && list[0] > 0 { // otherwise it was not measured
+				order, of[quantity{work, what}] = append(order, quantity{work, what}), list
+			}
+		}
+		for _, f := range r.Echo {
+			add("bare echo of 4 KiB"+overTransport(f.Transport), "us", f.P50us...)
+		}
+		for _, f := range r.Scale {
+			at := overTransport(f.Transport)
+			add("4 KiB writes"+at, "one connection /s", f.One...)
+			add("4 KiB writes"+at, "four connections /s", f.Connections...)
+			add("4 KiB writes"+at, "four volumes /s", f.Volumes...)
+			add("4 KiB writes"+at, "over 512 MiB /s", f.Narrow...)
+			add("4 KiB writes"+at, "over 100 GiB /s", f.Wide...)
+		}
+		for _, f := range r.Resync {
+			work := fmt.Sprintf("resync of %d MiB%s", f.VolumeBytes>>20, f.where())
+			add(work, "bare MB/s", f.BareMBs)
+			add(work, "idle MB/s", f.IdleMBs)
+			add(work, "equal data MB/s", f.DigestMBs)
+			for _, b := range f.Beside {
+				add(work, fmt.Sprintf("p99 beside it / alone, depth %d", b.Depth), b.BesideP99/b.AloneP99)
+			}
+		}
+		return order, of
+	}
+	_, old := values(before)
+	order, now := values(after)
+	var list []comparison
+	for _, q := range order {
+		if len(old[q]) > 0 {
+			list = append(list, comparison{work: q.work, what: q.what, before: old[q], after: now[q]})
 		}
 	}
 	return list

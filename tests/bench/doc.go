@@ -12,6 +12,10 @@
 //	fio (nbd engine) ─ unix socket ─► agent alpha ─┬─► file
 //	                                               └─ loopback ─► agent beta ─► file
 //
+// Beside the table there are tests of their own: a 1 TiB volume's footprint; and for each transport the bare echo and the
+// bare bulk stream between two processes, four connections and four volumes against one, writes over 100 GiB against
+// writes over 512 MiB, and a resync: its pace, what it does to clients, and how fast equal data are compared.
+//
 // All files lie on tmpfs, so that what is measured is the programs, not a disk. All columns run at once and idle while
 // another is measured; the rounds are interleaved (every item, A B C, then the next round), so that a drift of the machine
 // meets all columns alike. A figure is the median over the rounds; a ratio is the median of the ratios within each round;

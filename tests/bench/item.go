@@ -65,14 +65,22 @@ var items = []item{
 	{name: "mix-8k-d16", title: "70/30 mix 8 KiB, depth 16", metric: rate, rw: "randrw", bs: "8k", depth: 16},
 	{name: "read-4k-d1", title: "4 KiB read, depth 1", metric: latency, rw: "randread", bs: "4k", depth: 1},
 	{name: "read-4k-d32", title: "4 KiB read, depth 32", metric: rate, rw: "randread", bs: "4k", depth: 32},
+	{name: "read-64k-d16", title: "64 KiB read, depth 16", metric: bandwidth, rw: "randread", bs: "64k", depth: 16},
 	{name: "read-1m-d8", title: "1 MiB sequential read, depth 8", metric: bandwidth, rw: "read", bs: "1m", depth: 8},
 }
 
 // footprintItem is no fio work of the table but a test of its own: memory and start of agents with a 1 TiB volume.
 const footprintItem = "footprint"
 
-// resyncItem is another: the pace of a resync, and what it does to clients.
-const resyncItem = "resync"
+// Others: the pace of a resync and what it does to clients; connections, volumes and a wide volume; the transports alone.
+const (
+	resyncItem = "resync"
+	scaleItem  = "scale"
+	echoItem   = "echo"
+)
+
+// pairItems are the tests of their own that are done once for each transport.
+var pairItems = []string{echoItem, scaleItem, resyncItem}
 
 // itemByName returns the item, or false if there is none of that name.
 func itemByName(name string) (item, bool) {
@@ -94,7 +102,7 @@ func chooseItems(list string) (chosen []item, footprint bool, err error) {
 		if matches(want, footprintItem) {
 			found, footprint = true, true
 		}
-		found = found || matches(want, resyncItem) // chosen by hasResync
+		found = found || slices.ContainsFunc(pairItems, func(name string) bool { return matches(want, name) }) // chosen by names
 		for _, it := range items {
 			if matches(want, it.name) {
 				found = true
@@ -110,11 +118,11 @@ func chooseItems(list string) (chosen []item, footprint bool, err error) {
 	return chosen, footprint, nil
 }
 
-// hasResync reports whether the resync test is among the items of a list; it is in
+// names reports whether a test of its own is among the items of a list; it is in
 // every list that names none.
-func hasResync(list string) bool {
+func names(list, test string) bool {
 	for want := range strings.SplitSeq(list, ",") {
-		if list == "" || matches(want, resyncItem) {
+		if list == "" || matches(want, test) {
 			return true
 		}
 	}
@@ -131,9 +139,9 @@ func matches(pattern, name string) bool {
 
 // itemNames returns every name that -item takes.
 func itemNames() []string {
-	var names []string
+	var all []string
 	for _, it := range items {
-		names = append(names, it.name)
+		all = append(all, it.name)
 	}
-	return append(names, footprintItem, resyncItem)
+	return append(append(all, footprintItem), pairItems...)
 }

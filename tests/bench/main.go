@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return err
 		}
 		res, measureErr = measureAll(ctx, opts, stderr)
-		if len(res.Samples) == 0 && res.Footprint == nil && len(res.Resync) == 0 {
+		if res.empty() {
 			return measureErr
 		}
 		if err = res.save(opts.out); err == nil {
@@ -67,6 +67,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 func report(w io.Writer, res, before *result, strict bool) error {
 	if err := writeReport(w, res); err != nil {
 		return err
+	}
+	for _, f := range res.Scale {
+		if err := f.write(w); err != nil {
+			return err
+		}
 	}
 	for _, f := range res.Resync {
 		if err := f.write(w); err != nil {
@@ -110,10 +115,41 @@ func measureAll(ctx context.Context, opts options, progress io.Writer) (_ *resul
 			return res, fmt.Errorf("footprint: %w", err)
 		}
 	}
-	if opts.resync {
-		if res.Resync, err = measureResyncs(ctx, site{dir: filepath.Join(dir, resyncItem), qrbd: opts.qrbd, transport: opts.transport}, progress); err != nil {
-			return res, fmt.Errorf("resync: %w", err)
+	for _, test := range opts.pairTests {
+		for _, transport := range opts.transports {
+			s := site{dir: filepath.Join(dir, test+transport), sizeBytes: opts.pairBytes, qrbd: opts.qrbd, transport: transport}
+			fmt.Fprintf(progress, "%s over %s\n", test, transport)
+			if err := res.measurePair(ctx, test, s, opts, progress); err != nil {
+				return res, fmt.Errorf("%s over %s: %w", test, transport, err)
+			}
 		}
 	}
 	return res, nil
+}
+
+// measurePair does a test of its own in a directory of its own, which is removed, and adds what it found.
+func (r *result) measurePair(ctx context.Context, test string, s site, opts options, progress io.Writer) (err error) {
+	if err := os.Mkdir(s.dir, 0o700); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(s.dir)) }()
+	switch test {
+	case echoItem:
+		f, err := measureEcho(ctx, s, opts.rounds)
+		if err == nil {
+			r.Echo = append(r.Echo, f)
+		}
+		return err
+	case scaleItem:
+		f, err := measureScale(ctx, s, min(opts.rounds, scaleRounds), opts.runtime)
+		if err == nil {
+			r.Scale = append(r.Scale, f)
+		}
+		return err
+	case resyncItem:
+		list, err := measureResyncs(ctx, s, progress)
+		r.Resync = append(r.Resync, list...)
+		return err
+	}
+	panic("bench: test " + test)
 }

@@ -28,8 +28,9 @@ type options struct {
 	columns    []columnKind
 	items      []item
 	footprint  bool
-	resync     bool
-	transport  string // of the resync test's pair
+	pairTests  []string // of pairItems
+	transports []string // of their pairs
+	pairBytes  int64    // of the volume that a resync copies
 	quick      bool
 	strict     bool   // a requirement that is not met is an error
 	dir        string // tmpfs for backing files
@@ -42,12 +43,12 @@ type options struct {
 
 // parseOptions reads the command line. -quick sets defaults that the other options override.
 func parseOptions(args []string, stderr io.Writer) (options, error) {
-	o := options{rounds: 5, runtime: 2 * time.Second, warmUp: 300 * time.Millisecond, sizeBytes: 1 << 30, budget: 8*time.Minute + 30*time.Second}
+	o := options{rounds: 5, runtime: 800 * time.Millisecond, warmUp: 300 * time.Millisecond, sizeBytes: 1 << 30, budget: 5 * time.Minute}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.BoolVar(&o.quick, "quick", false, "under two minutes: short samples of a small volume, no footprint test unless named")
 	rounds := fs.Int("rounds", 0, "interleaved rounds (default 5)")
-	runtime := fs.Duration("runtime", 0, "length of one sample (default 2s, quick 300ms)")
+	runtime := fs.Duration("runtime", 0, "length of one sample (default 800ms, quick 300ms)")
 	sizeMiB := fs.Int64("size", 0, "size of the volume in MiB (default 1024, quick 256)")
 	itemList := fs.String("item", "", "only these items, comma-separated, * at the end for all that begin so: "+strings.Join(itemNames(), ", "))
 	columnList := fs.String("column", "", "only these columns, comma-separated: nbdkit, qemu, qrbd, qrbd-tcp")
@@ -58,13 +59,20 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.out, "out", "", "file for the raw results (default bin/bench/DATE-TIME.json)")
 	fs.StringVar(&o.compare, "compare", "", "compare with the results in this file")
 	fs.StringVar(&o.show, "show", "", "print the results in this file, measure nothing")
-	fs.StringVar(&o.transport, "resync-transport", "quic", "what the resync test's pair talks over: quic or tcp")
+	transports := fs.String("transport", "quic,tcp", "what the pairs of echo, scale and resync talk over, comma-separated")
+	resyncMiB := fs.Int64("resync-size", 4096, "size in MiB of the volume that a resync copies")
 	fs.StringVar(&o.perf, "perf", "", "afterwards take a CPU profile of the servers per item, reports into this directory")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
-	if _, err := session.ParseTransport(o.transport); err != nil {
-		return o, err
+	o.transports, o.pairBytes = strings.Split(*transports, ","), *resyncMiB<<20
+	for _, t := range o.transports {
+		if _, err := session.ParseTransport(t); err != nil {
+			return o, err
+		}
+	}
+	if *resyncMiB < 64 {
+		return o, fmt.Errorf("a resync of %d MiB: at least 64", *resyncMiB)
 	}
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", fs.Arg(0))
@@ -81,7 +89,11 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	if *itemList == "" && (o.quick || !o.has("qrbd")) {
 		o.footprint = false
 	}
-	o.resync = hasResync(*itemList) && (*itemList != "" || !o.quick && o.has("qrbd"))
+	for _, test := range pairItems {
+		if names(*itemList, test) && (*itemList != "" || !o.quick && o.has("qrbd")) {
+			o.pairTests = append(o.pairTests, test)
+		}
+	}
 	if o.out == "" {
 		o.out = filepath.Join("bin", "bench", time.Now().Format("20060102-150405")+".json")
 	}
@@ -136,7 +148,7 @@ func (o options) checkPrograms() error {
 	if len(o.items) > 0 && o.has("qemu") {
 		need("qemu-storage-daemon", "apt install qemu-system-common, or choose with -column")
 	}
-	if o.has("qrbd") || o.has(qrbdTCP) || o.footprint || o.resync {
+	if o.has("qrbd") || o.has(qrbdTCP) || o.footprint || len(o.pairTests) > 0 {
 		need(o.qrbd, "run `make build`, or leave it out with -column nbdkit,qemu")
 	}
 	if o.perf != "" {

@@ -36,7 +36,7 @@ func newNode(ctx context.Context, s site, name string) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &node{site: site{dir: s.path(name), sizeBytes: s.sizeBytes, qrbd: s.qrbd, transport: s.transport}, name: name,
+	n := &node{site: site{dir: s.path(name), sizeBytes: s.sizeBytes, qrbd: s.qrbd, transport: s.transport, more: s.more}, name: name,
 		listen: fmt.Sprintf("127.0.0.1:%d", port)}
 	if err := os.Mkdir(n.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("node %s: %w", name, err)
@@ -91,19 +91,38 @@ name = %q
 address = %q
 key = %q
 %s
-[[volume]]
-name = %q
-size = "%dB"
-backing = %q
-export = "unix:%s"
-protocol = "C"
-`, n.name, n.listen, n.path("state"), n.path("control.sock"), peer.name, peer.listen, peer.key, transport,
-		volumeName, n.sizeBytes, n.path("disk.img"), n.socket())
+`, n.name, n.listen, n.path("state"), n.path("control.sock"), peer.name, peer.listen, peer.key, transport)
+	volumes := append([]volumeSpec{{volumeName, n.sizeBytes, "disk.img", n.socket()}}, n.moreVolumes()...)
+	for _, v := range volumes {
+		config += fmt.Sprintf("\n[[volume]]\nname = %q\nsize = \"%dB\"\nbacking = %q\nexport = \"unix:%s\"\nprotocol = \"C\"\n",
+			v.name, v.sizeBytes, n.path(v.file), v.socket)
+	}
 	if err := os.WriteFile(n.path("qrbd.toml"), []byte(config), 0o600); err != nil {
 		return fmt.Errorf("node %s: %w", n.name, err)
 	}
-	_, err := n.command(ctx, "create", volumeName)
-	return err
+	for _, v := range volumes {
+		if _, err := n.command(ctx, "create", v.name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// volumeSpec is a volume in a node's configuration.
+type volumeSpec struct {
+	name      string
+	sizeBytes int64
+	file      string
+	socket    string
+}
+
+// moreVolumes are those of the node's site beside the first.
+func (n *node) moreVolumes() []volumeSpec {
+	var list []volumeSpec
+	for name, size := range n.more {
+		list = append(list, volumeSpec{name, size, name + ".img", n.path(name + ".sock")})
+	}
+	return list
 }
 
 // start starts the agent and returns how long it took until its control API knew the volume.

@@ -58,6 +58,8 @@ func TestReportWithoutQrbd(t *testing.T) {
 func TestComparison(t *testing.T) {
 	before, after := example(1), example(0.5)
 	after.Samples = only(after.Samples, func(s sample) bool { return s.Item == "write-4k-d1" || s.Item == "mix-8k-d16" })
+	before.Scale, after.Scale = []*scaleFigures{{One: []float64{100, 101, 102}}}, []*scaleFigures{{One: []float64{90, 91, 92}}}
+	before.Resync, after.Resync = []*resyncFigures{{VolumeBytes: 1 << 30, IdleMBs: 700}}, []*resyncFigures{{VolumeBytes: 1 << 30, IdleMBs: 770}}
 	golden(t, "comparison.txt", func(out *bytes.Buffer) error { return writeComparison(out, before, after) })
 }
 
@@ -160,16 +162,48 @@ func TestRequirements(t *testing.T) {
 		scale float64 // of qrbd's 100 us; the mirror has 150, nbdkit 30
 		want  string
 	}{
-		{"ahead of the mirror, reads slow", 1, "yynnn"},
-		{"as slow as the mirror", 1.5, "yynnn"},
-		{"slower than the mirror", 1.51, "nnnnn"},
-		{"reads a little above four fifths of the floor", 0.3 / 0.81, "yyyyy"},
-		{"reads a little below that", 0.3 / 0.79, "yynnn"},
+		// write, flush, d32, CPU, 64 KiB, 1 MiB, mix; four reads; tail
+		{"ahead of the mirror by the half, reads slow", 1, "yynyyyn" + "nnnn" + "y"},
+		{"at the limit of depth 1", 0.75 * 1.5, "yynyyyn" + "nnnn" + "y"},
+		{"above it", 0.76 * 1.5, "nnnnyyn" + "nnnn" + "y"},
+		{"bulk at its limit", 1.5 / 0.601, "nnnnyyn" + "nnnn" + "y"},
+		{"bulk below it", 1.5 / 0.599, "nnnnnnn" + "nnnn" + "y"},
+		{"depth 32 above its limit", 1.5 / 1.61, "yyyyyyn" + "nnnn" + "y"},
+		{"the mix, too", 1.5 / 2.01, "yyyyyyy" + "nnnn" + "y"},
+		{"reads a little above nine tenths of the floor", 0.3 / 0.91, "yyyyyyy" + "yyyy" + "y"},
+		{"reads a little below that", 0.3 / 0.89, "yyyyyyy" + "nnnn" + "y"},
 	}
 	for _, test := range tests {
 		if got := answers(example(test.scale)); got != test.want {
 			t.Errorf("%s: %s, want %s", test.name, got, test.want)
 		}
+	}
+	r := example(1)
+	for i := range r.Samples {
+		r.Samples[i].P99us = 4 * r.Samples[i].P50us
+	}
+	if list := tailOf(r, "qrbd"); len(list) != 1 || list[0].met {
+		t.Errorf("p99 of four medians: %v", list)
+	}
+	for us, want := range map[float64]bool{52: true, 50: false} { // qrbd's median is 110 us, nbdkit's 33
+		if list := hopAndEcho(r, &echoFigures{P50us: []float64{us}}); len(list) != 1 || list[0].met != want {
+			t.Errorf("an echo of %v us: %v, want %v", us, list, want)
+		}
+	}
+	good, bad := scaleFigures{One: []float64{100}, Connections: []float64{100}, Volumes: []float64{100}, Narrow: []float64{110}, Wide: []float64{100}},
+		scaleFigures{One: []float64{100}, Connections: []float64{99}, Volumes: []float64{99}, Narrow: []float64{111}, Wide: []float64{100}}
+	for i := range good.verdicts() {
+		if !good.verdicts()[i].met || bad.verdicts()[i].met {
+			t.Errorf("%v and %v: want yes and no", good.verdicts()[i], bad.verdicts()[i])
+		}
+	}
+	copied := resyncFigures{BareMBs: 100, IdleMBs: 90, DigestMBs: 450}
+	if v := copied.verdicts(); len(v) != 2 || !v[0].met || !v[1].met {
+		t.Errorf("at the limits: %v", v)
+	}
+	copied = resyncFigures{BareMBs: 100, IdleMBs: 89, DigestMBs: 444}
+	if v := copied.verdicts(); v[0].met || v[1].met {
+		t.Errorf("below the limits: %v", v)
 	}
 	f := footprint{PeakRSS: map[string]int64{"alpha": 1, "beta": footprintRSSMax}, RestartCrash: 2}
 	for _, v := range f.verdicts() {
@@ -217,10 +251,15 @@ func TestOptions(t *testing.T) {
 		{args: "-quick", check: func(o options) bool { return !o.footprint && o.runtime < time.Second && o.rounds >= 5 }},
 		{args: "-quick -runtime 1s", check: func(o options) bool { return o.runtime == time.Second }},
 		{args: "-item footprint", check: func(o options) bool { return o.footprint && len(o.items) == 0 }},
-		{args: "-item read*,write-4k-d1", check: func(o options) bool { return len(o.items) == 4 && !o.footprint }},
+		{args: "-item read*,write-4k-d1", check: func(o options) bool { return len(o.items) == 5 && !o.footprint && len(o.pairTests) == 0 }},
 		{args: "-column qemu,nbdkit", check: func(o options) bool {
 			return len(o.columns) == 2 && o.columns[0].name == "nbdkit" && !o.footprint
 		}},
+		{args: "-item echo,resync -transport tcp", check: func(o options) bool {
+			return len(o.items) == 0 && slices.Equal(o.pairTests, []string{echoItem, resyncItem}) && slices.Equal(o.transports, []string{"tcp"})
+		}},
+		{args: "-transport sctp", fails: "sctp"},
+		{args: "-resync-size 1", fails: "64"},
 		{args: "-item nonsense", fails: "nonsense"},
 		{args: "-column drbd", fails: "drbd"},
 		{args: "-size 1", fails: "64"},

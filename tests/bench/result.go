@@ -45,7 +45,14 @@ type result struct {
 	QuietPct  float64           `json:"quiet_pct"` // a sample is quiet if foreign and stolen CPU together stay at or below
 	Samples   []sample          `json:"samples"`
 	Footprint *footprint        `json:"footprint,omitempty"`
+	Echo      []*echoFigures    `json:"echo,omitempty"`
+	Scale     []*scaleFigures   `json:"scale,omitempty"`
 	Resync    []*resyncFigures  `json:"resync,omitempty"`
+}
+
+// empty tells whether nothing was measured.
+func (r *result) empty() bool {
+	return len(r.Samples) == 0 && r.Footprint == nil && len(r.Echo) == 0 && len(r.Scale) == 0 && len(r.Resync) == 0
 }
 
 // columns returns the columns that have samples, in the table's order.

@@ -7,23 +7,25 @@ import (
 	"os"
 	"syscall"
 	"time"
-
-	"github.com/qrbd/qrbd/protocol/session"
 )
 
 const (
-	resyncVolume = 4 << 30 // bytes
 	// resyncLoad is how long clients are measured, alone and beside a resync.
-	resyncLoad = 5 * time.Second
+	resyncLoad = 3 * time.Second
 
 	// copyPoll is how often a copy is looked at. Each look starts a program: looking as
 	// often as pollInterval takes a third of two CPUs from what is measured.
 	copyPoll = 250 * time.Millisecond
+	// digestPoll is the same for what may be over in a second.
+	digestPoll = 60 * time.Millisecond
 
 	// resyncFill is the part of what the bare transport does that a resync of an idle
 	// pair has to reach, resyncRise what the clients' p99 may rise by beside one.
 	resyncFill = 0.9
 	resyncRise = 1.25
+
+	// digestFactor is how much faster than copying it equal data are compared, at least.
+	digestFactor = 5.0
 )
 
 // resyncFigures says what a resync does, and what it does to clients.
@@ -34,6 +36,7 @@ type resyncFigures struct {
 	BareMBs     float64         `json:"bare_mb_per_s"`             // one bulk stream between two processes
 	CopyMBs     float64         `json:"copy_mb_per_s"`             // the same, with the source's store read and a file written over
 	IdleMBs     float64         `json:"idle_mb_per_s"`             // a full copy to a new replica
+	DigestMBs   float64         `json:"digest_mb_per_s"`           // compared and equal, after a crash of the primary that had written all of it
 	Beside      []besideFigures `json:"beside"`
 }
 
@@ -49,8 +52,6 @@ type besideFigures struct {
 
 // measureResyncs does it without a link, where the CPUs are the limit, and over one.
 func measureResyncs(ctx context.Context, s site, progress io.Writer) (list []*resyncFigures, err error) {
-	fmt.Fprintln(progress, "resync of a 4 GiB volume")
-	s.sizeBytes = resyncVolume
 	f, err := measureResync(ctx, s)
 	if err != nil {
 		return nil, err
@@ -61,7 +62,10 @@ func measureResyncs(ctx context.Context, s site, progress io.Writer) (list []*re
 		return list, nil
 	}
 	fmt.Fprintln(progress, "resync of a 512 MiB volume over 1 Gbit/s")
-	s.dir, s.sizeBytes = s.dir+"-link", linkVolume
+	s.dir, s.sizeBytes = s.path("link"), min(linkVolume, s.sizeBytes)
+	if err := os.Mkdir(s.dir, 0o700); err != nil {
+		return list, err
+	}
 	err = overLink(ctx, func() error {
 		f, err := measureResync(ctx, s)
 		if err == nil {
@@ -75,9 +79,6 @@ func measureResyncs(ctx context.Context, s site, progress io.Writer) (list []*re
 
 // measureResync times a full copy of a pair's volume, and clients beside another.
 func measureResync(ctx context.Context, s site) (*resyncFigures, error) {
-	if err := os.Mkdir(s.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("resync: %w", err)
-	}
 	f := &resyncFigures{VolumeBytes: s.sizeBytes, Transport: s.transport}
 	p, err := newPair(ctx, s)
 	defer func() { p.close() }()
@@ -114,8 +115,27 @@ func measureResync(ctx context.Context, s site) (*resyncFigures, error) {
 	if err := p.renew(ctx); err != nil {
 		return nil, err
 	}
-	f.IdleMBs, err = p.copied(ctx)
-	return f, err
+	if f.IdleMBs, err = copied(ctx, p.alpha, copyPoll, p.settle); err != nil {
+		return nil, err
+	}
+	return f, f.digest(ctx, p, uri)
+}
+
+// digest times the resync of a primary that has crashed after it wrote all of the volume: every block may differ, none does.
+func (f *resyncFigures) digest(ctx context.Context, p pair, uri string) error {
+	if _, err := runFio(ctx, uri, "--rw=write", "--bs=1m", "--iodepth=8", fmt.Sprintf("--size=%d", f.VolumeBytes)); err != nil {
+		return fmt.Errorf("writing all: %w", err)
+	}
+	p.alpha.agent.stop(syscall.SIGKILL)
+	if _, err := p.alpha.start(ctx); err != nil {
+		return err
+	}
+	var err error
+	f.DigestMBs, err = copied(ctx, p.beta, digestPoll, func(ctx context.Context) error {
+		_, err := p.alpha.command(ctx, "wait", volumeName, "--for", "up-to-date", "--timeout", "20s")
+		return err
+	})
+	return err
 }
 
 // bare measures what a resync is compared with: the transport alone, and a plain copy
@@ -155,9 +175,9 @@ func (p *pair) renew(ctx context.Context) error {
 	return err
 }
 
-// synced returns how much of a sync from alpha is done, and whether it runs.
-func (p pair) synced(ctx context.Context) (done int64, runs bool, err error) {
-	v, err := p.alpha.status(ctx)
+// synced returns how much of a sync from the node is done, and whether it runs.
+func (n *node) synced(ctx context.Context) (done int64, runs bool, err error) {
+	v, err := n.status(ctx)
 	if err != nil || len(v.Peers) != 1 {
 		return 0, false, err
 	}
@@ -166,9 +186,9 @@ func (p pair) synced(ctx context.Context) (done int64, runs bool, err error) {
 }
 
 // awaitSync returns when the sync has begun, and how much was done then.
-func (p pair) awaitSync(ctx context.Context) (int64, time.Time, error) {
+func (n *node) awaitSync(ctx context.Context) (int64, time.Time, error) {
 	for deadline := time.Now().Add(syncTimeout); ; time.Sleep(pollInterval) {
-		done, runs, err := p.synced(ctx)
+		done, runs, err := n.synced(ctx)
 		if runs {
 			return done, time.Now(), err
 		}
@@ -183,7 +203,7 @@ func (f *resyncFigures) beside(ctx context.Context, p pair, b *besideFigures) er
 	if err := p.renew(ctx); err != nil {
 		return err
 	}
-	before, begin, err := p.awaitSync(ctx)
+	before, begin, err := p.alpha.awaitSync(ctx)
 	if err != nil {
 		return err
 	}
@@ -191,7 +211,7 @@ func (f *resyncFigures) beside(ctx context.Context, p pair, b *besideFigures) er
 	if err != nil {
 		return err
 	}
-	after, runs, err := p.synced(ctx)
+	after, runs, err := p.alpha.synced(ctx)
 	if err == nil && !runs {
 		err = fmt.Errorf("the resync ended before the clients did: %w", errNotReplicating)
 	}
@@ -200,27 +220,27 @@ func (f *resyncFigures) beside(ctx context.Context, p pair, b *besideFigures) er
 	return err
 }
 
-// copied waits for the end of the sync and returns its pace, MB/s.
-func (p pair) copied(ctx context.Context) (float64, error) {
-	before, begin, err := p.awaitSync(ctx)
+// copied waits for the end of the sync from a node, sees that the pair is settled then, and returns the sync's pace, MB/s.
+func copied(ctx context.Context, n *node, poll time.Duration, settled func(context.Context) error) (float64, error) {
+	before, begin, err := n.awaitSync(ctx)
 	if err != nil {
 		return 0, err
 	}
 	last, lastAt := before, begin
-	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(copyPoll) {
-		done, runs, err := p.synced(ctx)
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(poll) {
+		done, runs, err := n.synced(ctx)
 		if err != nil {
 			return 0, err
 		}
 		if !runs && last == before { // it was only about to: the connection began anew
-			if before, begin, err = p.awaitSync(ctx); err != nil {
+			if before, begin, err = n.awaitSync(ctx); err != nil {
 				return 0, err
 			}
 			last, lastAt = before, begin
 			continue
 		}
 		if !runs {
-			return float64(last-before) / lastAt.Sub(begin).Seconds() / 1e6, p.settle(ctx)
+			return float64(last-before) / lastAt.Sub(begin).Seconds() / 1e6, settled(ctx)
 		}
 		last, lastAt = done, time.Now()
 	}
@@ -235,6 +255,12 @@ func (f *resyncFigures) verdicts() []verdict {
 		what: "resync of an idle pair" + f.where() + " does nine tenths of the bare transport", met: fill >= resyncFill,
 		measured: fmt.Sprintf("%.0f MB/s, the bare transport %.0f, ratio %.2f (at least %.2f); a plain copy over it %.0f", f.IdleMBs, f.BareMBs, fill, resyncFill, f.CopyMBs),
 	}}
+	if f.DigestMBs > 0 && f.LinkBits == 0 {
+		list = append(list, verdict{
+			what: "equal data are compared" + f.where() + " at five times the rate of copying them", met: f.DigestMBs >= digestFactor*f.IdleMBs,
+			measured: fmt.Sprintf("%.0f MB/s, copied %.0f, ratio %.2f (at least %.0f)", f.DigestMBs, f.IdleMBs, f.DigestMBs/f.IdleMBs, digestFactor),
+		})
+	}
 	for _, b := range f.Beside {
 		rise := b.BesideP99 / b.AloneP99
 		list = append(list, verdict{
@@ -251,10 +277,7 @@ func (f *resyncFigures) where() string {
 	if f.LinkBits != 0 {
 		over = fmt.Sprintf(" over %g Gbit/s", float64(f.LinkBits)/1e9)
 	}
-	if f.Transport == session.TCP.String() {
-		over += " on TCP"
-	}
-	return over
+	return over + overTransport(f.Transport)
 }
 
 // write prints the figures.
@@ -263,6 +286,9 @@ func (f *resyncFigures) write(w io.Writer) error {
 		"  bare transport     %8.0f MB/s (%.2f): one bulk stream between two processes with an agent's threads, no store\n"+
 		"  plain copy         %8.0f MB/s (%.2f): the same, the source's store read, a file written over: no digests, no answers\n",
 		f.VolumeBytes>>20, f.where(), f.IdleMBs, f.BareMBs, f.IdleMBs/f.BareMBs, f.CopyMBs, f.IdleMBs/f.CopyMBs)
+	if err == nil && f.DigestMBs > 0 {
+		_, err = fmt.Fprintf(w, "  equal data         %8.0f MB/s (%.2f of copying): after a crash of the primary, compared by digest\n", f.DigestMBs, f.DigestMBs/f.IdleMBs)
+	}
 	for _, b := range f.Beside {
 		if err == nil {
 			_, err = fmt.Fprintf(w, "  4 KiB writes, d%-3d p99 %6.0f us alone, %6.0f us beside it (x%.2f); %6.0f and %6.0f/s; it gets %.1f MB/s\n",
