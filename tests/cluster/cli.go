@@ -131,6 +131,18 @@ type Volume struct {
 	ActiveExt  int64   `json:"active_extents"`
 	Quorum     *Quorum `json:"quorum"` // nil: there is none
 	Peers      []Peer  `json:"peers"`
+
+	Failover *Failover `json:"failover"` // nil: there is none
+}
+
+// Failover is how a volume's failover stands on a node.
+type Failover struct {
+	Standing string `json:"standing"`
+	Reason   string `json:"reason"`
+	Top      string `json:"top"`
+	Paused   bool   `json:"paused"`
+	PausedBy string `json:"paused_by"`
+	Trouble  bool   `json:"trouble"`
 }
 
 // Quorum is that of a Volume.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -23,7 +24,7 @@ var linksMade atomic.Int64
 // newLinks makes the namespaces, or skips the test and says what is missing.
 func newLinks(t testing.TB, nodes []string) *links {
 	t.Helper()
-	for _, tool := range []string{"ip", "nft"} {
+	for _, tool := range []string{"ip", "nft", "nsenter"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("skipped: needs %q to cut links between network namespaces", tool)
 		}
@@ -63,9 +64,28 @@ func newLinks(t testing.TB, nodes []string) *links {
 // ip returns the i-th node's address, which only exists inside the namespaces.
 func (l *links) ip(i int) string { return fmt.Sprintf("10.77.0.%d", i+1) }
 
-// prefix returns the command that runs another one on the node.
+// prefix returns the command that runs another one on the node. Mounts are not its own,
+// as they would be with ip netns exec: what a node's agent has mounted is there for the
+// next agent, and no copy of it keeps a device busy.
 func (l *links) prefix(node string) []string {
-	return []string{"ip", "netns", "exec", l.base + node}
+	return []string{"nsenter", "--net=/run/netns/" + l.base + node, "--"}
+}
+
+// pids returns the processes in the node's namespace.
+func (l *links) pids(node string) ([]int, error) {
+	out, err := exec.Command("ip", "netns", "pids", l.base+node).Output()
+	if err != nil {
+		return nil, fmt.Errorf("processes of %s: %w", node, err)
+	}
+	var pids []int
+	for _, f := range strings.Fields(string(out)) {
+		pid, err := strconv.Atoi(f)
+		if err != nil {
+			return nil, fmt.Errorf("processes of %s: %w", node, err)
+		}
+		pids = append(pids, pid)
+	}
+	return pids, nil
 }
 
 func (l *links) index(node string) int {

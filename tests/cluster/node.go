@@ -190,6 +190,37 @@ func (n *Node) Resume() {
 	n.paused = false
 }
 
+// SignalAll sends a signal to every process of the node, whoever started it. REQUIRES
+// Options.Links. SIGKILL is the death of the host: it is repeated until nothing is left,
+// but what the kernel does not let go.
+func (n *Node) SignalAll(s syscall.Signal) {
+	n.t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		pids, err := n.c.links.pids(n.Name)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		for _, pid := range pids {
+			if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
+				n.t.Fatalf("%v to process %d of %s: %v", s, pid, n.Name, err)
+			}
+		}
+		if s != syscall.SIGKILL || len(pids) == 0 || time.Now().After(end) {
+			break
+		}
+	}
+	switch s {
+	case syscall.SIGKILL:
+		if n.cmd != nil {
+			<-n.exited
+		}
+	case syscall.SIGSTOP:
+		n.paused = true
+	case syscall.SIGCONT:
+		n.paused = false
+	}
+}
+
 func (n *Node) signal(s syscall.Signal) {
 	n.t.Helper()
 	if err := n.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
