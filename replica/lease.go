@@ -55,6 +55,9 @@ func (m *Machine) beginTerm() {
 	m.vote.own, m.vote.serving, m.vote.failing, m.vote.lostAt = 0, false, false, m.now
 	m.vote.from, m.vote.until = nil, 0
 	m.vote.claimAt = 0
+	for _, p := range m.all { // nobody was asked before
+		p.answeredAt = m.now
+	}
 }
 
 // covers reports whether a claimant's data descends from a generation.

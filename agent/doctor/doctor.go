@@ -9,6 +9,7 @@ import (
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
 	"github.com/qrbd/qrbd/agent/reach"
+	"github.com/qrbd/qrbd/volume"
 )
 
 // Level says how serious a finding is.
@@ -121,8 +122,25 @@ func (e *exam) agent() {
 			e.add(certificate("certificate of "+c.Use, time.Until(c.Ends)))
 		}
 	}
+	for i := range st.Volumes {
+		e.failover(&st.Volumes[i])
+	}
 	for _, c := range st.Health().Causes {
 		e.add(Finding{Level: Note, Check: "volume " + c.Volume, Text: c.Text, Fix: fmt.Sprintf("qrbd status %s, qrbd explain %s", c.Volume, c.Volume)})
+	}
+}
+
+// failover looks at a volume's failover as the agent sees it.
+func (e *exam) failover(v *volume.Status) {
+	f, check := v.Failover, "failover of volume "+v.Name
+	switch {
+	case f == nil || !f.Enabled:
+	case f.Paused:
+		e.add(Finding{Level: Change, Check: check, Text: fmt.Sprintf("it was paused on %s at %s: nobody takes over", f.PausedBy, f.PausedSince.Local().Format(time.DateTime)), Fix: "qrbd failover resume " + v.Name})
+	case f.Trouble, !f.GivenUpUntil.IsZero():
+		e.add(Finding{Level: Change, Check: check, Text: fmt.Sprintf("%s: %s", f.Standing, f.Reason), Fix: "qrbd failover status " + v.Name + ", and the file " + v.Name + ".failover.log in the state directory"})
+	default:
+		e.add(ok(check, "%s (%s)", f.Standing, f.Reason))
 	}
 }
 

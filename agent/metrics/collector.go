@@ -17,6 +17,7 @@ var (
 	disks       = words(protocol.DiskUnknown, protocol.Diskless, protocol.Failed, protocol.Inconsistent, protocol.Outdated, protocol.Consistent, protocol.UpToDate)
 	conns       = words(protocol.Standalone, protocol.Connecting, protocol.Connected)
 	repls       = words(protocol.ReplOff, protocol.Established, protocol.SyncSource, protocol.SyncTarget, protocol.VerifySource, protocol.VerifyTarget, protocol.Ahead, protocol.Behind)
+	standings   = words(protocol.StandingOff, protocol.StandingReady, protocol.StandingUnable, protocol.StandingStarting, protocol.StandingRunning, protocol.StandingStopping, protocol.StandingStopped)
 	remoteKinds = []string{"write", "zero", "trim", "flush"}
 )
 
@@ -112,6 +113,14 @@ func (s samples) volume(v *volume.Status) {
 	s.gauge(congested, boolean(v.Congested), v.Name)
 	s.gauge(activeExtents, float64(v.ActiveExt), v.Name)
 	s.gauge(clients, float64(v.Clients), v.Name)
+	f := v.Failover
+	if f == nil {
+		f = &volume.FailoverStatus{Standing: protocol.StandingOff.String()}
+	}
+	s.state(failover, standings, f.Standing, v.Name)
+	s.gauge(failoverPaused, boolean(f.Paused), v.Name)
+	s.gauge(failoverTrouble, boolean(f.Trouble && !f.Paused), v.Name)
+	s.gauge(failoverGivenUp, boolean(!f.GivenUpUntil.IsZero()), v.Name)
 	for i := range v.Peers {
 		s.peer(v, &v.Peers[i])
 	}

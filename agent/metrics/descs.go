@@ -46,6 +46,11 @@ var (
 	frozen       = ofVolume("resource_frozen", "Whether requests wait until a lost peer is fenced")
 	clients      = ofVolume("resource_clients", "NBD connections of the volume's export")
 
+	failover        = ofVolume("failover_standing", "How the volume's failover stands on this node; off where none is configured", "qrbd_failover_standing")
+	failoverPaused  = ofVolume("failover_paused", "Whether failover is paused, on all nodes: nobody takes the role over")
+	failoverTrouble = ofVolume("failover_trouble", "Whether failover cannot do what it should without somebody's help: what belongs on top does not start, or requests are not answered")
+	failoverGivenUp = ofVolume("failover_given_up", "Whether what belongs on top did not start on this node, which leaves the role to others for a while")
+
 	deviceState    = ofVolume("device_state", "State of the local disk", "qrbd_device_state")
 	deviceSize     = ofVolume("device_size_bytes", "Size of the volume")
 	deviceLacks    = ofVolume("device_lacks_bytes", "Bytes that a replaced local disk still lacks")

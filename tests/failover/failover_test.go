@@ -3,6 +3,7 @@ package failover
 import (
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -10,8 +11,11 @@ import (
 	"github.com/qrbd/qrbd/tests/cluster"
 )
 
-// all says whether every fault is to be run.
-func all() bool { return os.Getenv("QRBD_FAILOVER") == "all" }
+// wanted says what is to be run beside the short form: all, or what has a word in its name.
+func wanted(name string) bool {
+	word := os.Getenv("QRBD_FAILOVER")
+	return word == "all" || word != "" && strings.Contains(name, word)
+}
 
 // soon is how long a database may be away, at most, on a busy machine.
 const soon = 60 * time.Second
@@ -120,11 +124,12 @@ var faults = []fault{
 
 // TestFaults lets every fault fall, one after the other, on whoever is primary then.
 func TestFaults(t *testing.T) {
-	if !all() {
+	chosen := slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return !wanted(f.name) })
+	if len(chosen) == 0 {
 		t.Skip("skipped: QRBD_FAILOVER=all runs every fault (some five minutes)")
 	}
 	s := newSite(t)
-	for _, f := range faults {
+	for _, f := range chosen {
 		t.Log(f.name)
 		s.load()
 		p := s.primary()
@@ -139,7 +144,7 @@ func TestFaults(t *testing.T) {
 
 // TestDeaths measures how long the database is away after the death of its host.
 func TestDeaths(t *testing.T) {
-	if !all() {
+	if !wanted("deaths") {
 		t.Skip("skipped: QRBD_FAILOVER=all measures ten deaths")
 	}
 	s := newSite(t)
@@ -160,7 +165,7 @@ func TestDeaths(t *testing.T) {
 
 // TestRehearsal is the monthly drill.
 func TestRehearsal(t *testing.T) {
-	if !all() {
+	if !wanted("rehearsal") {
 		t.Skip("skipped: QRBD_FAILOVER=all runs it")
 	}
 	s := newSite(t)

@@ -38,7 +38,7 @@ type site struct {
 	t                  *testing.T
 	alpha, beta, gamma *cluster.Node
 	ledger             *commits.Ledger
-	watcher            *cluster.Watcher
+	watcher            *cluster.Primaries
 	stopLoad           func()
 }
 
@@ -192,7 +192,9 @@ func (s *site) load() {
 		<-ended
 		s.stopLoad = nil
 	}
-	s.watcher = s.Watch(volume)
+	s.watcher = cluster.WatchPrimaries([]string{"alpha", "beta"}, func(ctx context.Context, node string) (cluster.Volume, error) {
+		return cluster.Ask(ctx, s.Node(node).Config.Control, volume)
+	})
 }
 
 // failover is the standing of a node.
@@ -239,7 +241,7 @@ func (s *site) primary() *cluster.Node {
 	s.t.Helper()
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		for _, n := range []*cluster.Node{s.alpha, s.beta} {
-			if v := n.Volume(volume); v.Role == "primary" && v.Quorum.Serving {
+			if v := n.Volume(volume); v.Serves() {
 				return n
 			}
 		}
@@ -263,7 +265,8 @@ func (s *site) verify() {
 	s.inSync()
 	p := s.primary()
 	s.runsOn(p, time.Minute)
-	if wrong := s.watcher.Stop(); len(wrong) > 0 {
+	s.watcher.Stop()
+	if wrong := s.watcher.Faults(); len(wrong) > 0 {
 		s.t.Errorf("two primaries at %d moments: %s", len(wrong), wrong[0])
 	}
 	db := s.open(p)
@@ -317,6 +320,7 @@ func mounted(dir string) bool {
 func (s *site) clear() {
 	if s.stopLoad != nil {
 		s.stopLoad()
+		s.watcher.Stop()
 	}
 	for _, n := range s.Nodes {
 		n.SignalAll(syscall.SIGCONT)
