@@ -3,7 +3,6 @@ package failover
 import (
 	"context"
 	"database/sql"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib"
 	"golang.org/x/sys/unix"
 
 	"github.com/qrbd/qrbd/tests/cluster"
@@ -166,21 +164,18 @@ func (s *site) firstTime(bin string) {
 
 // open returns the database of a node.
 func (s *site) open(n *cluster.Node) *sql.DB {
-	db, err := sql.Open("pgx", dsn(n))
+	db, err := place(n).Open()
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	return db
 }
 
-func dsn(n *cluster.Node) string { return fmt.Sprintf("host=%s user=postgres dbname=postgres", run(n)) }
+func place(n *cluster.Node) commits.Place { return commits.Postgres(n.Name, run(n)) }
 
 // load has clients commit, and the watcher watch, until verify.
 func (s *site) load() {
-	var places []commits.Place
-	for _, n := range []*cluster.Node{s.alpha, s.beta} {
-		places = append(places, commits.Place{Name: n.Name, Open: func() (*sql.DB, error) { return sql.Open("pgx", dsn(n)) }})
-	}
+	places := []commits.Place{place(s.alpha), place(s.beta)}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {

@@ -8,12 +8,21 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 )
 
 // Place is one address at which the database may be.
 type Place struct {
 	Name string
 	Open func() (*sql.DB, error)
+}
+
+// Postgres is a PostgreSQL server behind the Unix socket in a directory.
+func Postgres(name, dir string) Place {
+	return Place{Name: name, Open: func() (*sql.DB, error) {
+		return sql.Open("pgx", fmt.Sprintf("host=%s user=postgres dbname=postgres", dir))
+	}}
 }
 
 // Commit is one that was answered.
