@@ -50,7 +50,7 @@ func (n *node) promote(opt replica.PromoteOptions) {
 	if p == nil || p.paused || p.stopping {
 		return
 	}
-	if w := n.w; w.hasQuorum() && !w.calm {
+	if w := n.w; (w.hasQuorum() || w.hasFencing()) && !w.calm {
 		opt.PeerFenced = false
 		opt.Force = opt.Force && p.look().Current == 0
 	}
@@ -149,7 +149,7 @@ func (w *World) trouble() {
 
 // strike makes one fault or operation, at a node if it is of that kind.
 func (w *World) strike(n *node) {
-	if w.hasQuorum() && w.p(0.12) && w.supplant() {
+	if (w.hasQuorum() || w.hasFencing()) && w.p(0.12) && w.supplant() {
 		return
 	}
 	if len(w.voters) > 0 && (n.witness || w.p(0.12)) {

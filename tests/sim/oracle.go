@@ -946,6 +946,9 @@ func (o *oracle) waited(p *process, b *branch) {
 // onlyPrimary: C4. Nobody is promoted beside a primary who could be asked, unless an
 // operator says of that one that it is dead.
 func (o *oracle) onlyPrimary(p *process, forced bool) {
+	if o.w.lied {
+		return // what a hook has said is noted durably
+	}
 	if o.w.hasQuorum() {
 		return // one that is cut off stays primary, and answers nothing (oneServes)
 	}
@@ -979,6 +982,9 @@ func (o *oracle) promoted(p *process) {
 	forced := p.forcing > 0
 	o.onlyPrimary(p, forced)
 	o.elected(p, forced)
+	if !forced {
+		o.nothingLost(p)
+	}
 	d := p.n.disk
 	if !forced && st.dur >= st.wild {
 		if st.broken {

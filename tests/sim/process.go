@@ -185,7 +185,7 @@ func slots(v replica.View) string {
 
 func (p *process) config() replica.Config {
 	sc := &p.w.sc
-	cfg := replica.Config{Witness: p.n.witness, Quorum: sc.quorum, MinRedundancy: sc.minRedundancy, OnNoQuorum: sc.onNoQuorum, Lease: sc.lease, Self: p.n.name, Name: "crm", Size: sc.size, Rand: p.w.id,
+	cfg := replica.Config{Witness: p.n.witness, Quorum: sc.quorum, MinRedundancy: sc.minRedundancy, OnNoQuorum: sc.onNoQuorum, Lease: sc.lease, Fencing: sc.fencing, Self: p.n.name, Name: "crm", Size: sc.size, Rand: p.w.id,
 		VolumeID:     func() (id protocol.VolumeID) { id[0] = byte(p.w.id()) | 1; return id },
 		WriteTimeout: sc.writeTimeout, FlushInterval: sc.flushInterval, FlushBytes: sc.flushBytes, ActivityIdle: sc.activityIdle,
 		HandshakeTime: 15 * second, RetryMin: 100 * milli, RetryMax: 2 * second, AskTime: 5 * second, QueueBytes: sc.queueBytes, RingMax: sc.ringMax, RecentMax: sc.recentMax, Sync: sc.sync, Policy: sc.policies[p.n.index],
@@ -207,7 +207,7 @@ func (p *process) stored(state *meta.State) replica.Stored {
 			continue
 		}
 		st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: state.Bitmaps[i],
-			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags&1 != 0, Left: s.Peers[i].Flags&2 != 0, Told: s.Peers[i].Flags&4 != 0})
+			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags&1 != 0, Left: s.Peers[i].Flags&2 != 0, Told: s.Peers[i].Flags&4 != 0, Fenced: s.Peers[i].Flags&8 != 0})
 	}
 	return st
 }
@@ -229,7 +229,7 @@ func (p *process) batch(b replica.MetaBatch) *meta.Batch {
 		}
 		for _, q := range s.Peers {
 			slot := meta.PeerSlot{Name: q.Name, Bitmap: q.Bitmap, Disk: q.Disk, First: q.First, Last: q.Last}
-			for i, on := range []bool{q.Older, q.Left, q.Told} {
+			for i, on := range []bool{q.Older, q.Left, q.Told, q.Fenced} {
 				if on {
 					slot.Flags |= 1 << i
 				}
@@ -359,6 +359,9 @@ func (p *process) execute(es []replica.Effect) {
 			ev := e.Event
 			if ev.Field == "handshake" {
 				p.w.count("handshake " + ev.New)
+				if ev.New == "split-brain" {
+					p.w.o.noSplit(p, p.w.named(ev.Peer))
+				}
 				if ev.New == "split-brain" && p.n.index < p.w.named(ev.Peer).index {
 					p.w.count("split brains")
 					p.w.o.split(p.n, p.w.named(ev.Peer))
@@ -389,6 +392,8 @@ func (p *process) execute(es []replica.Effect) {
 			e.Reply(e.Err)
 		case replica.DoAskTarget:
 			p.askTarget(e.Peer, e.Token)
+		case replica.DoFence:
+			p.fence(e.Peer, e.Token)
 		case replica.DoArchive:
 			p.archive(e.Peer, e.Discard)
 		case replica.DoSettle:

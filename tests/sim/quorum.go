@@ -13,7 +13,7 @@ const quorumFrom = 8_000_000
 
 // chooseQuorum draws from a source of its own, so that what else a seed does stays.
 func (w *World) chooseQuorum() {
-	if w.seed < quorumFrom {
+	if w.seed < quorumFrom || w.seed >= fencingFrom {
 		return
 	}
 	sc, rng := &w.sc, rand.New(rand.NewPCG(w.seed, 0x51))
@@ -60,7 +60,7 @@ func (w *World) hasQuorum() bool { return w.sc.quorum.Kind != replica.QuorumOff 
 // oneServes is C4 with a quorum: once a primary has answered a request, none that was
 // promoted before it ever does again, not even one that had waited.
 func (o *oracle) oneServes(p *process, c *clientOp) {
-	if !o.w.hasQuorum() {
+	if !o.w.strict() {
 		return
 	}
 	if p.reign < o.served {

@@ -55,6 +55,9 @@ type scenario struct {
 	onNoQuorum    replica.OnNoQuorum
 	lease         int64
 	witness       bool
+	fencing       replica.Fencing // of seeds from fencingFrom
+	fenceBy       fenceBy
+	lies          bool // hooks do
 
 	archiveLimit  int64
 	archiveAlways bool // also what nobody can rely on
@@ -145,6 +148,7 @@ func (w *World) choose() {
 	w.chooseTheme()
 	w.chooseQuorum()
 	w.chooseDrills()
+	w.chooseFencing()
 }
 
 // windows chooses where clients write: in every extent, over a border, at the end.

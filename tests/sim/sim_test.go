@@ -249,5 +249,24 @@ func TestDrills(t *testing.T) {
 	t.Logf("%s", sum.String())
 }
 
+// TestFencing: clusters with fencing, of two or three replicas, whose hooks switch the
+// others off or outdate them, come late, hang, and some of which lie.
+func TestFencing(t *testing.T) {
+	n := uint64(150)
+	if testing.Short() {
+		n = 15
+	}
+	var sum Tally
+	var list []uint64
+	for s := range n {
+		list = append(list, fencingFrom+s)
+	}
+	runAll(&sum, list)
+	for _, r := range sum.Failed {
+		report(t, r)
+	}
+	t.Logf("%s", sum.String())
+}
+
 // failedWithQuorum lists seeds from quorumFrom that once found something.
 var failedWithQuorum = []uint64{8000147, 8000618, 8001237, 8003486, 8003940, 8010164, 8030996, 8001054, 8001293, 8001899, 8003444, 8003758, 8500189, 8500294, 8500347}

@@ -47,6 +47,7 @@ type World struct {
 	calm   bool           // no more faults
 	rotten map[int64]bool // sectors of blocks that went bad by themselves
 
+	lied     bool // a hook has called a live node dead
 	ambushes []ambush
 	drilling bool          // a drill of votes.go is under way
 	minted   func(n *node) // a primary has begun a generation; nil: nobody waits for it
