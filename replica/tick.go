@@ -240,6 +240,7 @@ type PeerView struct {
 	Heard      *protocol.Hello
 	Witness    bool
 	Fenced     bool   // it cannot take over before it has been in sync with this node again
+	Bonded     bool   // this node may be promoted without it, once it is fenced
 	Fencing    string // the last question of the hook fence-peer, in words; "": none, or it is answered
 }
 
@@ -301,6 +302,7 @@ func (m *Machine) ViewInto(v *View) {
 		if p.plan != nil {
 			w.Stats, w.Started = p.plan.Stats(), p.plan.Started()
 		}
+		w.Bonded = p.fence.shares
 		if w.Fenced = p.fence.kept; !w.Fenced && (p.fence.asking || p.fence.why != "") {
 			w.Fencing = m.fenceText(p)
 		}

@@ -266,6 +266,7 @@ type PeerStatus struct {
 	SyncPercent float64 `json:"sync_percent"`   // 100 when nothing is out of sync
 	Reason      string  `json:"reason,omitempty"`
 	Fenced      bool    `json:"fenced,omitempty"`  // it cannot take over before it has been in sync with this node again
+	Bonded      bool    `json:"bonded,omitempty"`  // this node may be promoted without it, once it is fenced
 	Fencing     string  `json:"fencing,omitempty"` // the last question of the hook fence-peer, while it has no answer that helps
 
 	// What would be lost were this node to die now and the peer to go on: the bytes

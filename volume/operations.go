@@ -161,7 +161,7 @@ func peerStatus(now replica.Time, size int64, p *replica.PeerView, applied, rece
 	s := PeerStatus{Name: p.Name, Witness: p.Witness, Connection: p.Conn.String(), Replication: p.Repl.String(), Role: p.Role.String(), Disk: p.Disk.String(),
 		Protocol: p.Mode.String(), OutOfSync: p.DirtyBytes, SyncPercent: 100, Unacked: p.Unacked, UnackedOps: p.UnackedOps, LastSync: string(p.Rule),
 		SyncSent: p.Stats.Sent, SyncCompared: p.Stats.Compared, BehindBytes: p.DirtyBytes + p.Unacked}
-	s.Fenced, s.Fencing = p.Fenced, p.Fencing
+	s.Fenced, s.Bonded, s.Fencing = p.Fenced, p.Bonded, p.Fencing
 	if p.Lacking != replica.LackingUnknown {
 		behind := 0.0
 		if p.Lacking != 0 {

@@ -130,6 +130,7 @@ type Volume struct {
 	Reason     string  `json:"reason"`
 	ActiveExt  int64   `json:"active_extents"`
 	Quorum     *Quorum `json:"quorum"` // nil: there is none
+	Frozen     string  `json:"frozen"` // why a primary answers nothing until a peer is fenced
 	Peers      []Peer  `json:"peers"`
 
 	Failover *Failover `json:"failover"` // nil: there is none
@@ -154,7 +155,7 @@ type Quorum struct {
 
 // Serves reports whether the node is primary and answers requests.
 func (v Volume) Serves() bool {
-	return v.Role == "primary" && (v.Quorum == nil || v.Quorum.Serving)
+	return v.Role == "primary" && v.Frozen == "" && (v.Quorum == nil || v.Quorum.Serving)
 }
 
 // Peer is one peer of a Volume.
@@ -174,6 +175,8 @@ type Peer struct {
 	SyncCompared int64   `json:"sync_compared"`
 	VerifyBad    int64   `json:"verify_bad"`
 	LastSync     string  `json:"last_sync"`
+	Fenced       bool    `json:"fenced"`
+	Bonded       bool    `json:"bonded"`
 }
 
 // Peer returns the named peer, or one without any state.
