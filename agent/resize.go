@@ -188,7 +188,10 @@ func (g *growth) grow(ctx context.Context) error {
 			a.log.Warn("closing a volume that is resized", "volume", name, "err", err)
 		}
 	}
-	err := archive.SealAll(archive.Directory(a.cfg.ArchivePath(name)), time.Now(), "the volume was resized")
+	err := g.keepsArchive()
+	if err == nil {
+		err = archive.SealAll(archive.Directory(a.cfg.ArchivePath(name)), time.Now(), "the volume was resized")
+	}
 	if err == nil {
 		err = meta.Grow(a.cfg.MetaPath(name), g.r.Size)
 	}
@@ -210,6 +213,19 @@ func (g *growth) grow(ctx context.Context) error {
 		return &volume.Error{Code: protocol.CodeDiskFailed, Text: err.Error()}
 	}
 	return nil
+}
+
+// keepsArchive refuses to end the archive of a side that a sync, which is not at its end,
+// overwrites: that sync would find no place for what it overwrites next. REQUIRES the volume
+// closed.
+func (g *growth) keepsArchive() error {
+	name := g.s.cfg.Name
+	super, err := meta.Look(g.a.cfg.MetaPath(name))
+	if err != nil || super.Lost == 0 || super.Archive == 0 || g.r.Force {
+		return err
+	}
+	return fmt.Errorf("nothing was changed: volume %s is being overwritten here, and what it loses is archived, which would end: wait until it is in sync (qrbd wait %s --for up-to-date) and resize it then. If its peers have another size already, or to give up what is not archived yet: archive = \"off\" in the volume's section, and qrbd resize %s %d --force",
+		name, name, name, g.r.Size)
 }
 
 // promote makes a primary what it was, once its peers are there again.

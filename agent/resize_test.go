@@ -9,6 +9,7 @@ import (
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
 	"github.com/qrbd/qrbd/volume"
+	"github.com/qrbd/qrbd/volume/meta"
 )
 
 // TestResizeWhileRunning: secondary, then primary, with what else goes on beside: status,
@@ -126,5 +127,54 @@ func TestResizePrimaryLast(t *testing.T) {
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", c.name, err)
 		}
+	}
+}
+
+// TestResizeKeepsArchive: a replica that is being overwritten, with what it loses archived,
+// is not resized before that has ended.
+func TestResizeKeepsArchive(t *testing.T) {
+	p := newPair(t)
+	const old, size = 4 << 20, 6 << 20
+	c := p.cfgB
+	c.Volumes[0].Size = old
+	if err := CreateOffline(c, "crm", false); err != nil {
+		t.Fatal(err)
+	}
+	st, err := meta.OpenStorage(c.MetaPath("crm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, state, err := meta.Open(st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	super := state.Super
+	super.Current, super.Lost, super.Archive = 5, 7, 9
+	if err := errors.Join(file.Commit(&meta.Batch{Super: &super}), file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	fileOf(t, c, "", "", "")
+	loaded, err := config.Load(c.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	*c = *loaded
+	b := p.begin(c)
+	defer stop(t, b)
+	grown := *c
+	grown.Volumes = append([]config.Volume(nil), c.Volumes...)
+	grown.Volumes[0].Size = size
+	fileOf(t, &grown, "", "", "")
+	to := control.NewClient(c.Node.Control)
+	r := control.ResizeRequest{Size: size}
+	if err := to.Resize(t.Context(), "crm", r); err == nil || !strings.Contains(err.Error(), "is archived") {
+		t.Errorf("in the middle of a sync that archives: %v", err)
+	}
+	if st, err := to.Status(t.Context()); err != nil || st.Volumes[0].Size != old {
+		t.Errorf("after the refusal: %+v, %v", st, err)
+	}
+	r.Force = true
+	if err := to.Resize(t.Context(), "crm", r); err != nil {
+		t.Errorf("by force: %v", err)
 	}
 }

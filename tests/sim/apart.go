@@ -27,7 +27,7 @@ func (w *World) apart(net *net) {
 	w.count("compared apart")
 	da, db := a.dirty[a.peerID(net.b)], b.dirty[b.peerID(net.a)]
 	differ(net.a.disk, net.b.disk, func(s int64) {
-		if w.rotten[s] {
+		if w.rotten[s] || s*sectorSize >= min(net.a.size, net.b.size) {
 			return
 		}
 		block := s * sectorSize / bitmap.BlockSize

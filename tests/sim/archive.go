@@ -46,7 +46,7 @@ func (x *lostSide) block(block, size int64) (from, to int64, want []uint64) {
 // openArchives is what the agent and volume.settleArchive do.
 func (p *process) openArchives(st *replica.Stored) {
 	w, n := p.w, p.n
-	o := archive.Options{Shelf: n.shelf, Volume: "crm", Node: n.name, Size: w.sc.size, Limit: w.sc.archiveLimit, Reserve: 1, Vouched: st.Archive,
+	o := archive.Options{Shelf: n.shelf, Volume: "crm", Node: n.name, Size: n.size, Limit: w.sc.archiveLimit, Reserve: 1, Vouched: st.Archive,
 		Now: func() time.Time { return time.Unix(0, p.now()) }, Rand: w.id}
 	d, err := archive.OpenDir(o, diskBase{n})
 	if err != nil {
@@ -267,11 +267,11 @@ func (p *process) checkLost() {
 	v := archive.NewView(f, diskBase{n})
 	defer v.Close()
 	w.count("lost sides checked")
-	for block := range bitmap.Blocks(w.sc.size) {
+	for block := range bitmap.Blocks(n.size) {
 		if _, lost := n.lost.pages[int(block*bitmap.BlockSize/sectorSize/sectorsPage)]; !lost && n.disk.pages[block*bitmap.BlockSize/sectorSize/sectorsPage] == nil {
 			continue // never written
 		}
-		from, to, want := n.lost.block(block, n.disk.size)
+		from, to, want := n.lost.block(block, n.size/sectorSize)
 		if slices.Equal(want, n.disk.values(from*sectorSize, (to-from)*sectorSize)) && block%61 != 0 {
 			continue
 		}

@@ -35,7 +35,7 @@ func (p *process) client() {
 		p.after(w.between(20*milli, 200*milli), p.again)
 		return
 	}
-	o := w.request()
+	o := w.request(p.n.size)
 	o.proc, o.at = p, w.now
 	p.ops[o] = true
 	w.o.submitted(p, o)
@@ -48,20 +48,20 @@ func (p *process) intrude() {
 	w := p.w
 	rng := w.rng
 	w.rng = w.aside
-	o := w.request()
+	o := w.request(p.n.size)
 	w.rng = rng
 	o.proc, o.at = p, w.now
 	p.m.Submit(p.now(), &o.r)
 	p.run()
 }
 
-// request makes up a request within or around the windows.
-func (w *World) request() *clientOp {
-	sc := &w.sc
+// request makes up a request within or around the windows of a volume of that size.
+func (w *World) request(size int64) *clientOp {
 	o := &clientOp{}
-	win := sc.windows[w.n(len(sc.windows))]
+	wins := w.windowsOf(size)
+	win := wins[w.n(len(wins))]
 	first := win[0] * bitmap.BlockSize / sectorSize
-	end := min(win[1]*bitmap.BlockSize/sectorSize, sc.size/sectorSize)
+	end := min(win[1]*bitmap.BlockSize/sectorSize, size/sectorSize)
 	s := first + int64(w.n(int(end-first)))
 	n := int64(1 + w.n(8))
 	switch k := w.n(20); {
@@ -85,8 +85,8 @@ func (w *World) request() *clientOp {
 	case k < 40:
 		r.Op = replica.Trim
 		if w.p(0.1) { // beyond the windows
-			s = int64(w.n(int(sc.size / sectorSize)))
-			n = int64(1 + w.n(int(sc.size/sectorSize-s)))
+			s = int64(w.n(int(size / sectorSize)))
+			n = int64(1 + w.n(int(size/sectorSize-s)))
 		}
 	default:
 		r.Op = replica.Write

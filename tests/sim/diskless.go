@@ -91,7 +91,7 @@ func (p *process) replaceDisk() {
 		w.fail("%s: %v", n.name, err)
 	}
 	n.disk = newDisk(w, w.sc.size)
-	super := meta.Super{Size: w.sc.size, Node: n.name, Name: "crm", Disk: protocol.Inconsistent, Clean: true}
+	super := meta.Super{Size: n.size, Node: n.name, Name: "crm", Disk: protocol.Inconsistent, Clean: true}
 	for _, q := range n.peers {
 		super.Peers = append(super.Peers, meta.PeerSlot{Name: q.name})
 	}

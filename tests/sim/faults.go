@@ -149,6 +149,10 @@ func (w *World) trouble() {
 
 // strike makes one fault or operation, at a node if it is of that kind.
 func (w *World) strike(n *node) {
+	if len(w.sc.sizes) > 0 && w.p(0.15) {
+		w.grow(n)
+		return
+	}
 	if (w.hasQuorum() || w.hasFencing()) && w.p(0.12) && w.supplant() {
 		return
 	}

@@ -15,7 +15,7 @@ const fencingFrom = 9_000_000
 
 // chooseFencing draws from a source of its own, so that what else a seed does stays.
 func (w *World) chooseFencing() {
-	if w.seed < fencingFrom {
+	if w.seed < fencingFrom || w.seed >= growsFrom {
 		return
 	}
 	sc, rng := &w.sc, rand.New(rand.NewPCG(w.seed, 0x6e))

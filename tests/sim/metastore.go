@@ -27,6 +27,7 @@ type metaOp struct{ write *metaWrite }
 type metaStore struct {
 	w        *World
 	size     int64
+	fixed    int64 // the size that was synced
 	visible  map[int64]*[metaPage]byte
 	durable  map[int64]*[metaPage]byte
 	unsynced []*metaWrite
@@ -41,7 +42,7 @@ type metaStore struct {
 var errCrash = errors.New("the process died here")
 
 func newMetaStore(w *World, start []byte, size int64) *metaStore {
-	s := &metaStore{w: w, size: size, visible: map[int64]*[metaPage]byte{}, durable: map[int64]*[metaPage]byte{}}
+	s := &metaStore{w: w, size: size, fixed: size, visible: map[int64]*[metaPage]byte{}, durable: map[int64]*[metaPage]byte{}}
 	for i := 0; i < len(start); i += metaPage {
 		p := new([metaPage]byte)
 		copy(p[:], start[i:])
@@ -130,7 +131,16 @@ func (s *metaStore) settle() {
 	for _, m := range s.unsynced {
 		s.durable[m.page] = &m.data
 	}
-	s.unsynced, s.state = nil, nil
+	s.unsynced, s.state, s.fixed = nil, nil, s.size
+}
+
+// Extend implements meta.Extender.
+func (s *metaStore) Extend(size int64) error {
+	if s.spend() {
+		return errCrash
+	}
+	s.size = max(s.size, size)
+	return nil
 }
 
 // Size implements meta.Storage.
@@ -173,7 +183,7 @@ func (m image) NextData(off int64) (from, to int64, err error) { return nextData
 // It is not to be changed.
 func (s *metaStore) believed() *meta.State {
 	if s.state == nil {
-		st, err := meta.Recover(image{s.durable, s.size}, s.size)
+		st, err := meta.Recover(image{s.durable, s.fixed}, s.fixed)
 		if err != nil {
 			s.w.fail("P7: were the power cut now, the metadata could not be read: %v", err)
 		}
@@ -258,5 +268,8 @@ func (s *metaStore) powerCut() {
 		s.durable[p] = pages[p]
 		s.visible[p] = pages[p]
 	}
-	s.unsynced, s.state = nil, nil
+	if s.size != s.fixed && s.w.p(0.5) {
+		s.size = s.fixed
+	}
+	s.unsynced, s.state, s.fixed = nil, nil, s.size
 }

@@ -100,7 +100,11 @@ func (o *oracle) covered(a, b *node) {
 	if badA && badB || badA != badB && sa.Super.Current == sb.Super.Current && !ma.any() && !mb.any() {
 		return // no good copy, or a full sync
 	}
+	both := min(sa.Super.Size, sb.Super.Size) // what only one of them has counts when the other has grown, too
 	judge := func(s int64) {
+		if s*sectorSize >= both {
+			return
+		}
 		if !ma.cover(s) && !mb.cover(s) {
 			o.w.fail("C3: were the power cut now, sector %d would be %s on %s (%s at %s, slot %s) and %s on %s (%s at %s, slot %s), or may be, and no bit or active extent of either would say so",
 				s, valueText(a.disk.stable(s)), a.name, sa.Super.Disk, short(sa.Super.Current), short(ba), valueText(b.disk.stable(s)), b.name, sb.Super.Disk, short(sb.Super.Current), short(bb))

@@ -17,6 +17,7 @@ type node struct {
 	w       *World
 	name    string
 	index   int
+	size    int64 // of its replica
 	disk    *disk
 	shelf   *shelf
 	lost    *lostSide // nil: nothing is to be found in an archive
@@ -75,7 +76,7 @@ var names = []string{"alpha", "beta", "gamma"}
 
 // newNode makes a node as `qrbd create` does.
 func (w *World) newNode(i int) *node {
-	n := &node{w: w, name: names[i], index: i}
+	n := &node{w: w, name: names[i], index: i, size: w.firstSize()}
 	n.clock = w.between(0, 3600*second) + 1e18
 	if w.p(0.3) {
 		n.skew = w.between(-200, 200)
@@ -88,7 +89,7 @@ func (w *World) newNode(i int) *node {
 func (n *node) create() {
 	n.disk = newDisk(n.w, n.w.sc.size)
 	n.shelf, n.lost = newShelf(n.w), nil
-	start, size, err := meta.Format(&meta.Super{Size: n.w.sc.size, Node: n.name, Name: "crm", Disk: protocol.Inconsistent, Clean: true}, n.w.id())
+	start, size, err := meta.Format(&meta.Super{Size: n.size, Node: n.name, Name: "crm", Disk: protocol.Inconsistent, Clean: true}, n.w.id())
 	if err != nil {
 		panic(err)
 	}
@@ -128,6 +129,7 @@ func (n *node) start() {
 	if err != nil {
 		w.fail("P7: %s: metadata: %v", n.name, err)
 	}
+	n.size = state.Super.Size
 	p := &process{n: n, w: w, file: file, super: state.Super, links: make([]*link, len(n.peers)), applying: make([]*link, len(n.peers)), ops: map[*clientOp]bool{}, pulled: map[*replica.Request][]uint64{}, gone: map[*node]bool{}, started: w.now}
 	st := p.stored(state)
 	for _, q := range st.Peers {
@@ -185,7 +187,7 @@ func slots(v replica.View) string {
 
 func (p *process) config() replica.Config {
 	sc := &p.w.sc
-	cfg := replica.Config{Witness: p.n.witness, Quorum: sc.quorum, MinRedundancy: sc.minRedundancy, OnNoQuorum: sc.onNoQuorum, Lease: sc.lease, Fencing: sc.fencing, Self: p.n.name, Name: "crm", Size: sc.size, Rand: p.w.id,
+	cfg := replica.Config{Witness: p.n.witness, Quorum: sc.quorum, MinRedundancy: sc.minRedundancy, OnNoQuorum: sc.onNoQuorum, Lease: sc.lease, Fencing: sc.fencing, Self: p.n.name, Name: "crm", Size: p.n.size, Rand: p.w.id,
 		VolumeID:     func() (id protocol.VolumeID) { id[0] = byte(p.w.id()) | 1; return id },
 		WriteTimeout: sc.writeTimeout, FlushInterval: sc.flushInterval, FlushBytes: sc.flushBytes, ActivityIdle: sc.activityIdle,
 		HandshakeTime: 15 * second, RetryMin: 100 * milli, RetryMax: 2 * second, AskTime: 5 * second, QueueBytes: sc.queueBytes, RingMax: sc.ringMax, RecentMax: sc.recentMax, Sync: sc.sync, Policy: sc.policies[p.n.index],
@@ -203,7 +205,7 @@ func (p *process) stored(state *meta.State) replica.Stored {
 	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&1 != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
 	for i, q := range p.n.peers {
 		if i >= len(s.Peers) {
-			st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Dirty: bitmap.NewSet(bitmap.Blocks(p.w.sc.size))})
+			st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Dirty: bitmap.NewSet(bitmap.Blocks(p.n.size))})
 			continue
 		}
 		st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: state.Bitmaps[i],
@@ -214,7 +216,7 @@ func (p *process) stored(state *meta.State) replica.Stored {
 
 func (p *process) activity(state *meta.State) *bitmap.Activity {
 	if state.Super.Clean {
-		return bitmap.NewActivity(p.w.sc.size)
+		return bitmap.NewActivity(p.n.size)
 	}
 	return state.Activity
 }

@@ -181,7 +181,7 @@ func (p *process) put(f *archive.File, then func(err error, fatal bool)) {
 	var list []kept
 	err := f.Each(func(block int64, data []byte) error {
 		k := kept{off: block * blockdev.BlockSize}
-		k.n = min(blockdev.BlockSize, p.w.sc.size-k.off)
+		k.n = min(blockdev.BlockSize, p.n.size-k.off)
 		if data != nil {
 			for i := int64(0); i < k.n; i += sectorSize {
 				k.vals = append(k.vals, binary.LittleEndian.Uint64(data[i:]))

@@ -35,12 +35,12 @@ func (w *World) rot() {
 	}
 	w.rotten = map[int64]bool{}
 	for range w.n(4) {
-		r.spoil(int64(w.n(int(bitmap.Blocks(w.sc.size)))))
+		r.spoil(int64(w.n(int(bitmap.Blocks(w.nodes[0].size)))))
 	}
 	w.sc.rest = false
 	if w.p(0.5) { // a part of it first
-		off := int64(w.n(int(w.sc.size - 1)))
-		n := 1 + int64(w.n(int(w.sc.size-off)))
+		off := int64(w.n(int(w.nodes[0].size - 1)))
+		n := 1 + int64(w.n(int(w.nodes[0].size-off)))
 		r.verify(off, n)
 		w.count("rot in a range")
 	}
@@ -67,7 +67,7 @@ func (w *World) rot() {
 // spoil changes a sector of a block that clients do not write.
 func (r *rotten) spoil(block int64) {
 	const per = bitmap.BlockSize / sectorSize
-	for s := block * per; s < min((block+1)*per, r.w.sc.size/sectorSize); s++ {
+	for s := block * per; s < min((block+1)*per, r.w.nodes[0].size/sectorSize); s++ {
 		if r.w.o.slot[s] >= 0 {
 			return
 		}
@@ -87,7 +87,7 @@ func (r *rotten) verify(off, n int64) {
 	w := r.w
 	end := off + n
 	if n == 0 {
-		end = w.sc.size
+		end = w.nodes[0].size
 	}
 	for tries := 0; off < end; tries++ {
 		w.runUntil(w.now + w.between(0, 50*milli))

@@ -16,10 +16,14 @@ const hangsFrom = 5_000_000
 // restoresFrom is the first of the seeds whose operators put back what was given up.
 const restoresFrom = 6_000_000
 
+// growsFrom is the first of the seeds whose volumes grow.
+const growsFrom = 10_000_000
+
 // scenario is what a seed chooses before anything happens.
 type scenario struct {
-	size  int64
-	count int // of nodes
+	size  int64   // that the volume has, or grows to
+	sizes []int64 // that it has on the way there, of seeds from growsFrom
+	count int     // of nodes
 	modes [3]protocol.Mode
 	// policies of each node for a split brain; they may differ by mistake
 	policies [3]protocol.SplitPolicy
@@ -149,6 +153,7 @@ func (w *World) choose() {
 	w.chooseQuorum()
 	w.chooseDrills()
 	w.chooseFencing()
+	w.chooseGrowth()
 }
 
 // windows chooses where clients write: in every extent, over a border, at the end.

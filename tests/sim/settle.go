@@ -97,6 +97,11 @@ func (w *World) quieten() {
 func (w *World) unsettled() string {
 	primaries := 0
 	for _, n := range w.nodes {
+		if n.size != w.nodes[0].size {
+			return fmt.Sprintf("%s has %d bytes, %s %d", n.name, n.size, w.nodes[0].name, w.nodes[0].size)
+		}
+	}
+	for _, n := range w.nodes {
 		p := n.proc
 		if p == nil || p.stopping {
 			return n.name + " is down"
@@ -221,7 +226,7 @@ func (w *World) mend(tries int) {
 			return
 		}
 	}
-	if w.mendRestores() || tries > 20 && w.giveWay() {
+	if w.mendSizes(tries) || w.mendRestores() || tries > 20 && w.giveWay() {
 		return
 	}
 	for _, net := range w.nets {
@@ -269,6 +274,10 @@ func (w *World) mendPair(net *net) {
 		return
 	}
 	text := va.Reason + vb.Reason
+	if strings.Contains(text, "the sizes of") {
+		w.connectBoth(a, b)
+		return
+	}
 	if !strings.Contains(text, "discard") && !strings.Contains(text, "demote") && !strings.Contains(text, "differ") {
 		w.connectBoth(a, b)
 		return

@@ -135,6 +135,24 @@ func runRange(t *testing.T, from, n uint64) {
 	t.Logf("%s", sum.String())
 }
 
+// TestGrows: volumes grow, node by node, while anything may happen.
+func TestGrows(t *testing.T) {
+	n := uint64(100)
+	if testing.Short() {
+		n = 10
+	}
+	var sum Tally
+	list := make([]uint64, 0, n)
+	for s := range n {
+		list = append(list, growsFrom+s)
+	}
+	runAll(&sum, list)
+	for _, r := range sum.Failed {
+		report(t, r)
+	}
+	t.Logf("%s", sum.String())
+}
+
 // runAll runs seeds on all processors.
 func runAll(sum *Tally, list []uint64) {
 	var mu sync.Mutex
