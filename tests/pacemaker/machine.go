@@ -199,7 +199,8 @@ func (m *machine) run(ctx context.Context, args ...string) (string, error) {
 		return "", fmt.Errorf("%s: %s: %w", m.name, strings.Join(args, " "), errOff)
 	}
 	argv := append([]string{"--target", fmt.Sprint(init), "--mount", "--net", "--pid", "--uts", "--ipc", "--",
-		"env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C", "TERM=dumb"}, args...)
+		"env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C", "TERM=dumb",
+		"sh", "-c", `cd / && exec "$@"`, "sh"}, args...)
 	cmd := exec.CommandContext(ctx, "nsenter", argv...)
 	cmd.WaitDelay = time.Second
 	var out bytes.Buffer

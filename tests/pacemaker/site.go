@@ -84,6 +84,17 @@ func postgresVersion() string {
 // newSite makes the machines of a chapter, switches them on and has users at work.
 func newSite(t *testing.T, chapter string) *site {
 	t.Helper()
+	s := newMachines(t, chapter)
+	s.prepare()
+	s.form()
+	s.watch = cluster.WatchPrimaries(names[chapter], s.ask)
+	s.users = newUsers(t, s.wires, s.dir)
+	return s
+}
+
+// newMachines makes the machines alone, and switches them on.
+func newMachines(t *testing.T, chapter string) *site {
+	t.Helper()
 	need(t)
 	doc, err := blocks()
 	if err != nil {
@@ -95,19 +106,16 @@ func newSite(t *testing.T, chapter string) *site {
 	}
 	s := &site{t: t, chapter: chapter, dir: dir, doc: doc, wires: newWires(t, names[chapter])}
 	t.Cleanup(s.close)
-	if err := os.Mkdir(filepath.Join(dir, "power"), 0o755); err != nil {
+	switches := filepath.Join(dir, "power")
+	if err := os.Mkdir(switches, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for i, name := range names[chapter] {
-		s.machines = append(s.machines, &machine{name: name, top: filepath.Join(dir, name), power: filepath.Join(dir, "power"), wires: s.wires, index: i})
+		s.machines = append(s.machines, &machine{name: name, top: filepath.Join(dir, name), power: switches, wires: s.wires, index: i})
 	}
 	s.install()
 	s.each("boot", func(m *machine) error { return m.boot() })
-	s.power = newPower(t, filepath.Join(dir, "power"), s.machines)
-	s.prepare()
-	s.form()
-	s.watch = cluster.WatchPrimaries(names[chapter], s.ask)
-	s.users = newUsers(t, s.wires, dir)
+	s.power = newPower(t, switches, s.machines)
 	return s
 }
 
