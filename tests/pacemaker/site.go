@@ -164,8 +164,10 @@ func (s *site) install() {
 		s.t.Fatal(err)
 	}
 	stanzas := map[string]string{}
+	hosts := "127.0.0.1 localhost\n"
 	for i, m := range s.machines {
 		stanzas[m.name] = s.identity(m, i)
+		hosts += fmt.Sprintln(clients.address(i), m.name)
 	}
 	for i, m := range s.machines {
 		toml := fmt.Sprintf("[node]\nname = %q\nlisten = \"%s:7790\"\n", m.name, replication.address(i))
@@ -191,6 +193,7 @@ func (s *site) install() {
 		}
 		for name, text := range map[string]string{
 			"/etc/qrbd/qrbd.toml": toml, "/etc/corosync/corosync.conf": s.block(s.chapter+" corosync") + inNamespaces, "/root/crm.cib": s.block(s.chapter + " crmsh"),
+			"/etc/hosts": hosts,
 		} {
 			if err := m.install(name, []byte(text), 0o644); err != nil {
 				s.t.Fatal(err)

@@ -71,6 +71,7 @@ func newUsers(t *testing.T, w *wires, dir string) *users {
 		t.Fatal(err)
 	}
 	u := &users{wires: w, book: book, load: crm.NewLoad(clientsAtWork, book)}
+	u.load.Pause = 20 * time.Millisecond // the machines share this host's processors
 	u.resume()
 	t.Cleanup(func() {
 		u.rest()

@@ -8,11 +8,15 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Load is the work of a CRM's users. Numbers go on from one Run to the next, so
 // one Load is used for the whole life of a volume.
 type Load struct {
+	// Pause is what each client waits between two pieces of work. Zero: nothing.
+	Pause time.Duration
+
 	clients int
 	book    *Book
 	next    atomic.Int64 // number of the next row
@@ -54,6 +58,7 @@ func (l *Load) Run(ctx context.Context, c *CRM) error {
 					cancel(err)
 					return
 				}
+				l.pause(ctx)
 			}
 		})
 	}
@@ -62,6 +67,16 @@ func (l *Load) Run(ctx context.Context, c *CRM) error {
 		return err
 	}
 	return nil
+}
+
+func (l *Load) pause(ctx context.Context) {
+	if l.Pause == 0 {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(l.Pause):
+	}
 }
 
 // Once commits one activity: the sign that a database takes writes again.
