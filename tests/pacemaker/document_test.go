@@ -19,6 +19,7 @@ func TestDocument(t *testing.T) {
 			t.Skipf("needs %s (apt install %s)", tool, pkg)
 		}
 	}
+	t.Parallel()
 	s := newMachines(t, "witness")
 	alpha := s.machines[0]
 	s.on(alpha, "qrbd create crm")

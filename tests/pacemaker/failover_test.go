@@ -9,6 +9,7 @@ import (
 // TestKill: the machine with the database loses its power under load. Stonith makes sure
 // of it, the other takes over, and the first comes back as a replica.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "alone")
 	took := s.kill()
 	t.Logf("first commit on the survivor after %v", took.Round(10*time.Millisecond))
