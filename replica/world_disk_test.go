@@ -83,16 +83,13 @@ func (w *world) serve(x *wnode, e *Effect) {
 	x.queues[to] = append(x.queues[to], wframe{reply: a})
 }
 
-// wvalue names the write that a block has its content from.
-type wvalue struct {
-	by  string
-	seq uint64
-}
+// wvalue names the write that a block has its content from: whose, in which life.
+type wvalue struct{ instance, seq uint64 }
 
 // wrote notes what a write of by's left on x.
-func (x *wnode) wrote(by string, seq uint64, off, n int64) {
+func (x *wnode) wrote(by *wnode, seq uint64, off, n int64) {
 	for b, to := bitmap.Touched(off, n); b < to; b++ {
-		x.content[b] = wvalue{by, seq}
+		x.content[b] = wvalue{by.m.instance, seq}
 	}
 }
 

@@ -380,7 +380,7 @@ func (w *world) receive(y *wnode, from string, f wframe) {
 			return
 		}
 		if f.data.Op != protocol.DataFlush {
-			y.wrote(from, f.data.Seq, f.data.Off, f.data.Len)
+			y.wrote(w.nodes[from], f.data.Seq, f.data.Off, f.data.Len)
 		}
 		if w.watch != nil && f.data.Op == protocol.DataWrite {
 			w.watch.wrote(y, f.data.Off, f.tag)
@@ -447,7 +447,7 @@ func (w *world) run() {
 				}
 				err := x.wdisk.err(r.Op)
 				if err == nil && (r.Op == Write || r.Op == Zero || r.Op == Trim) {
-					x.wrote(x.name, r.seq, r.Off, r.Len)
+					x.wrote(x, r.seq, r.Off, r.Len)
 				}
 				x.m.LocalDone(w.now, r, err, err != nil && err != errWorldSpace)
 				w.collect(x)
