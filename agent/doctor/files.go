@@ -38,6 +38,7 @@ func (e *exam) files() {
 	e.state()
 	e.key()
 	e.archives()
+	e.hooks()
 	for i := range e.o.Config.Volumes {
 		e.backing(&e.o.Config.Volumes[i])
 	}
@@ -97,6 +98,17 @@ func (e *exam) key() {
 			return
 		}
 		e.add(ok(check, "%s, readable by its owner only", filepath.Join(e.o.Config.Node.State, session.KeyFile)))
+	}
+}
+
+// hooks looks whether what fencing relies on can be run.
+func (e *exam) hooks() {
+	var ce *config.Error
+	if !errors.As(e.o.Config.CheckHooks(), &ce) {
+		return
+	}
+	for _, f := range ce.Faults {
+		e.add(Finding{Level: Change, Check: "hooks", Text: f.Text, Fix: "put it there, executable: without it a primary that loses a peer stays frozen, nobody is promoted, and the agent does not start"})
 	}
 }
 
