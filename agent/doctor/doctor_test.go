@@ -13,7 +13,6 @@ import (
 
 	"github.com/qrbd/qrbd/agent/config"
 	"github.com/qrbd/qrbd/agent/control"
-	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/agent/reach"
 	"github.com/qrbd/qrbd/agent/reach/reachtest"
 	"github.com/qrbd/qrbd/protocol/session"
@@ -123,10 +122,7 @@ func TestFindings(t *testing.T) {
 		{"archives need more", func(o *patient) {
 			o.Host.FileSystem = func(string) (FileSystem, error) { return FileSystem{FreeBytes: 512 << 10}, nil }
 		}, "archive space", Change, "cannot be archived", "archive_dir"},
-		{"fence-peer is not there", func(o *patient) {
-			v := &o.Config.Volumes[0]
-			v.Fencing, v.Hooks = config.FencingResource, hook.Set{Commands: map[hook.Name]hook.Command{hook.FencePeer: {"/nowhere/fence"}}}
-		}, "hooks", Change, "no such file", "executable"},
+		{"fence-peer is not there", func(o *patient) { o.Config.Volumes[0].Fencing = config.FencingResource }, "hooks", Change, "fence-peer of volume crm cannot be run", "executable"},
 		{"backing is not there", func(o *patient) { os.Remove(o.Config.Volumes[0].Backing) }, "backing of crm", Note, "does not exist", "qrbd create crm"},
 		{"no metadata", func(o *patient) { os.Remove(o.Config.MetaPath("crm")) }, "backing of crm", Note, "no metadata", "qrbd create crm"},
 		{"backing shrank", func(o *patient) { os.Truncate(o.Config.Volumes[0].Backing, 4096) }, "backing of crm", Change, "has 4096 bytes", ""},
