@@ -8,6 +8,8 @@ const (
 	refills    = 7_100_000
 	splits     = 7_300_000
 	quickCuts  = 7_400_000
+	shelves    = 7_500_000
+	carriers   = 7_200_000
 )
 
 // ofArchives loses what a side was to keep.
@@ -25,7 +27,7 @@ var ofArchives = []Mutant{
 	{
 		Name:  "unvouched-archive-believed",
 		Why:   "an archive that says that it follows is believed, though the metadata do not vouch for it: what was overwritten beside it is missing",
-		First: restores,
+		First: shelves,
 		Edits: []Edit{{"volume/archive/dir.go", "	case f.head.File == d.opt.Vouched:\n", "	case d.live.Load() == nil:\n"}},
 	},
 	{

@@ -21,11 +21,13 @@ var ofDisks = []Mutant{
 	{
 		Name:  "any-peer-carries",
 		Why:   "a peer that was lost with acknowledged writes, and restarted without them, is taken for the data of a primary without a disk",
+		First: carriers,
 		Edits: []Edit{{"replica/diskless.go", "	if !p.joined || p.lacks || p.loose && p.heard.Instance != p.lostInstance {\n", "	if !p.joined && m.stopping {\n"}},
 	},
 	{
 		Name:  "restart-forgotten-when-lost-again",
 		Why:   "a peer that restarted without what it had applied, and is lost a second time before it is in sync, is taken for the one that had it",
+		First: carriers,
 		Edits: []Edit{{"replica/write.go", "	if was && p.heard != nil {", "	if p.heard != nil {"}},
 	},
 	{

@@ -218,6 +218,7 @@ func (p *process) unlessUnsealed(err error, then func(error)) {
 		return
 	}
 	p.w.count("archive not sealed")
+	p.n.unsealed()
 	p.m.Disown(p.now(), u.ID, func(err error) {
 		p.w.log("%s: archive %s is disowned: %v", p.n.name, u.Name, err)
 		if err != nil {

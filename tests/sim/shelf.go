@@ -39,9 +39,13 @@ func newShelf(w *World) *shelf { return &shelf{w: w, files: map[string]*shelfFil
 // trouble chooses what befalls the shelf in the next operation.
 func (s *shelf) trouble(chance float64) {
 	s.budget, s.crashed, s.fails = 0, false, false
+	crash := 0.6
+	if s.w.sc.theme == shelves {
+		chance, crash = 10*chance, 0.1
+	}
 	switch {
 	case s.w.calm || !s.w.p(chance):
-	case s.w.p(0.6):
+	case s.w.p(crash):
 		s.budget = 1 + s.w.n(6)
 	default:
 		s.fails = true

@@ -29,6 +29,9 @@ const (
 	// quickCuts: a killed process comes back, catches the others up, and loses power
 	// while clients rest.
 	quickCuts
+	// shelves: archives cannot be written in the middle of a sync, nor ended, and the node
+	// restarts before another begins.
+	shelves
 
 	themes = iota - 1
 )
@@ -67,8 +70,34 @@ func (w *World) chooseTheme() {
 		}
 	case quickCuts:
 		sc.activityIdle, sc.flushInterval = 100*milli, second
+		if w.p(0.5) {
+			m := protocol.Mode(1 + w.n(2)) // A or B: who was killed has more than the others
+			sc.modes = [3]protocol.Mode{m, m, m}
+		}
+		sc.badDisks, sc.diskFail = 0, 0
+	case shelves:
+		sc.honest = false
+		p := protocol.SplitPolicy{Pri0: []protocol.AfterSB{protocol.DiscardYoungerPrimary, protocol.DiscardOlderPrimary, protocol.DiscardLeastChanges}[w.n(3)],
+			Pri1: protocol.DiscardSecondary}
+		sc.policies = [3]protocol.SplitPolicy{p, p, p}
+		sc.archiveLimit, sc.archiveAlways = 1<<40, true
+		sc.think, sc.clients = 10*milli, min(sc.clients, 3)
+		sc.netMin, sc.diskTime = milli, min(sc.diskTime, 500*micro)
+		sc.netMax = sc.netMin
+		sc.sync.RateBytes = 1 << 20
 		sc.badDisks, sc.diskFail = 0, 0
 	case noTheme:
+	}
+}
+
+// unsealed: an archive could not be ended.
+func (n *node) unsealed() {
+	if w := n.w; w.sc.theme == shelves && !w.calm {
+		w.at(w.between(100*milli, 2*second), func() {
+			if !w.calm {
+				n.crash(w.p(0.3), w.between(milli, 100*milli))
+			}
+		})
 	}
 }
 
@@ -104,11 +133,21 @@ func (w *World) themed() bool {
 		case k == 0:
 			n.disk.failOp = 1 + w.n(20)
 		case k < 3:
-			n.peers[w.n(len(n.peers))].crash(w.p(0.7), w.between(10*milli, 300*milli))
+			q, back := n.peers[w.n(len(n.peers))], w.between(10*milli, 300*milli)
+			q.crash(w.p(0.7), back)
+			if w.p(0.6) { // and is lost again soon after it is back
+				w.at(back+w.between(50*milli, 400*milli), func() {
+					if s := w.net(n, q).sess; s != nil && !w.calm && w.p(0.6) {
+						s.drop(w.n(2), errReset)
+					} else if !w.calm {
+						q.crash(false, w.between(milli, 100*milli))
+					}
+				})
+			}
 		default:
 			return false
 		}
-	case splits:
+	case splits, shelves:
 		if w.p(0.5) {
 			return false
 		}
@@ -117,10 +156,19 @@ func (w *World) themed() bool {
 		switch w.n(3) {
 		case 0:
 			w.sc.rest = true
-			w.at(w.between(500*milli, 2*second), func() { w.sc.rest = w.calm && w.sc.rest })
+			w.at(w.between(500*milli, 4*second), func() { w.sc.rest = w.calm && w.sc.rest })
 			n.crash(false, w.between(milli, 100*milli))
+			if w.p(0.5) {
+				for _, q := range n.peers {
+					q.crash(false, w.between(milli, 100*milli))
+				}
+			}
 			w.at(w.between(100*milli, 300*milli), func() { n.promote(replica.PromoteOptions{PeerFenced: !w.sc.honest}) })
-			w.at(w.between(500*milli, 2*second), func() { n.crash(true, w.back()) })
+			w.at(w.between(500*milli, 4*second), func() {
+				if !w.calm {
+					n.crash(true, w.back())
+				}
+			})
 		default:
 			return false
 		}
