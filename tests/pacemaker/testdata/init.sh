@@ -36,7 +36,7 @@ umount -l /old
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C
 mkdir -p /var/log/corosync /var/log/pacemaker
 # As systemd does: qrbd before Pacemaker, anew when it has failed.
-while :; do
+while [ ! -e /run/no-agent ]; do
 	qrbd agent >>/var/log/qrbd.log 2>&1 </dev/null || true
 	sleep 1
 done &
