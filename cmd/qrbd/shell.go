@@ -68,7 +68,7 @@ func shellState(node string, v volume.Status) []shellVar {
 	if v.Quorum != nil {
 		set = append(set, shellVar{"QUORATE", yesNo(v.Quorum.Quorate)})
 	}
-	serving := v.Role == protocol.Primary.String() && (v.Quorum == nil || v.Quorum.Serving)
+	serving := v.Role == protocol.Primary.String() && v.Frozen == "" && (v.Quorum == nil || v.Quorum.Serving)
 	var missing, standalone []string
 	for _, p := range v.Peers {
 		if p.Connection != protocol.Connected.String() {

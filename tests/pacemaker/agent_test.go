@@ -62,6 +62,19 @@ func TestAgent(t *testing.T) {
 	}
 	s.agent(alpha, ocfRunningMaster, "monitor")
 
+	t.Log("a primary without its quorum fails after a while")
+	s.must(s.wires.cut(alpha.index, beta.index, replication))
+	s.must(s.wires.cut(alpha.index, gamma.index, replication))
+	patient := []string{"OCF_RESKEY_CRM_meta_interval=10000", "OCF_RESKEY_no_quorum_wait=3"}
+	s.until("the primary is helpless", stepMax, func() (string, bool) {
+		out, err := s.try(alpha, "monitor", patient...)
+		return out, exitCode(err) == ocfFailedPromoted
+	})
+	s.must(s.wires.heal(alpha.index, beta.index, replication))
+	s.must(s.wires.heal(alpha.index, gamma.index, replication))
+	s.on(alpha, "qrbd wait crm --for connected --timeout 20s")
+	s.agent(alpha, ocfRunningMaster, "monitor", patient...)
+
 	t.Log("an agent that is killed, and comes back, is no failure")
 	s.on(alpha, "kill -9 $(pgrep -f '^qrbd agent')")
 	s.agent(alpha, ocfRunningMaster, "monitor", "OCF_RESKEY_CRM_meta_interval=10000", "OCF_RESKEY_CRM_meta_timeout=60000")
@@ -90,14 +103,19 @@ func TestAgent(t *testing.T) {
 // agent has the resource agent do something, and wants a code.
 func (s *site) agent(m *machine, want int, action string, env ...string) string {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), stepMax)
-	defer cancel()
-	args := append([]string{"env", "OCF_ROOT=/usr/lib/ocf", "OCF_RESOURCE_INSTANCE=crm-volume", "OCF_RESKEY_volume=crm", "OCF_RESKEY_CRM_meta_timeout=10000", "__OCF_ACTION=" + action}, env...)
-	out, err := m.run(ctx, append(args, "/usr/lib/ocf/resource.d/qrbd/volume", action)...)
+	out, err := s.try(m, action, env...)
 	if got := exitCode(err); got != want {
 		s.t.Fatalf("%s %s %q: %d, want %d\n%s", m.name, action, env, got, want, out)
 	}
 	return out
+}
+
+// try has the resource agent do something.
+func (s *site) try(m *machine, action string, env ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(s.t.Context(), stepMax)
+	defer cancel()
+	args := append([]string{"env", "OCF_ROOT=/usr/lib/ocf", "OCF_RESOURCE_INSTANCE=crm-volume", "OCF_RESKEY_volume=crm", "OCF_RESKEY_CRM_meta_timeout=10000", "__OCF_ACTION=" + action}, env...)
+	return m.run(ctx, append(args, "/usr/lib/ocf/resource.d/qrbd/volume", action)...)
 }
 
 // exitCode is -1 for a program that did not run to its end.

@@ -92,7 +92,7 @@ func TestFaults(t *testing.T) {
 			s := newSite(t, chapter)
 			for _, f := range faults {
 				if wanted(f.name) {
-					s.try(f)
+					s.suffer(f)
 				}
 			}
 		})
@@ -115,8 +115,8 @@ func TestMedian(t *testing.T) {
 
 var chapters = []string{"alone", "witness", "three"}
 
-// try lets a fault happen under load, waits until all is well again, and looks.
-func (s *site) try(f fault) {
+// suffer lets a fault happen under load, waits until all is well again, and looks.
+func (s *site) suffer(f fault) {
 	s.t.Helper()
 	s.work(20)
 	primary, other := s.primary()
