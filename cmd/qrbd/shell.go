@@ -57,7 +57,7 @@ func runStatusShell(c call, client *control.Client) error {
 type shellVar struct{ name, value string }
 
 // shellVars are all that a script gets; those that are not known are set, too, to "".
-var shellVars = []string{"AGENT", "NODE", "ROLE", "DISK", "PRIMARY", "CLIENTS", "WITNESS", "MAY_PROMOTE", "QUORATE", "SERVING", "MISSING", "STANDALONE",
+var shellVars = []string{"AGENT", "NODE", "ROLE", "DISK", "PRIMARY", "CLIENTS", "WITNESS", "MAY_PROMOTE", "QUORATE", "SERVING", "MISSING", "STANDALONE", "IN_SYNC",
 	"SCORE", "SCORE_REASON", "DEVICE", "DEVICE_LINK", "DEVICE_STATE", "DEVICE_USE"}
 
 // shellState is what the agent says.
@@ -69,7 +69,7 @@ func shellState(node string, v volume.Status) []shellVar {
 		set = append(set, shellVar{"QUORATE", yesNo(v.Quorum.Quorate)})
 	}
 	serving := v.Role == protocol.Primary.String() && v.Frozen == "" && (v.Quorum == nil || v.Quorum.Serving)
-	var missing, standalone []string
+	var missing, standalone, inSync []string
 	for _, p := range v.Peers {
 		if p.Connection != protocol.Connected.String() {
 			missing = append(missing, p.Name)
@@ -77,8 +77,12 @@ func shellState(node string, v volume.Status) []shellVar {
 		if p.Connection == protocol.Standalone.String() {
 			standalone = append(standalone, p.Name)
 		}
+		if p.Replication == protocol.Established.String() && p.Disk == protocol.UpToDate.String() && p.OutOfSync == 0 {
+			inSync = append(inSync, p.Name)
+		}
 	}
-	return append(set, shellVar{"SERVING", yesNo(serving)}, shellVar{"MISSING", strings.Join(missing, " ")}, shellVar{"STANDALONE", strings.Join(standalone, " ")})
+	return append(set, shellVar{"SERVING", yesNo(serving)}, shellVar{"MISSING", strings.Join(missing, " ")}, shellVar{"STANDALONE", strings.Join(standalone, " ")},
+		shellVar{"IN_SYNC", strings.Join(inSync, " ")})
 }
 
 // deviceOf is what is known of the volume's block device without the agent.

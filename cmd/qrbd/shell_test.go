@@ -54,29 +54,29 @@ func TestStatusShell(t *testing.T) {
 	b := newBench(t)
 	run := func(arguments string) (vars string, code int) {
 		code, out, _ := b.run("status --shell --config {config} " + arguments)
-		script := out + `echo "$QRBD_AGENT/$QRBD_ROLE/$QRBD_DISK/$QRBD_SCORE/$QRBD_MISSING/$QRBD_PRIMARY/$QRBD_DEVICE"`
+		script := out + `echo "$QRBD_AGENT/$QRBD_ROLE/$QRBD_DISK/$QRBD_SCORE/$QRBD_MISSING/$QRBD_IN_SYNC/$QRBD_PRIMARY/$QRBD_DEVICE"`
 		got, err := exec.Command("sh", "-ec", script).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s\n%s", err, got, script)
 		}
 		return strings.TrimSpace(string(got)), code
 	}
-	if got, code := run("crm"); got != "down//////" || code != exitFailed {
+	if got, code := run("crm"); got != "down///////" || code != exitFailed {
 		t.Errorf("without an agent: %q, %d", got, code)
 	}
 	node := &fakeNode{status: showcase()}
 	node.status.Volumes[0].Primary = `it's "$(reboot)"`
 	b.agent(node)
-	if got, code := run("crm"); got != `up/primary/up-to-date/10000//it's "$(reboot)"/` || code != exitDone {
+	if got, code := run("crm"); got != `up/primary/up-to-date/10000//beta/it's "$(reboot)"/` || code != exitDone {
 		t.Errorf("crm: %q, %d", got, code)
 	}
-	if got, code := run("documents"); got != "up/primary/up-to-date/10000/gamma//" || code != exitDone {
+	if got, code := run("documents"); got != "up/primary/up-to-date/10000/gamma///" || code != exitDone {
 		t.Errorf("documents: %q, %d", got, code)
 	}
-	if got, code := run("other"); got != "up//////" || code != exitFailed {
+	if got, code := run("other"); got != "up///////" || code != exitFailed {
 		t.Errorf("a volume that does not exist: %q, %d", got, code)
 	}
-	if got, code := run(""); got != "//////" || code != exitUsage {
+	if got, code := run(""); got != "///////" || code != exitUsage {
 		t.Errorf("no volume: %q, %d", got, code)
 	}
 }
