@@ -849,33 +849,20 @@ func (o *oracle) more(a, b *node, first int) *entry {
 	return nil
 }
 
-// flushKept: a secondary that has what a client flushed is not overwritten by one that
-// does not, and that followed the same primary, or stayed behind at an earlier one. C4.
+// flushKept: of two secondaries that followed one primary, the one that has what a client
+// flushed is not overwritten by the one that does not. C4.
 func (o *oracle) flushKept(p *process, from *node) {
 	st, src := o.st[p.n.index], o.st[from.index]
-	if !st.br.within(src.br) || from.proc == nil || from.proc.seen.branch != nil {
+	if st.br != src.br || from.proc == nil || from.proc.seen.branch != nil {
 		return
 	}
 	floor := min(st.dur, st.br.flushed)
-	if floor == 0 && st.br != src.br {
-		return // nothing was, in this reign
-	}
 	for h, s := range o.hot {
 		if v := from.disk.at(int64(s)); !st.br.legal(int32(h), v, floor, 0) && st.br.legal(int32(h), p.n.disk.at(int64(s)), floor, 0) {
 			o.w.fail("C4: %s is overwritten by %s, another secondary, which has %s in sector %d, older than what was flushed: %d of branch %d has %s",
 				p.n.name, from.name, valueText(v), s, floor, st.br.id, st.br.text(int32(h)))
 		}
 	}
-}
-
-// within reports whether b is x, or has begun in it.
-func (b *branch) within(x *branch) bool {
-	for ; b != nil; b = b.parent {
-		if b == x {
-			return true
-		}
-	}
-	return false
 }
 
 // syncEnds notes what the source of a sync has when it says that the sync has ended. A

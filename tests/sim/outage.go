@@ -14,12 +14,18 @@ import (
 //	    something that was there since what was flushed last
 //	C3  where two replicas, which by their generations would be joined by a bitmap,
 //	    may differ, a bit or an active extent says so
+//	C4  of two that meet afterwards, the one that has what a client was told is not
+//	    overwritten by the one that does not (meet.go; of all that were killed, too)
 func (o *oracle) outage() {
 	for _, n := range o.w.nodes {
 		o.readable(n)
 	}
 	for _, net := range o.w.nets {
 		o.covered(net.a, net.b)
+		if o.w.points != nil || o.w.aside.Float64() < 1.0/4 {
+			o.meet(net.a, net.b, true)
+			o.meet(net.a, net.b, false)
+		}
 	}
 }
 
