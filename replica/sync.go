@@ -224,6 +224,12 @@ func (m *Machine) startTarget(p *peer, d Decision) {
 	if m.disk > protocol.Outdated {
 		m.setDisk(protocol.Outdated, p.name+" has newer data")
 	}
+	if p.role == protocol.Primary && p.heard.Current == m.current && m.crashed {
+		// What this node had as a primary is given up on a later primary's word, whatever
+		// becomes of the sync: who follows that one is not to be overwritten with it.
+		m.crashed = false
+		m.persist()
+	}
 	if m.fencingOn() { // a primary waits for it
 		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.State{Role: m.role, Disk: m.disk, Current: m.current, Primary: m.primary()}})
 	}
