@@ -22,7 +22,7 @@ func (o *oracle) outage() {
 	}
 	for _, net := range o.w.nets {
 		o.covered(net.a, net.b)
-		if o.w.points != nil || o.w.aside.Float64() < 1.0/4 {
+		if o.w.points == nil && o.w.aside.Float64() < 1.0/4 { // crash points stop all of them themselves
 			o.meet(net.a, net.b, true)
 			o.meet(net.a, net.b, false)
 		}
