@@ -174,6 +174,7 @@ func (a *Agent) start() (err error) {
 	for _, s := range slots {
 		a.spawn(func(ctx context.Context) { a.runSchedule(ctx, s) })
 		a.spawn(s.failover.sup.Run)
+		a.spawn(s.failover.arbitrate)
 	}
 	if a.metrics, err = a.startMetrics(); err != nil {
 		return err

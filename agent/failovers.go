@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/qrbd/qrbd/agent/control"
@@ -19,6 +20,7 @@ import (
 // failoverFile is what a volume's failover remembers across lives of the agent.
 type failoverFile struct {
 	Pause   failover.Pause `json:"pause"`
+	Vote    uint64         `json:"vote,omitempty"`    // the record in etcd that is trusted; 0: none yet
 	Started string         `json:"started,omitempty"` // the boot on which what is on top was started by commands; "": it was not
 }
 
@@ -33,8 +35,11 @@ type service struct {
 
 	sending sync.Mutex // held while peers are told, so that they hear the newest last
 
-	mu    sync.Mutex
-	heard map[string]protocol.Failover // guarded by mu; by connected peer
+	vote atomic.Uint64 // the record in etcd that was seen, as in protocol.Failover
+
+	mu     sync.Mutex
+	heard  map[string]protocol.Failover // guarded by mu; by connected peer
+	relink context.CancelFunc           // guarded by mu; ends the link to etcd; nil: there is none
 }
 
 // newService reads what the last life of the agent knew. A file that is damaged counts
@@ -169,7 +174,7 @@ func pauseWord(p failover.Pause) string {
 // message is what peers are told now.
 func (f *service) message() *protocol.Failover {
 	st := f.sup.Status()
-	return &protocol.Failover{Volume: f.s.cfg.Name, Standing: st.Standing, Paused: st.Pause.Paused, Change: st.Pause.Change, By: st.Pause.By, Reason: st.Why}
+	return &protocol.Failover{Volume: f.s.cfg.Name, Standing: st.Standing, Paused: st.Pause.Paused, Change: st.Pause.Change, By: st.Pause.By, Reason: st.Why, Vote: f.vote.Load()}
 }
 
 // tellPeers tells one peer, or all for "", how it stands here.
@@ -204,6 +209,7 @@ func (a *Agent) failoverHeard(peer string, m protocol.Failover) {
 	f.mu.Lock()
 	f.heard[peer] = m
 	f.mu.Unlock()
+	f.voteHeard(m)
 	f.sup.Poke(false)
 	a.spawn(func(ctx context.Context) {
 		if err := f.sup.Hear(failover.Pause{Paused: m.Paused, Change: m.Change, By: m.By}); err != nil {

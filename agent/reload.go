@@ -209,6 +209,7 @@ func (r *reload) add(v config.Volume) {
 	}
 	r.a.spawn(func(ctx context.Context) { r.a.runSchedule(ctx, s) })
 	r.a.spawn(s.failover.sup.Run)
+	r.a.spawn(s.failover.arbitrate)
 	r.applied("%s", what)
 }
 

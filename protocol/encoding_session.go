@@ -114,7 +114,7 @@ func (*Failover) Type() Type { return TypeFailover }
 func (m *Failover) encode(b []byte) []byte {
 	b = append(b, byte(m.Standing))
 	b = putBool(putBool(b, m.Paused), m.Move)
-	b = putU64(b, m.Change)
+	b = putU64(putU64(b, m.Change), m.Vote)
 	return putText(putName(putName(b, m.Volume), m.By), m.Reason)
 }
 
@@ -123,6 +123,7 @@ func (m *Failover) decode(r *reader) {
 	m.Paused = r.bool()
 	m.Move = r.bool()
 	m.Change = r.u64()
+	m.Vote = r.u64()
 	m.Volume = r.name(m.Volume)
 	m.By = r.name(m.By)
 	m.Reason = r.text(m.Reason)

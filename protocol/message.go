@@ -389,6 +389,9 @@ type Failover struct {
 	Paused bool
 	Change uint64
 	By     string
+	// Vote is the record of the volume's vote in etcd that the sender has seen: 0 it has not
+	// looked or has no use for it, 1 there is none, else its id.
+	Vote uint64
 	// Move asks the receiver, if it is primary, to hand the role over to the sender.
 	Move   bool
 	Reason string

@@ -20,7 +20,7 @@ func samples() []sample {
 		{"connect-ask", &ConnectAsk{Volume: "crm"}, nil},
 		{"reach-ask", &ReachAsk{ID: 6}, nil},
 		{"reach-answer", &ReachAnswer{ID: 6, RTT: 7, Largest: 1452, Address: "10.0.0.1:7790", Build: "1.2.3", Reason: "no answer"}, nil},
-		{"failover", &Failover{Volume: "crm", Standing: StandingRunning, Paused: true, Move: true, Change: 8, By: "beta", Reason: "drill"}, nil},
+		{"failover", &Failover{Volume: "crm", Standing: StandingRunning, Paused: true, Move: true, Change: 8, Vote: 9, By: "beta", Reason: "drill"}, nil},
 		{"close", &Close{Code: CodeShutdown, Text: "alpha is stopping"}, nil},
 		{"join", &Join{Ticket: [JoinTicketLen]byte{1, 2, 3, 31: 32}}, nil},
 		{"hello", &Hello{

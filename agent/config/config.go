@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/qrbd/qrbd/agent/arbiter"
 	"github.com/qrbd/qrbd/agent/failover"
 	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/protocol"
@@ -119,6 +120,7 @@ type Volume struct {
 	witnesses     []string
 	// Failover moves the role, and what is on top, by itself; nil: people do.
 	Failover *failover.Settings
+	Etcd     *arbiter.Settings // where one vote is kept; nil: nowhere
 	// Fencing is what must be certain of a peer that is out of reach.
 	Fencing Fencing
 }

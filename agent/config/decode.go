@@ -132,7 +132,11 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 	v.AfterSB = decodePolicy(s)
 	v.Fencing = read(s, "fencing", FencingDontCare.String(), parseFencing)
 	v.Hooks = volumeHooks(s, hooks)
-	v.Failover = decodeFailover(s)
+	v.Failover, v.Etcd = decodeFailover(s)
+	if v.Etcd != nil && !v.Quorum.Off() { // it votes as a witness does
+		v.Peers = append(v.Peers, VolumePeer{Name: EtcdName, Mode: protocol.ModeC, Witness: true})
+		v.witnesses = append(v.witnesses, EtcdName)
+	}
 	s.done()
 	return v
 }

@@ -2,9 +2,11 @@ package config
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 	"time"
 
+	"github.com/qrbd/qrbd/agent/arbiter"
 	"github.com/qrbd/qrbd/agent/failover"
 	"github.com/qrbd/qrbd/agent/hook"
 )
@@ -13,15 +15,15 @@ import (
 const stay = "stay"
 
 // decodeFailover reads a volume's table failover; nil: there is none.
-func decodeFailover(parent *section) *failover.Settings {
+func decodeFailover(parent *section) (*failover.Settings, *arbiter.Settings) {
 	v, ok := parent.take("failover")
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	keys, ok := v.(map[string]any)
 	if !ok {
 		parent.fault("failover", "must be a table: [volume.failover]")
-		return nil
+		return nil, nil
 	}
 	s := &section{doc: parent.doc, path: parent.path + ".failover", keys: keys, e: parent.e}
 	f := &failover.Settings{
@@ -48,10 +50,71 @@ func decodeFailover(parent *section) *failover.Settings {
 		}
 		s.known = append(s.known, key)
 	}
+	etcd := decodeEtcd(s)
 	slices.Sort(s.known)
 	checkFailover(s, f)
+	switch {
+	case f.Arbiter == failover.ArbiterEtcd && etcd == nil:
+		s.fault("arbiter", "\"etcd\" needs a table [volume.failover.etcd] with endpoints")
+	case f.Arbiter != failover.ArbiterEtcd && etcd != nil:
+		s.fault("etcd", "says nothing without arbiter = \"etcd\"")
+		etcd = nil
+	}
 	s.done()
-	return f
+	return f, etcd
+}
+
+// EtcdName is the name of the vote in etcd among a volume's peers.
+const EtcdName = "etcd"
+
+// DefaultEtcdPrefix is that of the keys in etcd.
+const DefaultEtcdPrefix = "/qrbd"
+
+// decodeEtcd reads the table etcd; nil: there is none.
+func decodeEtcd(parent *section) *arbiter.Settings {
+	v, ok := parent.take("etcd")
+	if !ok {
+		return nil
+	}
+	keys, ok := v.(map[string]any)
+	if !ok {
+		parent.fault("etcd", "must be a table: [volume.failover.etcd]")
+		return nil
+	}
+	s := &section{doc: parent.doc, path: parent.path + ".etcd", keys: keys, e: parent.e}
+	e := &arbiter.Settings{
+		Endpoints: readList(s, "endpoints"),
+		Prefix:    read(s, "prefix", DefaultEtcdPrefix, parsePath),
+		CA:        read(s, "ca", "", parsePath),
+		Cert:      read(s, "certificate", "", parsePath),
+		Key:       read(s, "key", "", parsePath),
+		Username:  read(s, "username", "", parseName),
+		Password:  read(s, "password_file", "", parsePath),
+	}
+	scheme := ""
+	for i, text := range e.Endpoints {
+		u, err := url.Parse(text)
+		switch {
+		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Port() == "" || u.Path != "":
+			s.fault("endpoints", "entry %d: %q is not an endpoint like \"https://10.0.0.9:2379\"", i+1, text)
+		case scheme != "" && u.Scheme != scheme:
+			s.fault("endpoints", "entry %d: all endpoints are either http or https", i+1)
+		default:
+			scheme = u.Scheme
+		}
+	}
+	switch {
+	case len(e.Endpoints) == 0:
+		s.fault("endpoints", "is missing: the addresses of the etcd cluster, [\"https://10.0.0.9:2379\"]")
+	case scheme == "http" && (e.CA != "" || e.Cert != ""):
+		s.fault("endpoints", "are http, and ca and certificate are for https")
+	case (e.Cert == "") != (e.Key == ""):
+		s.fault("certificate", "goes with key")
+	case (e.Username == "") != (e.Password == ""):
+		s.fault("username", "goes with password_file")
+	}
+	s.done()
+	return e
 }
 
 // checkFailover looks at what keys say together.
@@ -116,7 +179,7 @@ func (k *checker) failovers() {
 		if v.Witness {
 			fault("enabled", "this node is a witness of the volume and never takes it over: take the section out here")
 		}
-		if f.Arbiter == failover.ArbiterQuorum && f.Enabled {
+		if f.Enabled || f.Arbiter == failover.ArbiterEtcd {
 			k.arbitrated(v, fault)
 		}
 	}
@@ -126,10 +189,16 @@ func (k *checker) failovers() {
 // the nodes.
 func (k *checker) arbitrated(v *Volume, fault func(key, format string, args ...any)) {
 	switch nodes := 1 + len(v.Peers); {
+	case v.Etcd != nil && k.c.Node.Name == EtcdName, v.Etcd != nil && slices.ContainsFunc(k.c.Peers, func(p Peer) bool { return p.Name == EtcdName }):
+		fault("arbiter", "a node is named %q, which is the name of the vote in etcd: give it another", EtcdName)
+	case v.Quorum.Off() && v.Etcd != nil:
+		fault("arbiter", "etcd holds one vote of a quorum: write quorum = \"majority\" in [[volume]] on every node")
+	case v.Etcd != nil && len(v.witnesses) > 1:
+		fault("arbiter", "etcd is a witness itself: take the others out, or write arbiter = \"quorum\"")
 	case v.Quorum.Off():
 		fault("arbiter", "needs a quorum, without which both sides of a cut would take over: write quorum = \"majority\" in [[volume]] on every node, with three nodes or a witness")
 	case nodes < 3:
-		fault("arbiter", "two nodes have no majority when one is lost: add a witness (a node with backing = \"none\") or a third node")
+		fault("arbiter", "two nodes have no majority when one is lost: add a witness (a node with backing = \"none\"), a third node, or a vote in etcd")
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/qrbd/qrbd/agent/failover"
 	"github.com/qrbd/qrbd/agent/hook"
+	"github.com/qrbd/qrbd/protocol"
 )
 
 // withFailover is a node with a volume on three nodes, of which gamma is a witness.
@@ -60,26 +61,29 @@ attach_method = "fuse"
 
 func TestFailoverFaults(t *testing.T) {
 	for section, want := range map[string]string{
-		"unit = \"crm.target\"\n":                              "",
-		"unit = \"crm\"\n":                                     "not the name of a service",
-		"unit = \"-H.service\"\n":                              "not the name of a service",
-		"unit = \"crm.target\"\nstart = \"/bin/true\"\n":       "leave one of the two out",
-		"start = \"/bin/true\"\n":                              "without stop",
-		"check = \"/bin/true\"\n":                              "start: is missing",
-		"start = \"/bin/true\"\nstop = \"/no/such\"\n":         "does not exist",
-		"start = \"/bin/true\"\nstop = \"/etc/passwd\"\n":      "not executable",
-		"start = \"true\"\nstop = \"/bin/true\"\n":             "not an absolute path",
-		"preferred = [\"delta\"]\n":                            "neither this node nor a peer",
-		"preferred = [\"gamma\"]\n":                            "a witness",
-		"preferred = [\"beta\", \"beta\"]\n":                   "twice",
-		"device = \"/dev/loop7\"\n":                            "attach: must be true",
-		"attach = true\nattach_method = \"loop\"\n":            "not nbd or fuse",
-		"attach = \"/dev/loop7\"\n":                            "must be true or false",
-		"arbiter = \"coin\"\n":                                 "not quorum or etcd",
-		"fail_back = \"soon\"\n":                               "or \"stay\"",
-		"start_attempts = 0\n":                                 "from 1 to 100",
-		"delays = \"1s\"\n":                                    "unknown key",
-		"enabled = false\nstart = \"/no\"\nstop = \"/no/x\"\n": "",
+		"unit = \"crm.target\"\n":                                                    "",
+		"unit = \"crm\"\n":                                                           "not the name of a service",
+		"unit = \"-H.service\"\n":                                                    "not the name of a service",
+		"unit = \"crm.target\"\nstart = \"/bin/true\"\n":                             "leave one of the two out",
+		"start = \"/bin/true\"\n":                                                    "without stop",
+		"check = \"/bin/true\"\n":                                                    "start: is missing",
+		"start = \"/bin/true\"\nstop = \"/no/such\"\n":                               "does not exist",
+		"start = \"/bin/true\"\nstop = \"/etc/passwd\"\n":                            "not executable",
+		"start = \"true\"\nstop = \"/bin/true\"\n":                                   "not an absolute path",
+		"preferred = [\"delta\"]\n":                                                  "neither this node nor a peer",
+		"preferred = [\"gamma\"]\n":                                                  "a witness",
+		"preferred = [\"beta\", \"beta\"]\n":                                         "twice",
+		"device = \"/dev/loop7\"\n":                                                  "attach: must be true",
+		"attach = true\nattach_method = \"loop\"\n":                                  "not nbd or fuse",
+		"attach = \"/dev/loop7\"\n":                                                  "must be true or false",
+		"arbiter = \"etcd\"\n":                                                       "needs a table",
+		"[volume.failover.etcd]\nendpoints = [\"http://h:1\"]\n":                     "says nothing without",
+		"arbiter = \"etcd\"\n[volume.failover.etcd]\nendpoints = [\"http://h:1\"]\n": "a witness itself",
+		"arbiter = \"coin\"\n":                                                       "not quorum or etcd",
+		"fail_back = \"soon\"\n":                                                     "or \"stay\"",
+		"start_attempts = 0\n":                                                       "from 1 to 100",
+		"delays = \"1s\"\n":                                                          "unknown key",
+		"enabled = false\nstart = \"/no\"\nstop = \"/no/x\"\n":                       "",
 	} {
 		_, err := Parse("q.toml", withFailover(t, section))
 		var e *Error
@@ -92,14 +96,33 @@ func TestFailoverFaults(t *testing.T) {
 	}
 }
 
+const voteInEtcd = "[volume.failover]\narbiter = \"etcd\"\n[volume.failover.etcd]\nendpoints = [\"http://10.0.0.9:2379\"]\n"
+
+// TestVoteInEtcd: it is a witness among the volume's peers.
+func TestVoteInEtcd(t *testing.T) {
+	c, err := Parse("q.toml", []byte(fill(t, quorumNodes)+quorumStore+"peers = [\"beta\"]\nquorum = \"majority\"\n"+voteInEtcd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := c.Volume("crm")
+	if n := len(v.Peers); n != 2 || v.Peers[1] != (VolumePeer{Name: EtcdName, Mode: protocol.ModeC, Witness: true}) || v.Etcd.Prefix != DefaultEtcdPrefix {
+		t.Errorf("%+v, %+v", v.Peers, v.Etcd)
+	}
+}
+
 // TestFailoverNeedsArbiter: two nodes alone cannot decide.
 func TestFailoverNeedsArbiter(t *testing.T) {
 	nodes := fill(t, quorumNodes)
 	for text, want := range map[string]string{
-		quorumStore + "[volume.failover]\n":                                                       "needs a quorum",
-		quorumStore + "peers = [\"beta\"]\nquorum = \"majority\"\n[volume.failover]\n":            "add a witness",
-		"backing = \"none\"\nwitnesses = [\"alpha\"]\nquorum = \"majority\"\n[volume.failover]\n": "this node is a witness",
-		quorumStore + "[volume.failover]\nenabled = false\n":                                      "",
+		quorumStore + "[volume.failover]\n":                                                                                          "needs a quorum",
+		quorumStore + "peers = [\"beta\"]\nquorum = \"majority\"\n[volume.failover]\n":                                               "add a witness",
+		"backing = \"none\"\nwitnesses = [\"alpha\"]\nquorum = \"majority\"\n[volume.failover]\n":                                    "this node is a witness",
+		quorumStore + "peers = [\"beta\"]\nquorum = \"majority\"\n" + voteInEtcd:                                                     "",
+		quorumStore + "peers = [\"beta\"]\n" + voteInEtcd:                                                                            "write quorum",
+		quorumStore + "peers = [\"beta\"]\nquorum = \"majority\"\n" + voteInEtcd + "key = \"/k\"\n":                                  "goes with key",
+		quorumStore + "peers = [\"beta\"]\nquorum = \"majority\"\n" + strings.ReplaceAll(voteInEtcd, "http", "ftp"):                  "not an endpoint",
+		quorumStore + "peers = [\"beta\"]\nquorum = \"majority\"\n" + strings.ReplaceAll(voteInEtcd, "\"http://10.0.0.9:2379\"", ""): "endpoints: is missing",
+		quorumStore + "[volume.failover]\nenabled = false\n":                                                                         "",
 	} {
 		if _, err := Parse("q.toml", []byte(nodes+text)); (err != nil) != (want != "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)

@@ -190,6 +190,17 @@ func (n *Node) Resume() {
 	n.paused = false
 }
 
+// Argv returns the command that runs another one on the node's side of the links.
+func (n *Node) Argv(args ...string) []string {
+	if n.c.links == nil {
+		return args
+	}
+	return append(n.c.links.prefix(n.Name), args...)
+}
+
+// Address returns the node's IP address. REQUIRES Options.Links.
+func (n *Node) Address() string { return n.c.links.ip(n.c.links.index(n.Name)) }
+
 // SignalAll sends a signal to every process of the node, whoever started it. REQUIRES
 // Options.Links. SIGKILL is the death of the host: it is repeated until nothing is left,
 // but what the kernel does not let go.

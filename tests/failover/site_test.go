@@ -38,6 +38,7 @@ type site struct {
 	ledger             *commits.Ledger
 	watcher            *cluster.Primaries
 	stopLoad           func()
+	bin                string // of PostgreSQL
 }
 
 // blocks returns the code blocks of a kind in the document.
@@ -82,9 +83,19 @@ func need(t *testing.T) (bin string) {
 func mnt(n *cluster.Node) string { return filepath.Join(n.Dir, "mnt") }
 func run(n *cluster.Node) string { return filepath.Join(n.Dir, "run") }
 
-// newSite makes the hosts as the document says, and starts them. extra changes a line of
-// the failover section, or adds one.
-func newSite(t *testing.T, extra ...string) *site {
+// newSite makes the hosts as the document says, and starts them.
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := siteWith(t, func(c *cluster.Config, v *cluster.VolumeConfig, section string) string {
+		v.Extra = "quorum = \"majority\"\nwitnesses = [\"gamma\"]\n"
+		return section
+	})
+	s.firstTime(s.Nodes)
+	return s
+}
+
+// siteWith is newSite with another arbiter: change returns the failover section.
+func siteWith(t *testing.T, change func(c *cluster.Config, v *cluster.VolumeConfig, section string) string) *site {
 	t.Helper()
 	bin := need(t)
 	section := blocks(t, "toml")[0]
@@ -95,13 +106,13 @@ func newSite(t *testing.T, extra ...string) *site {
 		dir := filepath.Dir(c.Control)
 		c.Extra = "heartbeat = \"400ms\"\npeer_timeout = \"2s\"\ndevices = \"" + filepath.Join(dir, "dev") + "\"\n"
 		v := c.Volume(volume)
-		v.Extra = "quorum = \"majority\"\nwitnesses = [\"gamma\"]\n"
+		path := filepath.Join(dir, "crm-service")
+		mine := change(c, v, strings.ReplaceAll(section[at:], "/usr/local/sbin/crm-service", path)+"check_every = \"1s\"\n")
 		if c.Name == "gamma" {
 			v.Backing, v.Export = "none", ""
 			return
 		}
-		path := filepath.Join(dir, "crm-service")
-		v.Extra += strings.ReplaceAll(section[at:], "/usr/local/sbin/crm-service", path) + "check_every = \"1s\"\n" + strings.Join(extra, "\n") + "\n"
+		v.Extra += mine
 		text := script
 		for name, value := range map[string]string{"mnt": filepath.Join(dir, "mnt"), "run": filepath.Join(dir, "run"), "bin": bin} {
 			text = regexp.MustCompile("(?m)^"+name+"=\\S+").ReplaceAllString(text, name+"="+value)
@@ -121,16 +132,18 @@ func newSite(t *testing.T, extra ...string) *site {
 			}
 		}
 	}
-	s.firstTime(bin)
+	s.bin = bin
 	return s
 }
 
 // firstTime does what the document says under that name.
-func (s *site) firstTime(bin string) {
+func (s *site) firstTime(nodes []*cluster.Node) {
 	s.t.Helper()
-	s.Create(volume)
-	s.Start()
-	for _, n := range s.Nodes {
+	for _, n := range nodes {
+		n.Must("create", volume)
+		n.Start()
+	}
+	for _, n := range nodes {
 		n.WaitConnected(volume, 15*time.Second)
 	}
 	a := s.alpha
@@ -149,7 +162,7 @@ func (s *site) firstTime(bin string) {
 	do("mount", dev, mnt(a))
 	do("mkdir", mnt(a)+"/pg")
 	do("chown", "postgres", mnt(a)+"/pg")
-	do("runuser", "-u", "postgres", "--", bin+"/initdb", "-D", mnt(a)+"/pg", "-U", "postgres", "-A", "trust", "--locale", "C", "-E", "UTF8", "-N")
+	do("runuser", "-u", "postgres", "--", s.bin+"/initdb", "-D", mnt(a)+"/pg", "-U", "postgres", "-A", "trust", "--locale", "C", "-E", "UTF8", "-N")
 	do("umount", mnt(a))
 	a.Must("detach", volume)
 	s.inSync()
