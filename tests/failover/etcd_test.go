@@ -123,4 +123,3 @@ var etcdFaults = []struct {
 		s.boot(p)
 	}},
 }
-
