@@ -83,6 +83,7 @@ type fenceState struct {
 	kept   bool   // it is fenced
 	sure   bool   // and that is durable
 	turn   uint64 // counts changes of kept
+	noted  bool   // the metadata may say that it is fenced, also if it is not any more
 	shares bool   // this node is bonded to it
 	said   bool   // Bond was sent on this connection
 	asking bool   // the owner is
@@ -99,10 +100,15 @@ func (m *Machine) gated() bool {
 	return m.quorumOn() || m.fencingOn() && m.cfg.Fencing == FencingStonith
 }
 
-// covered reports whether the peer cannot take over without what this primary answers.
+// covered reports whether the peer cannot take over without what this primary answers,
+// nor this node, started anew, without what the peer alone has by then.
 func (m *Machine) covered(p *peer) bool {
-	return p.fence.kept && p.fence.sure || p.linked && p.settled && p.live && p.step != syncWaitReady
+	return p.fence.kept && p.fence.sure || p.linked && p.settled && p.live && p.step != syncWaitReady && !m.staleNote(p)
 }
+
+// staleNote reports whether this node, started anew, would take a peer for fenced that
+// holds the data in its place: its disk has failed, and its metadata with it.
+func (m *Machine) staleNote(p *peer) bool { return m.bare() && p.fence.noted && !p.fence.kept }
 
 // allCovered reports whether a primary with FencingStonith may answer.
 func (m *Machine) allCovered() bool {
@@ -115,7 +121,7 @@ func (m *Machine) keepOff(p *peer, why string) {
 	if f.kept {
 		return
 	}
-	f.kept, f.sure, f.wait, f.why = true, false, 0, ""
+	f.kept, f.sure, f.noted, f.wait, f.why = true, false, true, 0, ""
 	f.turn++
 	turn := f.turn
 	m.event(p.name, "fencing", "", "fenced", why)
@@ -141,7 +147,22 @@ func (m *Machine) unfence(p *peer, why string) {
 		f.kept, f.sure = false, false
 		f.turn++
 		m.persist()
+		turn := f.turn
+		m.whenDurable(func() {
+			if f.turn == turn {
+				f.noted = false
+				m.serveAgain()
+			}
+		})
 	}
+}
+
+// notesKept: the metadata are new, and say what is so.
+func (m *Machine) notesKept() {
+	for _, p := range m.peers {
+		p.fence.noted = p.fence.kept
+	}
+	m.serveAgain()
 }
 
 // unbind ends the bonds of a replica whose data are not good any more.
@@ -398,6 +419,8 @@ func (m *Machine) frozenWhy() string {
 func (m *Machine) fenceText(p *peer) string {
 	f := &p.fence
 	switch {
+	case m.staleNote(p) && p.linked && p.settled:
+		return "holds the data, and the metadata of " + m.cfg.Self + ", which cannot be written, may say that it is fenced: replace the disk (qrbd replace-disk " + m.cfg.Name + ")"
 	case p.linked && p.settled:
 		return "is connected, and not in sync yet"
 	case p.linked:

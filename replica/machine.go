@@ -205,7 +205,7 @@ func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 			wroteFirst: s.First, wroteLast: s.Last, wroteKept: s.Last, older: s.Older || st.Primary && s.Bitmap == 0,
 			conn: protocol.Connecting, role: protocol.RoleUnknown, disk: protocol.DiskUnknown, retryAt: now}
 		p.fence.kept = s.Fenced && m.fencingOn() // what was noted before it was switched off says nothing any more
-		p.fence.sure = p.fence.kept
+		p.fence.sure, p.fence.noted = p.fence.kept, p.fence.kept
 		m.all = append(m.all, p)
 		if c.Witness || cfg.Witness {
 			p.dirty = emptyBits()

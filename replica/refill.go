@@ -88,6 +88,7 @@ func (m *Machine) Replaced(now Time) {
 	}
 	m.wantBitmaps = true
 	m.persist()
+	m.whenDurable(m.notesKept)
 	m.broadcastState()
 	m.pumpFill()
 }

@@ -19,7 +19,11 @@ func (m *Machine) Demote(now Time, done func(error)) {
 	m.now = now
 	if m.role == protocol.Primary && m.drain == nil && !m.mayServe() && !m.rising {
 		// What waits can neither be answered nor finished: it fails.
-		m.yield("demoted by the operator without a quorum")
+		why := "demoted by the operator without a quorum"
+		if !m.quorumOn() {
+			why = "demoted by the operator while it was frozen"
+		}
+		m.yield(why)
 		m.reply(done, nil)
 		return
 	}

@@ -31,6 +31,9 @@ func (m *Machine) Switchover(now Time, id PeerID, done func(error)) {
 		}
 		m.reply(done, refusal(protocol.CodeNotAllowed, "%s is primary on %s: run the switchover there", m.cfg.Name, where))
 		return
+	case m.metaDead && p.fence.noted:
+		m.reply(done, refusal(protocol.CodeNotAllowed, "the metadata of %s on %s cannot be written any more, and may say that %s is fenced: replace the disk first (qrbd replace-disk %s)", m.cfg.Name, m.cfg.Self, p.name, m.cfg.Name))
+		return
 	case m.frozenWhy() != "":
 		m.reply(done, refusal(protocol.CodeNotAllowed, "%s is frozen on %s: %s", m.cfg.Name, m.cfg.Self, m.frozenWhy()))
 		return

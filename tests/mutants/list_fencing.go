@@ -30,7 +30,7 @@ var ofFencing = []Mutant{
 		Name:  "bonded-by-start",
 		Why:   "a node that was started anew takes over from a peer that may have gone on without it",
 		First: fencings,
-		Edits: []Edit{{"replica/machine.go", "		p.fence.sure = p.fence.kept\n", "		p.fence.sure, p.fence.shares = p.fence.kept, m.fencingOn()\n"}},
+		Edits: []Edit{{"replica/machine.go", "		p.fence.sure, p.fence.noted = p.fence.kept, p.fence.kept\n", "		p.fence.sure, p.fence.shares = p.fence.kept, m.fencingOn()\n"}},
 	},
 	{
 		Name:  "outdated-for-nothing",
@@ -42,14 +42,14 @@ var ofFencing = []Mutant{
 		Name:  "fenced-for-good",
 		Why:   "the note that a peer is fenced stays when it is in sync again: when it is lost the next time nobody asks",
 		First: fencings,
-		Edits: []Edit{{"replica/fence.go", "		f.kept, f.sure = false, false\n", "		f.sure = true\n"},
+		Edits: []Edit{{"replica/fence.go", "		f.kept, f.sure = false, false\n		f.turn++\n", "		f.sure = true\n"},
 			{"replica/fence.go", "p.linked && f.said && !f.kept {", "p.linked && f.said {"}},
 	},
 	{
 		Name:  "back-is-in-sync",
 		Why:   "a primary answers as soon as a lost peer is connected, which does not get its writes yet",
 		First: fencings,
-		Edits: []Edit{{"replica/fence.go", "p.linked && p.settled && p.live && p.step != syncWaitReady\n", "p.linked && p.settled\n"}},
+		Edits: []Edit{{"replica/fence.go", "p.linked && p.settled && p.live && p.step != syncWaitReady && !m.staleNote(p)\n", "p.linked && p.settled\n"}},
 	},
 	{
 		Name:  "anybody-may-fence",
