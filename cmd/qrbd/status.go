@@ -185,6 +185,12 @@ func peerLines(peers []volume.PeerStatus, p palette, width int) []string {
 		if s.Reason != "" {
 			lines = append(lines, notice(p, s.Name, s.Reason, width)...)
 		}
+		switch {
+		case s.Fenced:
+			lines = append(lines, notice(p, s.Name, "fenced: it cannot take over before it is in sync again", width)...)
+		case s.Fencing != "":
+			lines = append(lines, notice(p, s.Name, s.Fencing, width)...)
+		}
 	}
 	return lines
 }

@@ -220,3 +220,15 @@ func TestStatusTransport(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 }
+
+// TestStatusOfFencing: why a primary is frozen, and how it stands with its peers.
+func TestStatusOfFencing(t *testing.T) {
+	v := volume.Status{Name: "crm", Role: "primary", Disk: "up-to-date", Fencing: "resource-and-stonith", Frozen: "beta is lost, and may take over",
+		Peers: []volume.PeerStatus{{Name: "beta", Connection: "connecting", Fencing: "is lost, and may take over: exit status 1"}, {Name: "gamma", Connection: "connecting", Fenced: true}}}
+	got := text(volumeLines(v, palette{}, 120))
+	for _, want := range []string{"requests are not answered: beta is lost, and may take over", "exit status 1", "fenced: it cannot take over before it is in sync again"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
