@@ -73,9 +73,9 @@ var ofWrites = []Mutant{
 	{
 		Name: "lost-peer-cache-not-marked",
 		Why:  "of what a lost peer was sent only what it had not applied is marked: what its power cut took from its cache is never copied again",
-		Edits: []Edit{{"replica/write.go", `	for i := r.head; i < r.tail; i++ {
-		if s := r.at(i); s.op != protocol.DataFlush {`, `	for i := r.applied; i < r.tail; i++ {
-		if s := r.at(i); s.op != protocol.DataFlush {`}},
+		Edits: []Edit{{"replica/write.go", `		if s := r.at(i); s.op != protocol.DataFlush {
+			p.dirty.Set(`, `		if s := r.at(i); s.op != protocol.DataFlush && i >= r.applied {
+			p.dirty.Set(`}},
 	},
 	{
 		Name: "failed-write-not-marked",

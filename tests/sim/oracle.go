@@ -936,6 +936,9 @@ func (o *oracle) onlyPrimary(p *process, forced bool) {
 	if o.w.lied {
 		return // what a hook has said is noted durably
 	}
+	if p.handed == o.w.done {
+		return // from a primary, or back to it: there are no more than before
+	}
 	if o.w.hasQuorum() {
 		return // one that is cut off stays primary, and answers nothing (oneServes)
 	}
