@@ -71,8 +71,8 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 			return o, err
 		}
 	}
-	if *resyncMiB < 64 {
-		return o, fmt.Errorf("a resync of %d MiB: at least 64", *resyncMiB)
+	if o.pairBytes < linkVolume {
+		return o, fmt.Errorf("a resync of %d MiB: at least %d, or it ends before the clients beside it do", *resyncMiB, linkVolume>>20)
 	}
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", fs.Arg(0))

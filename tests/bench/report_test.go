@@ -259,7 +259,7 @@ func TestOptions(t *testing.T) {
 			return len(o.items) == 0 && slices.Equal(o.pairTests, []string{echoItem, resyncItem}) && slices.Equal(o.transports, []string{"tcp"})
 		}},
 		{args: "-transport sctp", fails: "sctp"},
-		{args: "-resync-size 1", fails: "64"},
+		{args: "-resync-size 511", fails: "512"},
 		{args: "-item nonsense", fails: "nonsense"},
 		{args: "-column drbd", fails: "drbd"},
 		{args: "-size 1", fails: "64"},
