@@ -32,24 +32,27 @@ func runStatusShell(c call, client *control.Client) error {
 	if err != nil {
 		return err
 	}
-	device, err := deviceOf(cfg.Node.State, name)
+	known, err := deviceOf(cfg.Node.State, name)
 	if err != nil {
 		return err
+	}
+	if v := cfg.Volume(name); v != nil {
+		known = append(known, shellVar{"FAILOVER", yesNo(v.Failover != nil && v.Failover.Enabled)})
 	}
 	st, err := fetchStatus(c.Context.Context, client, name)
 	var refused *volume.Error
 	switch {
 	case errors.Is(err, control.ErrNotRunning):
-		writeShell(c.t.out, append(device, shellVar{"AGENT", agentDown}))
+		writeShell(c.t.out, append(known, shellVar{"AGENT", agentDown}))
 		return err
 	case errors.As(err, &refused) && refused.Code == protocol.CodeUnknownVolume:
-		writeShell(c.t.out, append(device, shellVar{"AGENT", agentUp}))
+		writeShell(c.t.out, append(known, shellVar{"AGENT", agentUp}))
 		return err
 	case err != nil:
-		writeShell(c.t.out, append(device, shellVar{"AGENT", agentHung}))
+		writeShell(c.t.out, append(known, shellVar{"AGENT", agentHung}))
 		return err
 	}
-	writeShell(c.t.out, append(device, shellState(st.Node, st.Volumes[0])...))
+	writeShell(c.t.out, append(known, shellState(st.Node, st.Volumes[0])...))
 	return nil
 }
 
@@ -57,7 +60,7 @@ func runStatusShell(c call, client *control.Client) error {
 type shellVar struct{ name, value string }
 
 // shellVars are all that a script gets; those that are not known are set, too, to "".
-var shellVars = []string{"AGENT", "NODE", "ROLE", "DISK", "PRIMARY", "CLIENTS", "WITNESS", "MAY_PROMOTE", "QUORATE", "SERVING", "MISSING", "STANDALONE", "IN_SYNC",
+var shellVars = []string{"AGENT", "NODE", "ROLE", "DISK", "PRIMARY", "CLIENTS", "WITNESS", "MAY_PROMOTE", "QUORATE", "SERVING", "MISSING", "STANDALONE", "IN_SYNC", "FAILOVER",
 	"SCORE", "SCORE_REASON", "DEVICE", "DEVICE_LINK", "DEVICE_STATE", "DEVICE_USE"}
 
 // shellState is what the agent says.
