@@ -54,6 +54,15 @@ var faults = []fault{
 		time.Sleep(30 * time.Second)
 		other.resume()
 	}},
+	{"stonith lies", func(s *site, primary, other *machine) {
+		s.power.lie(true)
+		primary.pause()
+		s.servedWithout(primary)
+		primary.resume() // and has its address, its mount and its database
+		time.Sleep(apart / 2)
+		s.power.lie(false)
+		s.must(primary.off()) // an operator's part
+	}},
 	{"standby", func(s *site, primary, other *machine) {
 		s.on(other, "crm node standby "+primary.name)
 		s.servedWithout(primary)
