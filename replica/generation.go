@@ -42,6 +42,17 @@ func (m *Machine) mustMintToFlush() bool {
 // third node may have brought it up to date since.
 func (m *Machine) mayBeCurrent(p *peer) bool { return !p.apart && (!p.live || m.passedOver(p)) }
 
+// passOver notes the requests that p is lost with.
+func (p *peer) passOver() {
+	r := &p.ring
+	for i := r.head; i < r.tail; i++ {
+		if q := r.at(i).req; q != nil {
+			q.without |= 1 << p.id
+			p.passed = true
+		}
+	}
+}
+
 // passedOver reports whether a request is under way that p was lost with, and that waits
 // for a generation which p does not have. That p is back meanwhile gives it nothing.
 func (m *Machine) passedOver(p *peer) bool {

@@ -485,12 +485,9 @@ func (m *Machine) forget(p *peer) {
 	if p.live {
 		p.live, p.apart = false, false
 	}
+	p.passOver()
 	r := &p.ring
 	for i := r.head; i < r.tail; i++ {
-		if q := r.at(i).req; q != nil {
-			q.without |= 1 << p.id
-			p.passed = true
-		}
 		if s := r.at(i); s.op != protocol.DataFlush {
 			p.dirty.Set(bitmap.Touched(s.off, s.n))
 			p.wrote(s.at)

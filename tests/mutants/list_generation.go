@@ -84,4 +84,10 @@ func (m *Machine) onGenerationAck(`}},
 		Why:   "a node that crashed as primary does not say so: what it alone has may be overwritten by one that never got it",
 		Edits: []Edit{{"replica/machine.go", "crashed: st.Primary", "crashed: false"}},
 	},
+	{
+		Name:  "back-without-the-request",
+		Why:   "a request that a peer was lost with is answered in the peer's generation, when that one is back before the others have answered",
+		First: 2_300_001,
+		Edits: []Edit{{"replica/generation.go", "return !p.apart && (!p.live || m.passedOver(p))", "return !p.apart && !p.live"}},
+	},
 }

@@ -73,4 +73,10 @@ var ofSyncs = []Mutant{
 			"	if _, err := p.dirty.OrWords(int64(b.First), b.Words); err != nil {\n		m.dropPeer(p, refusal(protocol.CodeProtocol, \"%s: %v\", p.name, err))\n	}\n}",
 			"}"}},
 	},
+	{
+		Name:  "overwritten-is-unmarked",
+		Why:   "the target takes back its marks toward a third also where the sync has changed it: the two differ without a bit",
+		First: 2_000_001,
+		Edits: []Edit{{"replica/overwrite.go", "{ m.all[id].overwrites(off, n) }", "{}"}},
+	},
 }
