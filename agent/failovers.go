@@ -66,7 +66,7 @@ func (f *service) View() failover.View {
 	st := vol.Status()
 	v.Open = true
 	v.Primary = st.Role == protocol.Primary.String()
-	v.Serving = v.Primary && !st.Suspended && (st.Quorum == nil || st.Quorum.Serving)
+	v.Serving = v.Primary && !st.Suspended && st.Frozen == "" && (st.Quorum == nil || st.Quorum.Serving)
 	if st.Primary != v.Self {
 		v.Leader = st.Primary
 	}

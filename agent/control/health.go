@@ -57,7 +57,7 @@ func (s NodeStatus) Health() Health {
 func causes(v *volume.Status) []Cause {
 	var out []Cause
 	add := func(peer, text, reason string) { out = append(out, Cause{v.Name, peer, withReason(text, reason)}) }
-	if v.Disk != protocol.UpToDate.String() {
+	if v.Disk != protocol.UpToDate.String() && !v.Witness {
 		add("", "the disk is "+v.Disk, v.Reason)
 	}
 	if v.Frozen != "" {
@@ -67,6 +67,7 @@ func causes(v *volume.Status) []Cause {
 		switch p := &v.Peers[i]; {
 		case p.Connection != protocol.Connected.String():
 			add(p.Name, fmt.Sprintf("%s is %s", p.Name, p.Connection), p.Reason)
+		case p.Witness: // it holds no data
 		case p.Disk != protocol.UpToDate.String():
 			add(p.Name, fmt.Sprintf("the disk of %s is %s", p.Name, p.Disk), p.Reason)
 		case p.OutOfSync > 0:

@@ -28,6 +28,7 @@ func startEtcd(t *testing.T, n *cluster.Node) {
 
 // TestEtcd has a vote in etcd in the place of the witness.
 func TestEtcd(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("etcd"); err != nil {
 		t.Skip("skipped: needs etcd (package etcd-server)")
 	}

@@ -23,6 +23,7 @@ const soon = 60 * time.Second
 // TestDeathAndMove is the short form: a host dies under load, comes back, and the role is
 // moved back by hand.
 func TestDeathAndMove(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.load()
 	s.commitsAfter(time.Now(), s.alpha, soon)
