@@ -170,8 +170,8 @@ func (w *World) quiet() string {
 		}
 		v := n.proc.m.View()
 		for i := range v.Peers {
-			if v.Peers[i].Unacked != 0 {
-				return "unacknowledged bytes on " + n.name
+			if v.Peers[i].UnackedOps != 0 { // trims have no bytes
+				return "unacknowledged operations on " + n.name
 			}
 			if v.Peers[i].Slot != 0 {
 				return fmt.Sprintf("%s has %s at %s", n.name, v.Peers[i].Name, v.Peers[i].Slot)
