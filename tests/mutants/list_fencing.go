@@ -52,6 +52,12 @@ var ofFencing = []Mutant{
 		Edits: []Edit{{"replica/fence.go", "p.linked && p.settled && p.live && p.step != syncWaitReady && !m.staleNote(p)\n", "p.linked && p.settled\n"}},
 	},
 	{
+		Name:  "note-on-a-dead-disk",
+		Why:   "a primary goes on through its peers although its metadata, which have failed, still call one of them fenced: started anew it is promoted alone, with old data",
+		First: fencings + 10_000,
+		Edits: []Edit{{"replica/fence.go", "return m.bare() && p.fence.noted && !p.fence.kept }", "return false }"}},
+	},
+	{
 		Name:  "anybody-may-fence",
 		Why:   "a node that is not bonded, because its data are old or it was started anew, is promoted when the hook has fenced the peer",
 		First: fencings,
