@@ -76,6 +76,8 @@ const (
 	fenceRestMax  = Time(300e9)
 	// fenceGrace is the wait for a peer whose connection was ended to have it anew.
 	fenceGrace = Time(3e9)
+	// strayTime is the wait for a connected peer to get writes, or to begin to be overwritten.
+	strayTime = Time(5e9)
 )
 
 // fenceState is what a node with fencing knows of a peer.
@@ -90,6 +92,7 @@ type fenceState struct {
 	asked  bool   // the owner was, since the peer was last in sync
 	at     Time   // of the next question
 	wait   Time   // what was last waited
+	stray  Time   // when a connected peer that gets no writes is told that its data are old; 0: it is none
 	why    string // the last question had no answer that helps
 }
 
@@ -201,8 +204,26 @@ func (m *Machine) tickFencing() {
 		case !p.linked && !f.asking && !m.stopping && m.now >= f.at:
 			m.askFence(p)
 		}
+		m.tickStray(p, primary)
 	}
 	m.serveAgain()
+}
+
+// tickStray tells a connected peer that gets no writes, and that nothing brings up to
+// date now, that its data are old: it cannot take over then. Else a primary waits for it
+// which cannot bring it up to date before its own disk is filled.
+func (m *Machine) tickStray(p *peer, primary bool) {
+	f := &p.fence
+	switch {
+	case !primary || f.kept || !p.linked || !p.settled || p.live || p.step != syncNone || p.disk <= protocol.Outdated || m.noData():
+		f.stray = 0
+	case f.stray == 0:
+		f.stray = m.now + strayTime
+	case m.now >= f.stray:
+		f.stray = 0
+		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.Bye{Code: protocol.CodeRestart, Outdate: true, Text: m.cfg.Self + " goes on without this replica"}})
+		m.drop(p, refusal(protocol.CodeRestart, "%s is told that its data are old", p.name))
+	}
 }
 
 // bind tells a peer that is in sync, when it is durable that it is not fenced.

@@ -54,6 +54,9 @@ func (n *node) promote(opt replica.PromoteOptions) {
 		opt.PeerFenced = false
 		opt.Force = opt.Force && p.look().Current == 0
 	}
+	if w := n.w; w.hasFencing() && (opt.PeerFenced || opt.Force && p.look().Current != 0) { // at the end an operator may
+		w.lied = true
+	}
 	what := "promote"
 	if opt.PeerFenced {
 		what += " --peer-fenced"
