@@ -39,7 +39,7 @@ type machine struct {
 }
 
 // bootMax bounds a start.
-const bootMax = 30 * time.Second
+const bootMax = time.Minute
 
 // boot switches the machine on and returns when its services were started.
 func (m *machine) boot() error {

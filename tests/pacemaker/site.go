@@ -296,7 +296,7 @@ func (s *site) form() {
 		return err
 	})
 	alpha := s.machines[0]
-	s.until("a cluster of all", stepMax, s.joined)
+	s.until("a cluster of all", 2*time.Minute, s.joined)
 	out := s.on(alpha, "crm -F configure load update /root/crm.cib")
 	if strings.Contains(out, "ERROR") {
 		s.t.Fatalf("crm configure: %s", out)
@@ -434,6 +434,9 @@ func (s *site) close() {
 
 // tell logs what each machine has to say.
 func (s *site) tell() {
+	if s.watch != nil {
+		s.t.Logf("%v; two at once: %q; stonith: %q", s.watch, s.watch.Faults(), s.power.shot())
+	}
 	for _, m := range s.machines {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		out, err := m.run(ctx, "sh", "-c", "crm_mon -1rfA | tail -n 60; qrbd status")
