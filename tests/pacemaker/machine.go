@@ -121,10 +121,7 @@ func loseDevices(top string) error {
 	}
 	var errs []error
 	for _, path := range records {
-		var r struct {
-			Device string
-			FileFS uint64 `json:"file_fs"`
-		}
+		var r map[string]any
 		data, err := os.ReadFile(path)
 		if err == nil {
 			err = json.Unmarshal(data, &r)
@@ -133,11 +130,19 @@ func loseDevices(top string) error {
 			errs = append(errs, err)
 			continue
 		}
-		if !strings.HasPrefix(r.Device, "/dev/loop") || !abandoned(r.Device, r.FileFS) {
+		device, _ := r["device"].(string)
+		fileFS, _ := r["file_fs"].(float64) // a small number
+		// After a power cut the kernel is another one, as the record tells by its boot id.
+		r["boot"] = "that of a machine which is off"
+		if data, err = json.Marshal(r); err == nil {
+			err = os.WriteFile(path, data, 0o600)
+		}
+		errs = append(errs, err)
+		if !strings.HasPrefix(device, "/dev/loop") || !abandoned(device, uint64(fileFS)) {
 			continue
 		}
-		if out, err := exec.Command("losetup", "--detach", r.Device).CombinedOutput(); err != nil {
-			errs = append(errs, fmt.Errorf("losetup --detach %s: %w: %s", r.Device, err, out))
+		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
+			errs = append(errs, fmt.Errorf("losetup --detach %s: %w: %s", device, err, out))
 		}
 	}
 	return errors.Join(errs...)

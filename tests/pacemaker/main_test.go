@@ -36,11 +36,16 @@ func sweep() {
 	}
 }
 
-// allEnv has more tried than by default: all, or the faults with a word in their names.
+// allEnv has more tried than by default: all, or the faults that have one of the words in
+// their names, "cut,pause".
 const allEnv = "QRBD_PACEMAKER"
 
 // wanted reports whether a fault is to be tried.
 func wanted(name string) bool {
-	word := os.Getenv(allEnv)
-	return word == "all" || word != "" && strings.Contains(name, word)
+	for word := range strings.SplitSeq(os.Getenv(allEnv), ",") {
+		if word == "all" || word != "" && strings.Contains(name, word) {
+			return true
+		}
+	}
+	return false
 }
