@@ -408,6 +408,9 @@ func (s *site) primary() (is, other *machine) {
 
 // close switches everything off, and says what has happened if the test failed.
 func (s *site) close() {
+	for _, m := range s.machines {
+		m.resume()
+	}
 	if s.t.Failed() {
 		s.tell()
 	}
@@ -418,7 +421,6 @@ func (s *site) close() {
 		s.power.close()
 	}
 	for _, m := range s.machines {
-		m.resume()
 		if err := m.off(); err != nil {
 			s.t.Error(err)
 		}
