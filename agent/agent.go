@@ -96,6 +96,16 @@ type Agent struct {
 	spawned  sync.WaitGroup
 }
 
+// sendBuffers returns what may wait for peers under protocol A, beside what clients have
+// under way: a payload takes up to twice its size.
+func sendBuffers(c *config.Config) int64 {
+	sum := int64(0)
+	for i := range c.Volumes {
+		sum += 2 * c.Volumes[i].SendBuffers()
+	}
+	return sum
+}
+
 // Start runs a node until Close. A volume that cannot be opened does not keep it
 // from starting; a lock that is held, an address that is taken or an identity
 // that cannot be read does.
@@ -106,7 +116,7 @@ func Start(o Options) (*Agent, error) {
 		opt:        o,
 		log:        o.Log,
 		events:     control.NewRing(0),
-		clientPool: blockdev.NewPool(clientPoolBytes),
+		clientPool: blockdev.NewPool(clientPoolBytes + sendBuffers(o.Config)),
 		peerPool:   blockdev.NewPool(peerPoolBytes),
 		ready:      make(chan struct{}),
 	}

@@ -146,7 +146,7 @@ func (r *reload) change(d *config.VolumeDifference) {
 		what := fmt.Sprintf("volume %s: peer %s added", d.Name, p.Name)
 		err := r.knows(p.Name)
 		if err == nil && closed == nil {
-			err = vol.AddPeer(volume.PeerConfig{Name: p.Name, Mode: p.Mode})
+			err = vol.AddPeer(volumePeer(p))
 		}
 		if err != nil {
 			r.failed(what, err)

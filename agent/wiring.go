@@ -102,6 +102,15 @@ func (a *Agent) openStore(v *config.Volume) (blockdev.Device, error) {
 	return store, nil
 }
 
+// volumePeer translates a peer of a volume.
+func volumePeer(p config.VolumePeer) volume.PeerConfig {
+	c := volume.PeerConfig{Name: p.Name, Mode: p.Mode, Witness: p.Witness, SendBuffer: p.SendBuffer, CongestionFill: p.CongestionFill}
+	if p.OnCongestion == config.CongestionPullAhead {
+		c.OnCongestion = volume.CongestionPullAhead
+	}
+	return c
+}
+
 func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File, state *meta.State) volume.Options {
 	v := s.live()
 	o := volume.Options{
@@ -148,7 +157,7 @@ func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File, s
 	for _, last := range []bool{false, true} {
 		for _, p := range v.Peers {
 			if p.Witness == last {
-				o.Peers = append(o.Peers, volume.PeerConfig{Name: p.Name, Mode: p.Mode, Witness: p.Witness})
+				o.Peers = append(o.Peers, volumePeer(p))
 			}
 		}
 	}

@@ -133,6 +133,13 @@ func (m *NewGeneration) decode(r *reader) {
 func (m *NewGeneration) check(int) error { return checkNames(m.Weak) }
 
 // Type implements Message.
+func (*GoneAhead) Type() Type { return TypeGoneAhead }
+
+func (*GoneAhead) encode(b []byte) []byte { return b }
+func (*GoneAhead) decode(*reader)         {}
+func (*GoneAhead) check(int) error        { return nil }
+
+// Type implements Message.
 func (*GenerationAck) Type() Type { return TypeGenerationAck }
 
 func (m *GenerationAck) encode(b []byte) []byte { return putU64(b, uint64(m.Current)) }

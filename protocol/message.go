@@ -242,6 +242,10 @@ type NewGeneration struct {
 	Weak    []string
 }
 
+// GoneAhead, from a primary under protocol A: from this place in the stream on the peer
+// gets no writes before the next handshake, and is outdated.
+type GoneAhead struct{}
+
 // GenerationAck: the new generation is durable on the sender.
 type GenerationAck struct{ Current Generation }
 

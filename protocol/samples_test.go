@@ -57,6 +57,7 @@ func samples() []sample {
 		{"stable", &Stable{Peers: []PeerStable{{"beta", 1, true, true}, {"gamma", 2, false, false}}}, nil},
 		{"new-generation", &NewGeneration{Parent: 1, Current: 2, Weak: []string{"beta", "gamma"}}, nil},
 		{"generation-ack", &GenerationAck{Current: 1}, nil},
+		{"gone-ahead", &GoneAhead{}, nil},
 		{"peer-read", &PeerRead{ID: 1, Off: 2, Len: 3}, nil},
 		{"peer-reply", &PeerReply{ID: 1, Len: 3}, []byte{4, 5, 6}},
 		{"peer-reply-zero", &PeerReply{ID: 1, Len: ReadMax, Zero: true}, nil},

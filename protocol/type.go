@@ -42,6 +42,7 @@ const (
 	TypeNewGeneration Type = 35
 	TypeGenerationAck Type = 36
 	TypePeerRead      Type = 37
+	TypeGoneAhead     Type = 38
 
 	TypeBitmapPart  Type = 48
 	TypeBitmapDone  Type = 49
@@ -152,6 +153,8 @@ func newMessage(t Type) Message {
 		return new(NewGeneration)
 	case TypeGenerationAck:
 		return new(GenerationAck)
+	case TypeGoneAhead:
+		return new(GoneAhead)
 	case TypePeerRead:
 		return new(PeerRead)
 	case TypeBitmapPart:

@@ -10,7 +10,22 @@ type farRead struct {
 	r   *Request
 	off int64
 	n   int64
-	at  Time
+	at  Time   // its answer is due since then
+	seq uint64 // of the last write before it
+}
+
+// delayReads notes that answers are not due while the peer, which may lag far behind,
+// has not applied what was sent before the question. Whether it gets on with that is
+// judged by itself (stuckSince).
+func (p *peer) delayReads(now Time) {
+	if !p.patient || p.ring.applied == p.ring.tail {
+		return
+	}
+	for i := range p.reads {
+		if f := &p.reads[i]; p.ring.at(p.ring.applied).seq <= f.seq {
+			f.at = now
+		}
+	}
 }
 
 // read serves a read from the local disk, or from a carrier where that is no copy.
@@ -53,7 +68,7 @@ func (m *Machine) readFar(r *Request) {
 	r.pieces, r.bad = pieces, false
 	for off := r.Off; off < r.Off+r.Len; off += protocol.ReadMax {
 		m.readSerial++
-		f := farRead{m.readSerial, r, off, min(protocol.ReadMax, r.Off+r.Len-off), m.now}
+		f := farRead{m.readSerial, r, off, min(protocol.ReadMax, r.Off+r.Len-off), m.now, m.seq}
 		p.reads = append(p.reads, f)
 		m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.PeerRead{ID: f.id, Off: f.off, Len: f.n}})
 	}

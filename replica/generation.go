@@ -30,7 +30,7 @@ func (m *Machine) mustMint() bool {
 // sake; what an earlier primary left in a cache or on a disk, this one does not know.
 func (m *Machine) mustMintToFlush() bool {
 	for _, p := range m.peers {
-		if m.mayBeCurrent(p) && (!p.joined || p.dirty.Count() != 0) {
+		if m.mayBeCurrent(p) && (!p.joined || p.dirty.Count() != 0 || p.repl == protocol.Ahead) {
 			return true
 		}
 	}
@@ -107,6 +107,7 @@ type mintOffer struct {
 }
 
 func (m *Machine) mintRound() {
+	m.pullAheadToMint()
 	m.mintTurn++
 	o := &mintOffer{parent: m.current, current: protocol.Generation(m.cfg.Rand()), self: m.bare() && !m.detached}
 	if last := m.offer; m.bare() && last != nil && last.parent == m.current {
@@ -174,7 +175,7 @@ func (m *Machine) takeOffer(o *mintOffer) {
 		if p.slot == 0 {
 			p.slot = o.parent
 		}
-		if p.linked && p.settled && p.repl != protocol.ReplOff { // came back meanwhile, and does not have the id
+		if p.linked && p.settled && p.repl != protocol.ReplOff && p.repl != protocol.Ahead { // came back meanwhile, and does not have the id
 			m.restart(p, "a generation began without "+p.name)
 		}
 	}

@@ -34,6 +34,11 @@ type PeerConfig struct {
 	Name    string
 	Mode    protocol.Mode
 	Witness bool // it holds no data; witnesses come last
+
+	// Protocol A only; zero Buffer: QueueBytes.
+	Buffer       int64        // bytes sent to it and not applied there: writes wait above it
+	OnCongestion OnCongestion // what else happens
+	Fill         int64        // CongestionPullAhead: so many bytes are enough; zero: Buffer
 }
 
 // Config is what the machine needs to know. Times in nanoseconds.
@@ -203,7 +208,7 @@ func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 		s := st.Peers[i]
 		p := &peer{id: PeerID(i), name: c.Name, mode: c.Mode, slot: s.Bitmap, dirty: s.Dirty, witness: c.Witness, departed: s.Left, owes: s.Told,
 			wroteFirst: s.First, wroteLast: s.Last, wroteKept: s.Last, older: s.Older || st.Primary && s.Bitmap == 0,
-			conn: protocol.Connecting, role: protocol.RoleUnknown, disk: protocol.DiskUnknown, retryAt: now}
+			congestion: m.congestionOf(c), conn: protocol.Connecting, role: protocol.RoleUnknown, disk: protocol.DiskUnknown, retryAt: now}
 		p.fence.kept = s.Fenced && m.fencingOn() // what was noted before it was switched off says nothing any more
 		p.fence.sure, p.fence.noted = p.fence.kept, p.fence.kept
 		m.all = append(m.all, p)

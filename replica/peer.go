@@ -75,6 +75,9 @@ type peer struct {
 	acked  protocol.Ack
 	moved  Time   // when acked last rose, or the first operation was sent after a rest
 	last   uint64 // last sequence sent
+	congestion
+	aheadAt     Time // when this primary went ahead of it (ahead.go)
+	knowsBehind bool // it has said since that it is outdated
 
 	// Since the two parted.
 	wroteFirst   Time // when this side wrote what p may lack; 0: never

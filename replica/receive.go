@@ -67,6 +67,8 @@ func (m *Machine) Receive(now Time, id PeerID, msg protocol.Message) {
 		m.onNewGeneration(p, v)
 	case *protocol.GenerationAck:
 		m.onGenerationAck(p, v)
+	case *protocol.GoneAhead:
+		m.onGoneAhead(p)
 	case *protocol.PeerRead:
 		m.onPeerRead(p, v)
 	case *protocol.Stable:
@@ -107,6 +109,7 @@ func (m *Machine) onState(p *peer, s *protocol.State) {
 	m.stillAsking(p)
 	m.setPeerRole(p, s.Role)
 	m.setPeerDisk(p, s.Disk)
+	p.knowsBehind = p.knowsBehind || p.repl == protocol.Ahead && s.Disk <= protocol.Outdated
 	if s.Role != protocol.Primary {
 		m.released(p)
 	}

@@ -58,7 +58,7 @@ func (m *Machine) AddPeer(now Time, c PeerConfig) error {
 	case !m.usable() || m.filling:
 		return refusal(protocol.CodeBusy, "the disk of %s on %s is not in order: replace it first", m.cfg.Name, m.cfg.Self)
 	}
-	p := &peer{id: PeerID(len(m.peers)), name: c.Name, mode: c.Mode, dirty: bitmap.NewSet(bitmap.Blocks(m.cfg.Size)),
+	p := &peer{id: PeerID(len(m.peers)), name: c.Name, mode: c.Mode, congestion: m.congestionOf(c), dirty: bitmap.NewSet(bitmap.Blocks(m.cfg.Size)),
 		conn: protocol.Connecting, role: protocol.RoleUnknown, disk: protocol.DiskUnknown, retryAt: now,
 		// What came before the peer was known is not in the recent ring.
 		marked: m.seq}

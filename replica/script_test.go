@@ -44,6 +44,7 @@ var update = flag.Bool("update", false, "rewrite the expected output of testdata
 //	unlink A B             A loses the connection, B does not notice
 //	stop A                 A leaves in order
 //	pause A, wake A        A does nothing (time passes for it); does what waited for it
+//	pullahead A BYTES      from its start on, A goes ahead of peers under A that lag so far behind
 //	drop A sync            the next start of a sync or verify from A is forgotten
 //	status [A...]
 func TestScripts(t *testing.T) {
@@ -252,6 +253,9 @@ func (w *world) command(f []string) error {
 		x.up = false
 	case "pause", "wake":
 		x.asleep = f[0] == "pause"
+	case "pullahead":
+		x.fill = num(2)
+		w.boot(x)
 	case "status":
 		w.status(f[1:]...)
 	case "fencing", "answer", "outdate":

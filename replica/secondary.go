@@ -178,7 +178,7 @@ func (m *Machine) weaken(q *peer) {
 
 // onStable takes the primary's word on the other secondaries.
 func (m *Machine) onStable(p *peer, s *protocol.Stable) {
-	if p.role != protocol.Primary || m.role == protocol.Primary {
+	if p.role != protocol.Primary || m.role == protocol.Primary || p.repl == protocol.Behind {
 		return
 	}
 	low := ^uint64(0)

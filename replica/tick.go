@@ -52,6 +52,7 @@ func (m *Machine) Tick(now Time) {
 
 func (m *Machine) tickPeer(p *peer) {
 	now := m.now
+	p.delayReads(now)
 	switch {
 	case !p.linked && p.alone == aloneNo && !m.stopping && now >= p.retryAt:
 		m.setConn(p, protocol.Connecting, p.reason)
@@ -60,10 +61,12 @@ func (m *Machine) tickPeer(p *peer) {
 		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s did not finish the handshake in %s", p.name, seconds(m.cfg.HandshakeTime)))
 	case p.linked && p.deadline != never && now > p.deadline:
 		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s did not go on with the sync in %s", p.name, seconds(m.cfg.HandshakeTime)))
-	case p.live && p.ring.head < p.ring.tail && now-m.stuckSince(p) > m.cfg.WriteTimeout:
+	case (p.live || p.repl == protocol.Ahead) && p.ring.head < p.ring.tail && now-m.stuckSince(p) > m.cfg.WriteTimeout:
 		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s has not acknowledged a write for %s", p.name, seconds(m.cfg.WriteTimeout)))
 	case len(p.reads) > 0 && now-p.reads[0].at > m.cfg.WriteTimeout:
 		m.dropPeer(p, refusal(protocol.CodeTimeout, "%s has not answered a read for %s", p.name, seconds(m.cfg.WriteTimeout)))
+	case p.repl == protocol.Ahead:
+		m.tickAhead(p)
 	default:
 		m.tickMend(p)
 	}
@@ -135,7 +138,7 @@ func (m *Machine) tickRoles() {
 // sendStable tells every secondary how far the others are.
 func (m *Machine) sendStable() {
 	for _, p := range m.peers {
-		if !p.settled || p.repl == protocol.ReplOff {
+		if !p.settled || p.repl == protocol.ReplOff || p.repl == protocol.Ahead { // one that is behind is not what the others are compared with
 			continue
 		}
 		s := &protocol.Stable{}
@@ -188,7 +191,7 @@ func (m *Machine) cool() {
 				return false
 			case secondary && p.told && !p.weak && p.stable < last:
 				return false
-			case !secondary && p.live && p.ring.head < p.ring.tail && p.ring.at(p.ring.head).seq <= last:
+			case p.ring.head < p.ring.tail && p.ring.at(p.ring.head).seq <= last: // live, or gone ahead of
 				return false
 			}
 		}

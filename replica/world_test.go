@@ -47,6 +47,7 @@ type wnode struct {
 	noSync  bool // syncs from here do not get on
 	asleep  bool
 	fences  map[PeerID]uint64 // tokens of DoFence
+	fill    int64             // it goes ahead of peers under A that lag so many bytes behind; 0: never
 	wdisk
 }
 
@@ -126,6 +127,11 @@ func (w *world) boot(x *wnode) {
 		WriteTimeout: 10e9, FlushInterval: 1e9, FlushBytes: 64 << 20, ActivityIdle: 30e9, HandshakeTime: 15e9,
 		RetryMin: 1e8, RetryMax: 2e9, AskTime: 5e9, QueueBytes: 32 << 20, Policy: x.policy,
 		NoData: x.noData, OnReadError: x.onRead, DiskTimeout: x.timeout}
+	for i := range cfg.Peers {
+		if x.fill > 0 {
+			cfg.Peers[i].OnCongestion, cfg.Peers[i].Fill = CongestionPullAhead, x.fill
+		}
+	}
 	cfg.Quorum, cfg.MinRedundancy, cfg.OnNoQuorum, cfg.Lease, cfg.Witness = w.votes.Quorum, w.votes.MinRedundancy, w.votes.OnNoQuorum, w.votes.Lease, x.name == w.voter
 	cfg.Fencing = w.votes.Fencing
 	st := x.durable

@@ -60,6 +60,7 @@ func (m *Machine) admit(r *Request) {
 		m.withoutData(r)
 		return
 	}
+	m.pullAhead()
 	if m.frozen > 0 || m.congested() {
 		m.held = append(m.held, r)
 		return
@@ -224,8 +225,9 @@ func (m *Machine) congested() bool {
 	for _, p := range m.peers {
 		switch {
 		case !p.live:
-		case p.ring.bytes > m.cfg.QueueBytes || p.ring.len() > m.cfg.RingMax:
+		case p.ring.bytes > p.buffer || p.ring.len() > m.cfg.RingMax:
 			return true
+		case p.patient && p.repl != protocol.SyncSource: // the end of a sync has its place in the stream, and a time limit
 		case m.now-p.oldestUnapplied(m.now) > m.cfg.WriteTimeout/4:
 			return true // it keeps up, but slowly
 		}
@@ -520,6 +522,9 @@ func (m *Machine) forget(p *peer) {
 }
 
 func (m *Machine) pumpHeld() {
+	if len(m.held) > 0 && m.role == protocol.Primary {
+		m.pullAhead()
+	}
 	if len(m.held) == 0 || m.frozen > 0 || m.congested() || m.gated() && m.vote.yielding == "" && m.role == protocol.Primary && !m.mayServe() {
 		return
 	}

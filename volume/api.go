@@ -57,6 +57,16 @@ type PeerConfig struct {
 	Name    string
 	Mode    protocol.Mode // zero: protocol C
 	Witness bool          // it votes, and holds no data; such peers come last
+
+	// Protocol A only. What is under way to a peer is in memory.
+	SendBuffer     int64        // bytes sent to it and not applied there, above which writes wait; zero: 32 MiB
+	OnCongestion   OnCongestion // zero: nothing else happens
+	CongestionFill int64        // bytes at which CongestionPullAhead acts; zero: SendBuffer
+}
+
+// machine translates it.
+func (p PeerConfig) machine() replica.PeerConfig {
+	return replica.PeerConfig{Name: p.Name, Mode: p.mode(), Witness: p.Witness, Buffer: p.SendBuffer, OnCongestion: p.OnCongestion, Fill: p.CongestionFill}
 }
 
 func (p PeerConfig) mode() protocol.Mode {
@@ -153,7 +163,9 @@ type (
 	NoData      = replica.NoData
 	OnReadError = replica.OnReadError
 	OnNoQuorum  = replica.OnNoQuorum
-	Quorum      = replica.Quorum
+
+	OnCongestion = replica.OnCongestion
+	Quorum       = replica.Quorum
 )
 
 // Their values.
@@ -162,6 +174,9 @@ const (
 	NoDataSuspend = replica.NoDataSuspend
 	ReadRepair    = replica.ReadRepair
 	ReadDetach    = replica.ReadDetach
+
+	CongestionBlock     = replica.CongestionBlock
+	CongestionPullAhead = replica.CongestionPullAhead
 
 	NoQuorumSuspend = replica.NoQuorumSuspend
 	NoQuorumError   = replica.NoQuorumError

@@ -188,7 +188,11 @@ func peerStatus(now replica.Time, size int64, p *replica.PeerView, applied, rece
 	case protocol.SyncTarget:
 		s.SyncTotal, s.SyncDone, s.SyncSent = p.TotalBytes, min(applied, p.TotalBytes), received
 		s.OutOfSync = max(s.OutOfSync, s.SyncTotal-s.SyncDone)
-	case protocol.ReplOff, protocol.Established, protocol.VerifyTarget, protocol.Ahead, protocol.Behind:
+	case protocol.Ahead:
+		s.Reason = "its buffer was full: writes go on without it until it has taken what was sent, and then it catches up"
+	case protocol.Behind:
+		s.Reason = "it goes on without this replica until what was sent has arrived, and then this one catches up"
+	case protocol.ReplOff, protocol.Established, protocol.VerifyTarget:
 	}
 	if s.SyncTotal > 0 {
 		s.SyncPercent = 100 * float64(s.SyncDone) / float64(s.SyncTotal)

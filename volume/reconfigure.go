@@ -84,7 +84,7 @@ func (v *Volume) AddPeer(p PeerConfig) error {
 	if !ok {
 		return refuse(protocol.CodeNotAllowed, "volume %s: no metadata slot is free for peer %s: %d peers were configured in its life", v.opt.Name, p.Name, protocol.PeersMax)
 	}
-	if err := v.m.AddPeer(v.now(), replica.PeerConfig{Name: p.Name, Mode: p.mode()}); err != nil {
+	if err := v.m.AddPeer(v.now(), p.machine()); err != nil {
 		return publicError(err)
 	}
 	v.regions = r

@@ -164,7 +164,7 @@ func (v *Volume) machineConfig() replica.Config {
 	cfg.Confirmed = v.confirmed
 	cfg.Policy, cfg.AskTarget = o.AfterSB, o.MayResync != nil
 	for _, p := range o.Peers {
-		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: p.Name, Mode: p.mode(), Witness: p.Witness})
+		cfg.Peers = append(cfg.Peers, p.machine())
 	}
 	return cfg
 }

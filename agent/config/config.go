@@ -139,6 +139,11 @@ type VolumePeer struct {
 	Name    string
 	Mode    protocol.Mode
 	Witness bool // it votes, and holds no data
+
+	// Protocol A only.
+	SendBuffer     int64 // bytes under way to it; 0: the volume package's default
+	OnCongestion   OnCongestion
+	CongestionFill int64 // bytes under way at which it is gone ahead of; 0: SendBuffer
 }
 
 // Export is where a volume's NBD export listens. The zero Export is none.

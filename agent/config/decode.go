@@ -131,6 +131,7 @@ func decodeVolume(s *section, peers []Peer, hooks hook.Set) Volume {
 	decodeQuorum(s, &v)
 	v.AfterSB = decodePolicy(s)
 	v.Fencing = read(s, "fencing", FencingDontCare.String(), parseFencing)
+	decodeCongestion(s, &v)
 	v.Hooks = volumeHooks(s, hooks)
 	v.Failover, v.Etcd = decodeFailover(s)
 	if v.Etcd != nil && !v.Quorum.Off() { // it votes as a witness does

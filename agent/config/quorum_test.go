@@ -34,6 +34,7 @@ func TestQuorumFaults(t *testing.T) {
 		{"both sides of a cut", quorumStore + "quorum = 1\n", "quorum", "at least 2"},
 		{"more copies than data", quorumStore + "quorum = \"majority\"\nwitnesses = [\"gamma\"]\nquorum_minimum_redundancy = 3\n", "quorum_minimum_redundancy", "2 nodes hold data"},
 		{"redundancy alone", quorumStore + "quorum_minimum_redundancy = 2\n", "quorum_minimum_redundancy", "without quorum"},
+		{"pull-ahead", quorumStore + "quorum = \"all\"\nprotocol = \"A\"\non_congestion = \"pull-ahead\"\n", "on_congestion", "not for a volume with a quorum"},
 		{"policy", quorumStore + "quorum = \"all\"\non_no_quorum = \"wait\"\n", "on_no_quorum", "suspend-io"},
 		{"witness without quorum", "backing = \"none\"\n", "backing", "only with a quorum"},
 		{"peer that is one without quorum", quorumStore + "witnesses = [\"gamma\"]\n", "witnesses", "only with a quorum"},

@@ -78,6 +78,10 @@ const templateRest = `#control_group   = "disk"               # a group that may
 #peers    = ["beta"]                    # default: every peer
 #protocol = "C"                         # C: a write is done when the peer has applied it
 #                                       # B: ... has received it; A: ... is queued to it
+#send_buffer     = "32MiB"              # A: so much may be on its way to the peer, in memory
+#on_congestion   = "pull-ahead"         # A: then writes go on without the peer, which is outdated until it has
+#                                       # caught up by itself; default: "block", writes wait for room
+#congestion_fill = "24MiB"              # pull-ahead: already at so much; default: send_buffer
 #resync_rate_max = "100MiB"             # limit of resync and verify, per second; default: none
 #resync_rate_min = "4MiB"               # clients do not push them below that
 #resync_window   = "32MiB"              # at most so much resync data is in flight

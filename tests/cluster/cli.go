@@ -129,6 +129,7 @@ type Volume struct {
 	Generation string  `json:"generation"`
 	Reason     string  `json:"reason"`
 	ActiveExt  int64   `json:"active_extents"`
+	Congested  bool    `json:"congested"`
 	Quorum     *Quorum `json:"quorum"` // nil: there is none
 	Frozen     string  `json:"frozen"` // why a primary answers nothing until a peer is fenced
 	Peers      []Peer  `json:"peers"`

@@ -5,7 +5,7 @@ var ofCrashes = []Mutant{
 	{
 		Name: "cools-before-peer-flush",
 		Why:  "an extent leaves the activity map although the peer may lose its last writes: after both lose power nobody knows that they differ",
-		Edits: []Edit{{"replica/tick.go", `			case !secondary && p.live && p.ring.head < p.ring.tail && p.ring.at(p.ring.head).seq <= last:
+		Edits: []Edit{{"replica/tick.go", `			case p.ring.head < p.ring.tail && p.ring.at(p.ring.head).seq <= last: // live, or gone ahead of
 				return false
 `, ""}},
 	},
@@ -74,7 +74,9 @@ var ofCrashes = []Mutant{
 		Why:  "with three nodes, a secondary's extent cools before the other secondary has its writes on stable storage",
 		Edits: []Edit{{"replica/tick.go", `			case secondary && p.told && !p.weak && p.stable < last:
 				return false
-`, ""}},
+`, `			case secondary && p.told && !p.weak && p.stable < last && m.stopping:
+				return false
+`}},
 	},
 	{
 		Name:  "weak-peer-not-marked",

@@ -107,6 +107,9 @@ func (o *oracle) unflushed(p *process, c *clientOp, v *replica.View) {
 	for i := range v.Peers {
 		q, n := &v.Peers[i], p.n.peers[i]
 		sup := &n.meta.believed().Super
+		if q.Repl == protocol.Ahead && p.seen.live[i] {
+			continue // the primary has gone ahead in this very event, after it had decided: under A it did not wait for it
+		}
 		if q.Live || sup.Current != mine || sup.Disk <= protocol.Inconsistent || o.passedOn(p, c, v) {
 			continue
 		}

@@ -17,7 +17,7 @@ const sizeMin = 64
 
 // chooseGrowth draws from a source of its own, so that what else a seed does stays.
 func (w *World) chooseGrowth() {
-	if w.seed < growsFrom {
+	if w.seed < growsFrom || w.seed >= aheadFrom {
 		return
 	}
 	sc, rng := &w.sc, rand.New(rand.NewPCG(w.seed, 0x6709))

@@ -193,7 +193,11 @@ func (p *process) config() replica.Config {
 		HandshakeTime: 15 * second, RetryMin: 100 * milli, RetryMax: 2 * second, AskTime: 5 * second, QueueBytes: sc.queueBytes, RingMax: sc.ringMax, RecentMax: sc.recentMax, Sync: sc.sync, Policy: sc.policies[p.n.index],
 		NoData: sc.noData, OnReadError: sc.onReadError, DiskTimeout: sc.diskTimeout, AskTarget: sc.ask}
 	for _, q := range p.n.peers {
-		cfg.Peers = append(cfg.Peers, replica.PeerConfig{Name: q.name, Mode: sc.mode(p.n, q), Witness: q.witness})
+		c := replica.PeerConfig{Name: q.name, Mode: sc.mode(p.n, q), Witness: q.witness}
+		if sc.pullAhead {
+			c.OnCongestion, c.Buffer, c.Fill = replica.CongestionPullAhead, sc.buffer, sc.fill
+		}
+		cfg.Peers = append(cfg.Peers, c)
 	}
 	return cfg
 }
@@ -359,6 +363,9 @@ func (p *process) execute(es []replica.Effect) {
 			p.journal()
 		case replica.DoEvent:
 			ev := e.Event
+			if ev.Field == "replication" && ev.New == "ahead" {
+				p.w.count("went ahead")
+			}
 			if ev.Field == "handshake" {
 				p.w.count("handshake " + ev.New)
 				if ev.New == "split-brain" {

@@ -37,8 +37,8 @@ func (w *World) rot() {
 	for range w.n(4) {
 		r.spoil(int64(w.n(int(bitmap.Blocks(w.nodes[0].size)))))
 	}
-	w.sc.rest = false
-	if w.p(0.5) { // a part of it first
+	w.sc.rest = w.sc.pullAhead // or the verify is ended each time its link is full
+	if w.p(0.5) {              // a part of it first
 		off := int64(w.n(int(w.nodes[0].size - 1)))
 		n := 1 + int64(w.n(int(w.nodes[0].size-off)))
 		r.verify(off, n)

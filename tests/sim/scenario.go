@@ -66,7 +66,9 @@ type scenario struct {
 	archiveLimit  int64
 	archiveAlways bool // also what nobody can rely on
 	theme         theme
-	restores      bool // operators put back what was given up (restore.go)
+	pullAhead     bool  // primaries go ahead of peers under A (ahead.go)
+	buffer, fill  int64 // of those
+	restores      bool  // operators put back what was given up (restore.go)
 }
 
 // mode returns the protocol between two nodes.
@@ -154,6 +156,7 @@ func (w *World) choose() {
 	w.chooseDrills()
 	w.chooseFencing()
 	w.chooseGrowth()
+	w.chooseAhead()
 }
 
 // windows chooses where clients write: in every extent, over a border, at the end.

@@ -50,7 +50,7 @@ func (w *World) settle() {
 		if w.now > limit {
 			w.fail("C5: not settled %d s after the last fault: %s\n%s", settleTime/second, why, w.dump())
 		}
-		if w.sc.recentMax != 0 && tries > 40 {
+		if w.sc.recentMax != 0 && tries > 40 || w.sc.pullAhead && tries > 10 {
 			w.sc.rest = true // every write leaves marks, which are gone a moment after
 		}
 		if tries%2 == 1 {
