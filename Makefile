@@ -12,8 +12,8 @@ DB          ?= postgres
 # or whole simulations, which would only get slow by it.
 PLAIN = /tests(/|$$)
 UNIT  = $$($(GO) list ./... | grep -Ev '$(PLAIN)')
-# First what would be left for the end by itself, and takes long.
-FIRST = /tests/uml$$
+# First what takes long: by itself at the end it would leave a processor idle.
+FIRST = /tests/(e2e|failover|pacemaker|sim|uml)$$
 WHOLE = $$($(GO) list ./... | grep -E '$(FIRST)'; $(GO) list ./... | grep -E '$(PLAIN)' | grep -Ev '$(FIRST)')
 
 .DEFAULT_GOAL := help
@@ -54,8 +54,8 @@ test: build ## the whole suite: unit packages with the race detector, then proce
 	@tests/deps.sh test
 	@rc=0; \
 	$(GO) test -race -timeout 8m $(UNIT) || rc=1; \
-	$(GO) test -timeout 11m -skip '^TestCrashPoints$$|^TestCompiles$$' $(WHOLE) || rc=1; \
-	$(GO) test -timeout 11m -v -run '^TestCrashPoints$$' ./tests/sim || rc=1; \
+	$(GO) test -timeout 14m -skip '^TestCrashPoints$$|^TestCompiles$$' $(WHOLE) || rc=1; \
+	$(GO) test -timeout 14m -v -run '^TestCrashPoints$$' ./tests/sim || rc=1; \
 	exit $$rc
 
 check: ## gofmt, vet, staticcheck, import rules, short unit tests, whether every mutant compiles
