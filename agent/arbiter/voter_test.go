@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,12 +47,12 @@ type slow struct {
 	to  Store
 	rng *rand.Rand
 	max time.Duration
-	cut bool
+	cut atomic.Bool
 }
 
 func (s *slow) pass(ctx context.Context) error {
 	var end <-chan time.Time
-	if !s.cut {
+	if !s.cut.Load() {
 		end = time.After(time.Duration(s.rng.Int64N(int64(s.max) + 1)))
 	}
 	select {
@@ -71,7 +72,7 @@ func (s *slow) Load(ctx context.Context) (Record, int64, error) {
 }
 
 func (s *slow) Swap(ctx context.Context, rev int64, r Record) (int64, bool, error) {
-	if s.cut && s.rng.IntN(2) == 0 { // under way, and done without an answer
+	if s.cut.Load() && s.rng.IntN(2) == 0 { // under way, and done without an answer
 		_, _, _ = s.to.Swap(ctx, rev, r)
 	}
 	if err := s.pass(ctx); err != nil {
@@ -264,7 +265,7 @@ func TestSkewedClocks(t *testing.T) {
 				}
 			}()
 			time.Sleep(time.Duration(rng.Int64N(int64(2 * lease))))
-			alpha.store.cut = true
+			alpha.store.cut.Store(true)
 			given := false
 			for range 5 {
 				if a, _ := beta.ask(t, false, 10); a.Yes {
