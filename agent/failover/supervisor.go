@@ -95,7 +95,6 @@ type Supervisor struct {
 	top    Top
 	unable string
 	asked  time.Time // when top and unable were
-	with   Settings  // with which they were
 }
 
 // order is a move that was asked for.

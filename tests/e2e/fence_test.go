@@ -243,6 +243,7 @@ func TestFencingTakesOver(t *testing.T) {
 	c.put("off", "") // only the word is left
 	c.CutBoth("alpha", "beta")
 	beta.WaitLost("crm", "alpha", lostWithin)
+	alpha.WaitLost("crm", "beta", lostWithin)
 	_, text, code := alpha.RunFor(30*time.Second, "promote", "crm")
 	if code != 1 || !mentions(text, "outdated", "6, the peer is primary", "under way") {
 		t.Errorf("alpha is promoted beside a primary: %d, %s", code, text)
