@@ -82,6 +82,7 @@ func TestWitness(t *testing.T) {
 	c.CutBoth("alpha", "beta")
 	alpha.WaitLost("crm", "beta", lostWithin)
 	write(t, alpha, "crm", second, 0)
+	beta.WaitLost("crm", "alpha", lostWithin)
 	beta.Refused([]string{"gamma refuses", "newer data"}, "promote", "crm")
 	c.Heal("alpha", "beta")
 	inSync(alpha, beta)
