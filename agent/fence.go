@@ -33,17 +33,18 @@ func (a *Agent) fencePeer(ctx context.Context, s *slot, peer string) (volume.Fen
 	set := s.live().Hooks
 	err := a.hooks.Ask(ctx, set, a.hookEvent(hook.FencePeer, e, st))
 	answer := hook.AnswerOf(err)
+	said := "fence-peer says " + answer.String()
 	switch answer {
 	case hook.PeerInconsistent:
-		return volume.FenceInconsistent, "fence-peer says " + answer.String()
+		return volume.FenceInconsistent, said
 	case hook.PeerOutdated:
-		return volume.FenceOutdated, "fence-peer says " + answer.String()
+		return volume.FenceOutdated, said
 	case hook.PeerUnreachable:
-		return volume.FenceUnreachable, "fence-peer says " + answer.String() + ", and may be alive"
+		return volume.FenceUnreachable, said + ", and may be alive"
 	case hook.PeerPrimary:
-		return volume.FencePrimary, "fence-peer says " + answer.String()
+		return volume.FencePrimary, said
 	case hook.PeerStonithed:
-		return volume.FenceStonithed, "fence-peer says " + answer.String()
+		return volume.FenceStonithed, said
 	}
 	if err == nil {
 		return volume.FenceFailed, "fence-peer has exited with 0, which is no answer"

@@ -53,33 +53,3 @@ func BenchmarkDigest(b *testing.B) {
 		seed++
 	}
 }
-
-// TestSteadyWriteAllocatesNothing: a replicated write takes no memory of its own on either node once pools, maps and stores are warm.
-func TestSteadyWriteAllocatesNothing(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector drops what pools keep")
-	}
-	const size, mean = 8 << 20, 4096
-	c := newCluster(t, size, protocol.ModeC, "alpha", "beta")
-	c.promote("alpha", PromoteOptions{Force: true})
-	c.synced("alpha", "beta")
-	v := c.v("alpha")
-	done := make(chan error, 1)
-	r := &blockdev.Request{Op: blockdev.OpWrite, Len: 4096, Buf: blockdev.NewBuffer(4096), Done: func(_ *blockdev.Request, err error) { done <- err }}
-	i := 0
-	write := func() {
-		r.Off = int64(i%(size/4096)) * 4096
-		i++
-		v.Submit(r)
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
-	}
-	for range 2 * size / 4096 {
-		write()
-	}
-	// The mean of many, rounded down: time alone (a tick, a flush of the primary's own) takes a little now and then.
-	if n := testing.AllocsPerRun(mean, write); n > 0 {
-		t.Errorf("%v allocations for each write, on both nodes together", n)
-	}
-}

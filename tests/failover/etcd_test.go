@@ -56,15 +56,7 @@ func TestEtcd(t *testing.T) {
 		if f.long && !wanted("etcd") {
 			continue
 		}
-		t.Log(f.name)
-		s.load()
-		p := s.primary()
-		s.commitsAfter(time.Now(), p, soon)
-		f.do(s, p, s.other(p))
-		s.verify()
-		if t.Failed() {
-			t.Fatalf("after: %s", f.name)
-		}
+		s.suffer(t, f.name, f.do)
 	}
 }
 

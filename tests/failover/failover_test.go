@@ -131,15 +131,7 @@ func TestFaults(t *testing.T) {
 	}
 	s := newSite(t)
 	for _, f := range chosen {
-		t.Log(f.name)
-		s.load()
-		p := s.primary()
-		s.commitsAfter(time.Now(), p, soon)
-		f.do(s, p, s.other(p))
-		s.verify()
-		if t.Failed() {
-			t.Fatalf("after: %s", f.name)
-		}
+		s.suffer(t, f.name, f.do)
 	}
 }
 

@@ -265,6 +265,20 @@ func (s *site) other(n *cluster.Node) *cluster.Node {
 	return s.alpha
 }
 
+// suffer has something happen to a site whose users are at work, and judges what became of it.
+func (s *site) suffer(t *testing.T, name string, do func(s *site, primary, other *cluster.Node)) {
+	t.Helper()
+	t.Log(name)
+	s.load()
+	p := s.primary()
+	s.commitsAfter(time.Now(), p, soon)
+	do(s, p, s.other(p))
+	s.verify()
+	if t.Failed() {
+		t.Fatalf("after: %s", name)
+	}
+}
+
 // verify ends the load, waits until all is well, and looks whether all that was
 // acknowledged is there.
 func (s *site) verify() {

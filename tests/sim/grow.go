@@ -151,14 +151,7 @@ func (n *node) growMeta(size int64) {
 	switch {
 	case errors.Is(err, errCrash):
 		w.count("crash in growth")
-		if w.p(0.6) {
-			n.meta.powerCut()
-			n.disk.powerCut()
-			n.shelf.powerCut()
-			w.o.powerCut(n)
-		} else {
-			n.meta.killed()
-		}
+		n.fell(w.p(0.6))
 		w.log("%s dies while it grows", n.name)
 	case err != nil:
 		w.fail("P7: %s: growing: %v", n.name, err)

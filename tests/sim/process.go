@@ -115,14 +115,7 @@ func (n *node) start() {
 	if crash {
 		w.count("crash in open")
 		w.log("%s dies while it opens its metadata", n.name)
-		if w.p(0.5) {
-			n.meta.powerCut()
-			n.disk.powerCut()
-			n.shelf.powerCut()
-			w.o.powerCut(n)
-		} else {
-			n.meta.killed()
-		}
+		n.fell(w.p(0.5))
 		w.at(100*milli, n.start)
 		return
 	}
@@ -150,10 +143,7 @@ func (n *node) start() {
 		n.meta.budget = 0
 		if errors.Is(err, errCrash) {
 			w.count("crash in start")
-			n.meta.powerCut()
-			n.disk.powerCut()
-			n.shelf.powerCut()
-			w.o.powerCut(n)
+			n.fell(true)
 			w.at(100*milli, n.start)
 			return
 		}
@@ -578,6 +568,18 @@ func (p *process) attach(peer *node, e *end) {
 	p.all = append(p.all, l)
 	p.run()
 	l.begin()
+}
+
+// fell is what a death leaves of what the node stores, where no process of it runs yet.
+func (n *node) fell(power bool) {
+	if !power {
+		n.meta.killed()
+		return
+	}
+	n.meta.powerCut()
+	n.disk.powerCut()
+	n.shelf.powerCut()
+	n.w.o.powerCut(n)
 }
 
 // kill ends the process without notice.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"reflect"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -109,22 +110,23 @@ func TestSeeds(t *testing.T) {
 // TestHangs: disks hang, are given up after the disk timeout, and land what they had
 // while clients have gone on through a peer.
 func TestHangs(t *testing.T) {
-	runRange(t, hangsFrom, 150)
+	runRange(t, hangsFrom, 150, 10)
 }
 
 // TestRestores: operators put back what was given up, while anything may happen.
 func TestRestores(t *testing.T) {
-	runRange(t, restoresFrom, 150)
+	runRange(t, restoresFrom, 150, 10)
 }
 
-// runRange runs n seeds from the first of a range, 10 when little time is wanted.
-func runRange(t *testing.T, from, n uint64) {
+// runRange runs n seeds from the first of a range, or few when little time is wanted, and
+// those of the range that once found something.
+func runRange(t *testing.T, from, n, few uint64, failed ...uint64) {
 	t.Helper()
 	if testing.Short() {
-		n = 10
+		n = few
 	}
 	var sum Tally
-	list := make([]uint64, 0, n)
+	list := slices.Clone(failed)
 	for s := range n {
 		list = append(list, from+s)
 	}
@@ -137,20 +139,7 @@ func runRange(t *testing.T, from, n uint64) {
 
 // TestGrows: volumes grow, node by node, while anything may happen.
 func TestGrows(t *testing.T) {
-	n := uint64(100)
-	if testing.Short() {
-		n = 10
-	}
-	var sum Tally
-	list := make([]uint64, 0, n)
-	for s := range n {
-		list = append(list, growsFrom+s)
-	}
-	runAll(&sum, list)
-	for _, r := range sum.Failed {
-		report(t, r)
-	}
-	t.Logf("%s", sum.String())
+	runRange(t, growsFrom, 100, 10)
 }
 
 // runAll runs seeds on all processors.
@@ -233,57 +222,18 @@ func TestTrace(t *testing.T) {
 
 // TestQuorum: clusters with a quorum, of three replicas or two and a witness.
 func TestQuorum(t *testing.T) {
-	n := uint64(300)
-	if testing.Short() {
-		n = 20
-	}
-	var sum Tally
-	list := append([]uint64(nil), failedWithQuorum...)
-	for s := range n {
-		list = append(list, quorumFrom+s)
-	}
-	runAll(&sum, list)
-	for _, r := range sum.Failed {
-		report(t, r)
-	}
-	t.Logf("%s", sum.String())
+	runRange(t, quorumFrom, 300, 20, failedWithQuorum...)
 }
 
 // TestDrills: clusters whose votes are attacked on purpose.
 func TestDrills(t *testing.T) {
-	n := uint64(150)
-	if testing.Short() {
-		n = 10
-	}
-	var sum Tally
-	list := make([]uint64, 0, n)
-	for s := range n {
-		list = append(list, votesFrom+s)
-	}
-	runAll(&sum, list)
-	for _, r := range sum.Failed {
-		report(t, r)
-	}
-	t.Logf("%s", sum.String())
+	runRange(t, votesFrom, 150, 10)
 }
 
 // TestFencing: clusters with fencing, of two or three replicas, whose hooks switch the
 // others off or outdate them, come late, hang, and some of which lie.
 func TestFencing(t *testing.T) {
-	n := uint64(150)
-	if testing.Short() {
-		n = 15
-	}
-	var sum Tally
-	list := append([]uint64(nil), failedWithFencing...)
-	for s := range n {
-		list = append(list, fencingFrom+s)
-	}
-	runAll(&sum, list)
-	for _, r := range sum.Failed {
-		report(t, r)
-	}
-	t.Logf("%s", sum.String())
+	runRange(t, fencingFrom, 150, 15, failedWithFencing...)
 }
 
 // failedWithFencing lists seeds from fencingFrom that once found something.
@@ -294,5 +244,5 @@ var failedWithQuorum = []uint64{8000147, 8000618, 8001237, 8003486, 8003940, 801
 
 // TestAhead: primaries go ahead of peers behind slow links, whatever else happens.
 func TestAhead(t *testing.T) {
-	runRange(t, aheadFrom, 100)
+	runRange(t, aheadFrom, 100, 10)
 }
