@@ -264,6 +264,23 @@ func (b *branch) legal(h int32, v uint64, floor, reign int) bool {
 	return false
 }
 
+// reach returns the highest floor, of those that are an index in its history, at which a
+// sector may have the value; -1: at none.
+func (b *branch) reach(h int32, v uint64) int {
+	list, floor := b.hist[h], -1
+	for i := len(list) - 1; i >= 0 && floor < 0; i-- {
+		if list[i].val == v {
+			floor = list[i].idx
+		}
+	}
+	for _, m := range b.maybe[h] {
+		if m.val == v {
+			floor = max(floor, m.end)
+		}
+	}
+	return floor
+}
+
 // within calls fn for every hot sector of a range.
 func (o *oracle) within(off, n int64, fn func(s, h int32)) {
 	for s := off / sectorSize; s < (off+n)/sectorSize; s++ {
@@ -840,9 +857,15 @@ func (o *oracle) overwritten(p *process, from *node) {
 func (o *oracle) more(a, b *node, first int) *entry {
 	st := o.st[a.index]
 	for h, s := range o.hot {
-		for i, e := range st.br.hist[h] {
-			if e.idx >= first && e.idx <= st.pos && st.br.legal(int32(h), a.disk.at(int64(s)), e.idx, 0) && !st.br.legal(int32(h), b.disk.at(int64(s)), e.idx, 0) {
-				return &st.br.hist[h][i]
+		va, vb := a.disk.at(int64(s)), b.disk.at(int64(s))
+		if va == vb {
+			continue
+		}
+		list := st.br.hist[h]
+		from, to := max(first, st.br.reach(int32(h), vb)+1), min(st.pos, st.br.reach(int32(h), va))
+		for i := range list {
+			if idx := list[i].idx; idx >= from && idx <= to {
+				return &list[i]
 			}
 		}
 	}
