@@ -91,12 +91,14 @@ func (*SyncDone) Type() Type { return TypeSyncDone }
 
 func (m *SyncDone) encode(b []byte) []byte {
 	b = putU64(b, uint64(m.Current))
+	b = putU64(b, m.Seq)
 	b = putSlots(b, m.Slots)
 	return putGenerations(b, m.History)
 }
 
 func (m *SyncDone) decode(r *reader) {
 	m.Current = Generation(r.u64())
+	m.Seq = r.u64()
 	m.Slots = r.slots(m.Slots)
 	m.History = r.generations(m.History)
 }

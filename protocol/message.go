@@ -227,6 +227,7 @@ type SyncReady struct{}
 // the source's ids and is up-to-date.
 type SyncDone struct {
 	Current Generation
+	Seq     uint64     // of the last write that the source has
 	Slots   []PeerSlot // of the source; Dirty is 0 only if that replica equals the source
 	History []Generation
 }

@@ -66,7 +66,7 @@ func samples() []sample {
 		{"bitmap-done", &BitmapDone{Blocks: 1}, nil},
 		{"sync-start", &SyncStart{Base: 1, Volume: VolumeID{15: 2}, Blocks: 3, Digest: true}, nil},
 		{"sync-ready", &SyncReady{}, nil},
-		{"sync-done", &SyncDone{Current: 1, Slots: []PeerSlot{{"beta", 2, 3}}, History: []Generation{4}}, nil},
+		{"sync-done", &SyncDone{Current: 1, Seq: 5, Slots: []PeerSlot{{"beta", 2, 3}}, History: []Generation{4}}, nil},
 		{"sync-done-ack", &SyncDoneAck{}, nil},
 		{"sync-write", &SyncWrite{ID: 1, Off: 2, Len: 3}, []byte{7, 8, 9}},
 		{"sync-zero", &SyncZero{ID: 1, Off: 2, Len: 1 << 40}, nil},

@@ -186,7 +186,7 @@ func (m *Machine) endSource(p *peer) {
 	p.step = syncWaitAck
 	p.since = m.seq // what a run brought had its place in the order of writes
 	p.deadline = m.now + m.cfg.HandshakeTime
-	done := &protocol.SyncDone{Current: m.current, History: append([]protocol.Generation(nil), m.history...)}
+	done := &protocol.SyncDone{Current: m.current, Seq: m.holds, History: append([]protocol.Generation(nil), m.history...)}
 	for _, q := range m.peers {
 		done.Slots = append(done.Slots, protocol.PeerSlot{Name: q.name, Bitmap: q.slot, Dirty: uint64(q.dirty.Count())})
 	}
@@ -349,6 +349,9 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 		return
 	}
 	switch {
+	case s.Seq > seqMax:
+		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s says it has sequence %d", p.name, s.Seq))
+		return
 	case s.Current == 0 || p.rxHold:
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s ends a sync at generation %s, or twice", p.name, s.Current))
 		return
@@ -359,7 +362,8 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 	m.event("", "generation", m.current.String(), s.Current.String(), "in sync with "+p.name)
 	m.current = s.Current
 	m.history = append([]protocol.Generation(nil), s.History...)
-	m.holds = max(p.heard.Seq, p.rxSeq) // what it held before counts no more
+	m.seqSeen(s.Seq)
+	m.holds = max(s.Seq, p.rxSeq) // what it held before counts no more
 	m.shaken = p.role != protocol.Primary && p.heard.Flags&protocol.HelloShaken != 0
 	m.forgetWords()
 	for _, q := range m.peers {

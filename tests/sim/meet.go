@@ -104,7 +104,7 @@ func (o *oracle) lacking(n, src *node) string {
 func (o *oracle) lackingFlushed(n, src *node) (lost string) {
 	st := o.st[n.index]
 	floor := min(st.dur, st.br.flushed)
-	if st.broken || st.gaveUp || st.br != o.st[src.index].br {
+	if st.broken || st.gaveUp || st.br != o.st[src.index].br || !o.waitedFor(st.br, n) && !o.waitedFor(st.br, src) {
 		return ""
 	}
 	judge := func(s int64, v uint64) {
@@ -118,4 +118,16 @@ func (o *oracle) lackingFlushed(n, src *node) (lost string) {
 	}
 	src.disk.eachVolatile(judge)
 	return lost
+}
+
+// waitedFor reports whether a flush of the branch's primary waits for n's stable storage.
+// Of two that it does not wait for, which under A or B came further is known to neither
+// after a power cut: both may lack what was flushed.
+func (o *oracle) waitedFor(br *branch, n *node) bool {
+	for _, x := range o.w.nodes {
+		if x.name == br.owner {
+			return x == n || x.disk.failed || o.w.sc.mode(x, n) == protocol.ModeC
+		}
+	}
+	return true
 }

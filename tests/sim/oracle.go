@@ -879,6 +879,9 @@ func (o *oracle) flushKept(p *process, from *node) {
 	if st.br != src.br || from.proc == nil || from.proc.seen.branch != nil {
 		return
 	}
+	if (st.lost || src.lost) && !o.waitedFor(st.br, p.n) && !o.waitedFor(st.br, from) {
+		return
+	}
 	floor := min(st.dur, st.br.flushed)
 	for h, s := range o.hot {
 		if v := from.disk.at(int64(s)); !st.br.legal(int32(h), v, floor, 0) && st.br.legal(int32(h), p.n.disk.at(int64(s)), floor, 0) {
