@@ -79,6 +79,8 @@ const (
 	HelloRepairTarget                      // the operator has this side's marked blocks overwritten by the receiver's
 	HelloRepairSource                      // the operator has the receiver's marked blocks overwritten by this side's
 	HelloUnvoted                           // with a quorum: none has followed the sender's generation, so that nothing was acknowledged in it
+	HelloOwnWrites                         // the newest writes that the sender has are its own, of when it was primary
+	HelloYourWrites                        // ... are the receiver's
 )
 
 // Hello opens a volume's connection, both ways.

@@ -364,6 +364,10 @@ func (s Side) mayLack(other Side) bool {
 	switch {
 	case s.has(protocol.HelloCrashedPrimary):
 		return false // it has that primary's copy
+	case s.has(protocol.HelloOwnWrites) && other.has(protocol.HelloYourWrites):
+		return false
+	case other.has(protocol.HelloOwnWrites) && s.has(protocol.HelloYourWrites):
+		return s.Mode == protocol.ModeA || s.Mode == protocol.ModeB && s.has(protocol.HelloShaken)
 	case !other.has(protocol.HelloCrashedPrimary):
 		return s.has(protocol.HelloMayLack)
 	case s.Mode != protocol.ModeC:

@@ -91,3 +91,39 @@ func TestUnvoted(t *testing.T) {
 		}
 	}
 }
+
+// Of two that both know whose the newest writes are, that one is the source if the other
+// followed it under A, or under B and stopped without notice. What only one says proves
+// nothing.
+func TestWriterDecides(t *testing.T) {
+	side := func(name, other string, mode protocol.Mode, seq uint64, flags uint32) Side {
+		h := &protocol.Hello{Role: protocol.Secondary, Disk: protocol.Consistent, Mode: mode, Current: 5, Seq: seq, Flags: flags,
+			Slots: []protocol.PeerSlot{{Name: other, Dirty: 1}}}
+		return Side{Name: name, Hello: h}
+	}
+	const own, yours, shaken, lack = protocol.HelloOwnWrites, protocol.HelloYourWrites, protocol.HelloShaken, protocol.HelloMayLack
+	tests := []struct {
+		name string
+		mode protocol.Mode
+		a, b uint32
+		want protocol.Strategy
+		rule Rule
+	}{
+		{"under A", protocol.ModeA, own | lack, yours, protocol.SourceBitmap, RuleEqualCloser},
+		{"under B, shaken", protocol.ModeB, own | lack | shaken, yours | shaken, protocol.SourceBitmap, RuleEqualCloser},
+		{"under B", protocol.ModeB, own | lack, yours, protocol.TargetBitmap, RuleEqualDirty},
+		{"under C", protocol.ModeC, own | lack, yours, protocol.TargetBitmap, RuleEqualDirty},
+		{"the other followed a third since", protocol.ModeA, own | lack, 0, protocol.TargetBitmap, RuleEqualCloser},
+		{"it followed a third since", protocol.ModeA, lack, yours, protocol.TargetBitmap, RuleEqualCloser},
+	}
+	for _, tt := range tests {
+		a, b := side("a", "b", tt.mode, 1, tt.a), side("b", "a", tt.mode, 2, tt.b)
+		d, m := Compare(a, b), Compare(b, a)
+		if d.Strategy != tt.want || d.Rule != tt.rule {
+			t.Errorf("%s: %s by %s, want %s by %s", tt.name, d.Strategy, d.Rule, tt.want, tt.rule)
+		}
+		if want := d.Mirror(); m.Strategy != want.Strategy || m.Rule != want.Rule {
+			t.Errorf("%s: %s by %s here, %s by %s there", tt.name, d.Strategy, d.Rule, m.Strategy, m.Rule)
+		}
+	}
+}

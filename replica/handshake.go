@@ -58,6 +58,8 @@ func (m *Machine) hello(p *peer) *protocol.Hello {
 	set(p.overwrite, protocol.HelloFullTarget)
 	set(m.fenced, protocol.HelloPeerFenced)
 	set(m.wasPrimary(p), protocol.HelloWasPrimary)
+	set(m.writer == m.cfg.Self, protocol.HelloOwnWrites)
+	set(m.writer == p.name, protocol.HelloYourWrites)
 	set(p.repair == repairFromPeer && m.role == protocol.Secondary, protocol.HelloRepairTarget)
 	set(p.repair == repairFromHere && m.role == protocol.Secondary, protocol.HelloRepairSource)
 	set(m.quorumOn() && m.crashed && m.vote.voted != m.current, protocol.HelloUnvoted)

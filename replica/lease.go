@@ -192,7 +192,7 @@ func (m *Machine) yielded() {
 	}
 	why := v.yielding
 	v.yielding = ""
-	m.crashed, m.fenced = true, false
+	m.crashed, m.heir, m.fenced = true, false, false
 	m.leaveUnfilled()
 	if m.disk == protocol.UpToDate {
 		m.setDisk(protocol.Consistent, why)

@@ -105,6 +105,8 @@ type Machine struct {
 	vouched   uint64              // Stored.Archive
 	noArchive bool                // it could not be opened
 	crashed   bool                // was primary when it stopped without notice
+	heir      bool                // crashed: by a sync from the node that was
+	writer    string              // whose writes the newest here are; empty: not known
 	replayed  bool                // whole extents were marked when it started
 	shaken    bool                // may have lost what was not flushed, and has not found its equal since
 	fenced    bool                // promoted by the operator's word
@@ -204,10 +206,11 @@ func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 		m.cfg.RecentMax = recentMax
 	}
 	m.instance = cfg.Rand()
+	m.recallWriter(&st)
 	for i, c := range cfg.Peers {
 		s := st.Peers[i]
 		p := &peer{id: PeerID(i), name: c.Name, mode: c.Mode, slot: s.Bitmap, dirty: s.Dirty, witness: c.Witness, departed: s.Left, owes: s.Told,
-			wroteFirst: s.First, wroteLast: s.Last, wroteKept: s.Last, older: s.Older || st.Primary && s.Bitmap == 0,
+			wroteFirst: s.First, wroteLast: s.Last, wroteKept: s.Last, older: s.Older || st.Primary && st.Own && s.Bitmap == 0,
 			congestion: m.congestionOf(c), conn: protocol.Connecting, role: protocol.RoleUnknown, disk: protocol.DiskUnknown, retryAt: now}
 		p.fence.kept = s.Fenced && m.fencingOn() // what was noted before it was switched off says nothing any more
 		p.fence.sure, p.fence.noted = p.fence.kept, p.fence.kept

@@ -17,6 +17,7 @@ type PeerSlot struct {
 	Left   bool // it left in order: it is not missed for a quorum
 	Fenced bool // it cannot take over before it has been in sync with this node again
 	Told   bool // this node left in order, and the peer, which knew, has not confirmed its return
+	Writer bool // the newest writes here are the peer's
 }
 
 // Stored is the machine's durable state.
@@ -24,6 +25,7 @@ type Stored struct {
 	Volume  protocol.VolumeID
 	Disk    protocol.Disk
 	Primary bool
+	Own     bool // Primary: it was this node itself, not one that it was synced from; else: the newest writes here are its own
 	Clean   bool
 	Shaken  bool
 	Current protocol.Generation
@@ -183,10 +185,10 @@ func (m *Machine) stored() *Stored {
 		return m.storedNew()
 	}
 	s := &Stored{Volume: m.volume, Disk: m.disk, Primary: m.role == protocol.Primary || m.crashed,
-		Clean: m.cleanMark, Shaken: m.shaken, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring, Archive: m.vouched,
+		Own: m.ownClaim(), Clean: m.cleanMark, Shaken: m.shaken, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring, Archive: m.vouched,
 		Term: m.vote.term, Voted: m.vote.voted}
 	for _, p := range m.all {
-		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk, First: p.wroteFirst, Last: p.wroteLast, Older: m.wasPrimary(p), Left: p.departed, Told: p.owes, Fenced: p.fence.kept})
+		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk, First: p.wroteFirst, Last: p.wroteLast, Older: m.wasPrimary(p), Left: p.departed, Told: p.owes, Fenced: p.fence.kept, Writer: m.writer == p.name})
 		p.wroteKept = p.wroteLast
 	}
 	return s

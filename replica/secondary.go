@@ -30,11 +30,34 @@ func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, er
 	p.rxSeq = d.Seq
 	m.seq = max(m.seq, d.Seq)
 	m.holds = max(m.holds, d.Seq)
-	if d.Op == protocol.DataFlush || len(m.peers) < 2 {
+	if d.Op == protocol.DataFlush {
 		return false, nil
 	}
-	// With more than two replicas this node is a witness of what the others
-	// may lack, should the primary be lost.
+	hold := m.writerIs(p)
+	if len(m.peers) > 1 {
+		hold = m.noteWrite(p, d) || hold
+	}
+	if hold {
+		m.holdUntilDurable(p)
+	}
+	return hold, nil
+}
+
+// holdUntilDurable keeps p's stream back until what is to be committed now is durable.
+func (m *Machine) holdUntilDurable(p *peer) {
+	epoch := p.epoch
+	p.rxHold = true
+	m.commit()
+	m.whenDurable(func() {
+		if p.epoch == epoch { // else the hold is another connection's
+			m.release(p)
+		}
+	})
+}
+
+// noteWrite remembers what the other replicas may lack of a primary's write, should that one be lost,
+// and reports whether an extent of the activity map has to become durable before it is applied.
+func (m *Machine) noteWrite(p *peer, d *protocol.Data) bool {
 	from, to := bitmap.Touched(d.Off, d.Len)
 	p.overwrites(d.Off, d.Len)
 	m.leaveSyncs(p) // what is copied there may be older than what is marked here
@@ -45,18 +68,7 @@ func (m *Machine) PeerData(now Time, id PeerID, d *protocol.Data) (wait bool, er
 	}
 	m.recent.push(d.Seq, d.Off, d.Len)
 	m.boundRecent(p)
-	if m.activity.Touch(d.Off, d.Len, d.Seq, now) {
-		return false, nil
-	}
-	epoch := p.epoch
-	p.rxHold = true
-	m.commit()
-	m.whenDurable(func() {
-		if p.epoch == epoch { // else the hold is another connection's
-			m.release(p)
-		}
-	})
-	return true, nil
+	return !m.activity.Touch(d.Off, d.Len, d.Seq, m.now)
 }
 
 // Receiving reports whether the peer may send operations now.

@@ -89,6 +89,7 @@ func (m *Machine) admit(r *Request) {
 func (m *Machine) issue(r *Request) {
 	m.seq++
 	m.holds = m.seq
+	m.wroteHere()
 	r.seq = m.seq
 	r.local, r.at = m.usable(), m.now
 	r.all = m.bare()

@@ -25,10 +25,16 @@ const (
 	slotTold uint32 = 8
 	// slotFenced: the peer cannot take over before it has been in sync with this node again.
 	slotFenced uint32 = 16
+	// slotWriter: the newest writes here are the peer's.
+	slotWriter uint32 = 32
 )
 
-// superRestoring marks a replica that is half-way back to a side that was given up.
-const superRestoring uint32 = 1
+const (
+	// superRestoring marks a replica that is half-way back to a side that was given up.
+	superRestoring uint32 = 1
+	// superOwn: replica.Stored.Own.
+	superOwn uint32 = 2
+)
 
 type goneSlot struct {
 	index int
@@ -40,7 +46,7 @@ type goneSlot struct {
 func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 	s := &v.opt.State.Super
 	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current,
-		History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&superRestoring != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
+		History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&superRestoring != 0, Own: s.Flags&superOwn != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
 	index := make(map[string]int)
 	for i, p := range s.Peers {
 		index[p.Name] = i
@@ -61,7 +67,7 @@ func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 		}
 		slot := replica.PeerSlot{Name: p.Name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: v.opt.State.Bitmaps[i],
 			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags&slotOlder != 0,
-			Left: s.Peers[i].Flags&slotLeft != 0, Told: s.Peers[i].Flags&slotTold != 0, Fenced: s.Peers[i].Flags&slotFenced != 0}
+			Left: s.Peers[i].Flags&slotLeft != 0, Told: s.Peers[i].Flags&slotTold != 0, Fenced: s.Peers[i].Flags&slotFenced != 0, Writer: s.Peers[i].Flags&slotWriter != 0}
 		if s.Peers[i].Flags&slotGone != 0 {
 			slot.Fenced = false
 			slot.Dirty.SetAll()
@@ -84,9 +90,12 @@ func (v *Volume) batch(b replica.MetaBatch, where *regions) *meta.Batch {
 	if s := b.Super; s != nil {
 		old := v.kept
 		sup := &meta.Super{Volume: s.Volume, Size: old.Size, Node: old.Node, Name: old.Name, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken,
-			Flags: old.Flags &^ superRestoring, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
+			Flags: old.Flags &^ (superRestoring | superOwn), Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
 		if s.Restoring {
 			sup.Flags |= superRestoring
+		}
+		if s.Own {
+			sup.Flags |= superOwn
 		}
 		sup.Peers = make([]meta.PeerSlot, len(where.slots)+len(where.former))
 		for _, g := range where.former {
@@ -105,6 +114,9 @@ func (v *Volume) batch(b replica.MetaBatch, where *regions) *meta.Batch {
 			}
 			if p.Fenced {
 				slot.Flags |= slotFenced
+			}
+			if p.Writer {
+				slot.Flags |= slotWriter
 			}
 			sup.Peers[where.slots[i]] = slot
 		}

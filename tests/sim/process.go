@@ -196,14 +196,14 @@ func (p *process) config() replica.Config {
 // configuration.
 func (p *process) stored(state *meta.State) replica.Stored {
 	s := &state.Super
-	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&1 != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
+	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&1 != 0, Own: s.Flags&2 != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
 	for i, q := range p.n.peers {
 		if i >= len(s.Peers) {
 			st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Dirty: bitmap.NewSet(bitmap.Blocks(p.n.size))})
 			continue
 		}
 		st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: state.Bitmaps[i],
-			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags&1 != 0, Left: s.Peers[i].Flags&2 != 0, Told: s.Peers[i].Flags&4 != 0, Fenced: s.Peers[i].Flags&8 != 0})
+			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags&1 != 0, Left: s.Peers[i].Flags&2 != 0, Told: s.Peers[i].Flags&4 != 0, Fenced: s.Peers[i].Flags&8 != 0, Writer: s.Peers[i].Flags&16 != 0})
 	}
 	return st
 }
@@ -223,9 +223,12 @@ func (p *process) batch(b replica.MetaBatch) *meta.Batch {
 		if s.Restoring {
 			sup.Flags = 1
 		}
+		if s.Own {
+			sup.Flags |= 2
+		}
 		for _, q := range s.Peers {
 			slot := meta.PeerSlot{Name: q.Name, Bitmap: q.Bitmap, Disk: q.Disk, First: q.First, Last: q.Last}
-			for i, on := range []bool{q.Older, q.Left, q.Told, q.Fenced} {
+			for i, on := range []bool{q.Older, q.Left, q.Told, q.Fenced, q.Writer} {
 				if on {
 					slot.Flags |= 1 << i
 				}
