@@ -13,6 +13,7 @@ import (
 	"github.com/qrbd/qrbd/agent/control"
 	"github.com/qrbd/qrbd/agent/hook"
 	"github.com/qrbd/qrbd/blockdev"
+	"github.com/qrbd/qrbd/blockdev/nbd"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/protocol/quicnet"
 	"github.com/qrbd/qrbd/protocol/session"
@@ -195,6 +196,7 @@ func startNetwork(a *Agent) (network, error) {
 		Instance:    random(),
 		Heartbeat:   a.cfg.Node.Heartbeat,
 		PeerTimeout: a.cfg.Node.PeerTimeout,
+		Calm:        func() bool { return nbd.Connections() == 0 },
 		Transports:  map[session.Transport]session.Opener{session.QUIC: quicnet.Open, session.TCP: tcpnet.Open},
 	}
 	for _, p := range a.cfg.Peers {

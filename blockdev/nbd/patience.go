@@ -22,12 +22,18 @@ var (
 	// any of them under way nobody waits awake: the CPU has something to wait for.
 	busy atomic.Int64
 
+	// connections counts those of all servers of the process.
+	connections atomic.Int64
+
 	// begin is where the clock of patience starts.
 	begin = time.Now()
 
 	// Awake waiting on a single CPU keeps the client from running.
 	severalCPUs = runtime.NumCPU() > 1
 )
+
+// Connections returns how many connections the servers of this process have, handshakes among them. It takes no lock.
+func Connections() int64 { return connections.Load() }
 
 // patience decides whether it pays to wait awake for the next request of a client
 // that has all its answers. To sleep and to be woken costs about 10 us on each side, as

@@ -238,6 +238,7 @@ func (s *Server) start(nc net.Conn) {
 		s.halfOpen = s.halfOpen[1:]
 	}
 	s.conns[c] = struct{}{}
+	connections.Add(1)
 	s.halfOpen = append(s.halfOpen, c)
 	s.wg.Add(1)
 	s.mu.Unlock()
@@ -250,6 +251,7 @@ func (s *Server) start(nc net.Conn) {
 		s.mu.Lock()
 		s.notHalfOpen(c)
 		delete(s.conns, c)
+		connections.Add(-1)
 		if c.export != nil {
 			s.entered--
 		}

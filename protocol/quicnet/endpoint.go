@@ -29,7 +29,7 @@ func Open(port session.Port) (session.Endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openOn(newGROSocket(udp), port)
+	return openOn(newGROSocket(udp, port.Calm), port)
 }
 
 // openOn runs on a socket, which it closes in the end.

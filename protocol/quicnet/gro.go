@@ -28,17 +28,18 @@ type groSocket struct {
 	udp *net.UDPConn
 
 	// Owner: the one goroutine that calls ReadBatch.
-	buf     []byte
-	pending []byte // of buf: datagrams not handed out yet
-	size    int    // of each datagram in pending but the last
-	addr    *net.UDPAddr
-	from    netip.AddrPort // addr, to reuse it
-	oob     []byte         // control messages of pending, without UDP_GRO's own
-	oobBuf  [256]byte
+	patience *patience
+	buf      []byte
+	pending  []byte // of buf: datagrams not handed out yet
+	size     int    // of each datagram in pending but the last
+	addr     *net.UDPAddr
+	from     netip.AddrPort // addr, to reuse it
+	oob      []byte         // control messages of pending, without UDP_GRO's own
+	oobBuf   [256]byte
 }
 
-// newGROSocket switches UDP_GRO on. When the kernel cannot, it returns udp.
-func newGROSocket(udp *net.UDPConn) net.PacketConn {
+// newGROSocket switches UDP_GRO on. When the kernel cannot, it returns udp. calm says whether its reader may wait awake, see patience.
+func newGROSocket(udp *net.UDPConn, calm func() bool) net.PacketConn {
 	raw, err := udp.SyscallConn()
 	if err != nil {
 		return udp
@@ -48,7 +49,7 @@ func newGROSocket(udp *net.UDPConn) net.PacketConn {
 	if err != nil || failed != nil {
 		return udp
 	}
-	return &groSocket{udp: udp, buf: make([]byte, groMax)}
+	return &groSocket{udp: udp, patience: newPatience(udp, calm), buf: make([]byte, groMax)}
 }
 
 // ReadBatch fills at least one message and as many as are there without
@@ -75,10 +76,12 @@ func (g *groSocket) ReadBatch(ms []ipv4.Message, _ int) (int, error) {
 
 // receive waits for a run of datagrams. An empty datagram is a run of one.
 func (g *groSocket) receive() error {
+	g.patience.await()
 	n, oobn, _, from, err := g.udp.ReadMsgUDPAddrPort(g.buf, g.oobBuf[:])
 	if err != nil {
 		return err
 	}
+	g.patience.came(n)
 	if from != g.from || g.addr == nil {
 		g.from, g.addr = from, net.UDPAddrFromAddrPort(netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
 	}

@@ -32,7 +32,7 @@ func TestGROKeepsDatagrams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, ok := newGROSocket(udp).(*groSocket)
+	g, ok := newGROSocket(udp, nil).(*groSocket)
 	if !ok {
 		udp.Close()
 		t.Skip("this kernel has no UDP_GRO")

@@ -12,6 +12,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/qrbd/qrbd/protocol"
@@ -30,6 +31,7 @@ type Node struct {
 	wg     sync.WaitGroup // accepts, welcomes
 	// handshakes is a semaphore of accepted connections without a session.
 	handshakes chan struct{}
+	several    atomic.Bool // more than one endpoint
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -121,16 +123,23 @@ func (n *Node) open(t Transport) error {
 		PeerTimeout: n.options.PeerTimeout,
 		DialTimeout: n.options.DialTimeout,
 		Failed:      n.failed,
+		Calm:        n.calm,
 	})
 	if err != nil {
 		return fmt.Errorf("listening on %s for %v: %w", listen, t, err)
 	}
 	n.endpoints[t] = e
+	n.several.Store(len(n.endpoints) > 1)
 	if n.addr == nil {
 		n.addr = e.Addr()
 	}
 	n.wg.Go(func() { n.accept(e, t) })
 	return nil
+}
+
+// calm is Port.Calm: with a second transport open there are its sockets, too.
+func (n *Node) calm() bool {
+	return n.options.Calm != nil && !n.several.Load() && n.options.Calm()
 }
 
 func (n *Node) endpoint(t Transport) Endpoint {

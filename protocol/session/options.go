@@ -54,6 +54,10 @@ type Options struct {
 	// 100 ms, 2 s.
 	BackoffMin, BackoffMax time.Duration
 
+	// Calm reports whether the process has nothing to wait for but its peers: see Port.Calm.
+	// nil: never.
+	Calm func() bool
+
 	// Major, Minor, Features: what this node says it speaks. Major zero:
 	// protocol's own, all three. Others are for tests.
 	Major, Minor uint16

@@ -61,6 +61,9 @@ type Port struct {
 	Heartbeat   time.Duration
 	PeerTimeout time.Duration
 	DialTimeout time.Duration
+	// Calm reports whether this process waits for nothing but its peers of this transport: then a reader may wait awake for
+	// them. It is asked often and takes no lock. nil: never.
+	Calm func() bool
 	// Failed takes the error of an accepted connection that ended before Accept could
 	// return it. It does not block.
 	Failed func(addr net.Addr, err error)
