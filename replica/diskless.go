@@ -304,6 +304,7 @@ func (m *Machine) settleCarrier(p *peer) {
 		return
 	}
 	p.live, p.left = true, false
+	p.since = m.seq
 	m.redoWaiting()
 	m.event("", "data", "unreachable", "peer", "reads and writes go through "+m.carrierNames())
 	m.pumpHeld()
