@@ -84,7 +84,7 @@ func (o *oracle) apart(p *process, c *clientOp, v *replica.View) {
 				}
 			}
 		}
-		if q.Live || q.Mode != protocol.ModeC || theirs != mine.Current || c.at <= o.st[n.index].hurt || o.passedOn(p, c, v) {
+		if q.Live && (q.Repl != protocol.SyncSource || n.meta.believed().Super.Disk == protocol.Inconsistent) || q.Mode != protocol.ModeC || theirs != mine.Current || c.at <= o.st[n.index].hurt || o.passedOn(p, c, v) {
 			continue
 		}
 		o.within(c.r.Off, c.r.Len, func(s, h int32) {

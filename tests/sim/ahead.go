@@ -10,6 +10,10 @@ import (
 // that take less than clients write.
 const aheadFrom = 11_000_000
 
+// restsFrom is the first of those of them whose clients often rest while a peer that was
+// gone ahead of has not confirmed what it was sent.
+const restsFrom = 11_500_000
+
 // chooseAhead makes links slow and buffers small. It draws from a source of its own, so
 // that what else a seed does stays.
 func (w *World) chooseAhead() {
@@ -34,5 +38,27 @@ func (w *World) chooseAhead() {
 	sc.clients = 2 + rng.IntN(4)
 	sc.writeTimeout = pick(3*second, 10*second)
 	sc.length = max(sc.length, 15*second)
+	if w.seed >= restsFrom {
+		sc.activityIdle, sc.pace, sc.length = 100*milli, 2*second, max(sc.length, 30*second)
+		sc.writeTimeout = 10 * second
+	}
 	sc.badDisks = 0 // what becomes of those who lose every good copy is in other seeds
+}
+
+// restAhead has a peer of the primary be so slow that this goes ahead, and clients rest then.
+func (w *World) restAhead() bool {
+	n := w.primary()
+	if w.seed < restsFrom || n == nil || w.p(0.5) {
+		return false
+	}
+	q, long := n.peers[w.n(len(n.peers))], w.between(7*second, 9*second) // bits become durable within 5 s
+	w.count("rest while ahead")
+	w.log("FAULT the disk of %s is slow for %d ms, and clients rest", q.name, long/milli)
+	q.disk.slow = long
+	w.at(w.between(100*milli, 500*milli), func() { w.sc.rest = true })
+	w.at(long, func() {
+		q.disk.slow = 0
+		w.sc.rest = w.calm && w.sc.rest
+	})
+	return true
 }

@@ -43,12 +43,15 @@ func (x *lostSide) block(block, size int64) (from, to int64, want []uint64) {
 	return from, to, page[from%sectorsPage : from%sectorsPage+to-from]
 }
 
+func (p *process) archiveOptions(s *shelf, vouched uint64, id func() uint64) archive.Options {
+	return archive.Options{Shelf: s, Volume: "crm", Node: p.n.name, Size: p.n.size, Limit: p.w.sc.archiveLimit, Reserve: 1, Vouched: vouched,
+		Now: func() time.Time { return time.Unix(0, p.now()) }, Rand: id}
+}
+
 // openArchives is what the agent and volume.settleArchive do.
 func (p *process) openArchives(st *replica.Stored) {
 	w, n := p.w, p.n
-	o := archive.Options{Shelf: n.shelf, Volume: "crm", Node: n.name, Size: n.size, Limit: w.sc.archiveLimit, Reserve: 1, Vouched: st.Archive,
-		Now: func() time.Time { return time.Unix(0, p.now()) }, Rand: w.id}
-	d, err := archive.OpenDir(o, diskBase{n})
+	d, err := archive.OpenDir(p.archiveOptions(n.shelf, st.Archive, w.id), diskBase{n})
 	if err != nil {
 		w.fail("%s: archives: %v", n.name, err)
 	}
@@ -157,6 +160,7 @@ func (p *process) endArchive(d *replica.Discard) {
 			return
 		}
 		p.w.log("%s: the archive of %s ends: %v", p.n.name, short(lost), err)
+		p.ended(lost)
 		p.checkLost()
 		done()
 	})
@@ -235,12 +239,14 @@ func (p *process) unlessUnsealed(err error, then func(error)) {
 
 // checkLost is C8: of a side that was given up every block is as it was, in the
 // archive or in place. It knows nothing of how the archive does that.
-func (p *process) checkLost() {
-	n, w := p.n, p.w
+func (p *process) checkLost() { p.n.checkLost(p.archives) }
+
+func (n *node) checkLost(d *archive.Dir) {
+	w := n.w
 	if n.lost == nil {
 		return
 	}
-	list, err := p.archives.List()
+	list, err := d.List()
 	if err != nil {
 		w.fail("C8: %s: %v", n.name, err)
 	}
@@ -261,7 +267,7 @@ func (p *process) checkLost() {
 		}
 		return // sealed, or given up: whoever calls it exact again answers for every block
 	}
-	f, err := p.archives.Look(info.Name)
+	f, err := d.Look(info.Name)
 	if err != nil {
 		w.fail("C8: %s: %v", n.name, err)
 	}

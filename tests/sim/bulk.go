@@ -211,7 +211,13 @@ func (l *link) answered(msg protocol.Message) error {
 	if plan == nil || !l.current() {
 		return nil
 	}
-	known := plan.Take(p.now(), msg)
+	known := false
+	take := func() { known = plan.Take(p.now(), msg) }
+	if _, clears := msg.(*protocol.SyncFlushed); clears {
+		l.w.o.proven(l, take)
+	} else {
+		take()
+	}
 	p.m.PlanProgressed(p.now(), l.id)
 	p.run()
 	l.kickPlan()
@@ -253,6 +259,7 @@ func (l *link) syncApply(r resync.Run, vals []uint64) {
 					l.bulkDone(l.storeFailed(err))
 					return
 				}
+				l.w.o.readable(l.p.n)
 				if err := l.target.Wrote(r); err != nil {
 					l.w.fail("%s: %v", l.peer.name, err)
 				}

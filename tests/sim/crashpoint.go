@@ -204,7 +204,7 @@ func (r CrashRun) String() string {
 // and, if asked to, the tail of its events.
 func (r CrashRun) Run(trace bool) (points []pointInfo, failed, tail string) {
 	c := &crashPoints{at: r.Point, kind: r.Kind, over: true}
-	w := &World{rng: rand.New(rand.NewPCG(1, 2)), aside: rand.New(rand.NewPCG(3, 4)), aside2: rand.New(rand.NewPCG(5, 6)), trace: trace, counts: map[string]int{}, replies: map[*reply]bool{}, points: c}
+	w := &World{rng: rand.New(rand.NewPCG(1, 2)), aside: rand.New(rand.NewPCG(3, 4)), aside2: rand.New(rand.NewPCG(5, 6)), looks: rand.New(rand.NewPCG(7, 8)), trace: trace, counts: map[string]int{}, replies: map[*reply]bool{}, points: c}
 	defer func() {
 		if x := recover(); x != nil {
 			if f, ok := x.(failure); ok {

@@ -55,5 +55,10 @@
 //	    sync began, in the archive or in place, also after any cut, until the archive
 //	    is sealed (archive.go); what was put back is that to the last sector (restore.go)
 //
+// Some of them look earlier than a fault would (early.go): when a sync writes to its target
+// (C1), takes bits back, or extents have left an activity map (C3); in the middle of every
+// commit of metadata (P7); when an archive ends (C8); and with fencing at every
+// acknowledgement, at whoever would be promoted without the primary (C4).
+//
 // Everything runs in the goroutine that calls Run.
 package sim

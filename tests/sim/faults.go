@@ -140,6 +140,9 @@ func (w *World) trouble() {
 	if w.sc.theme != noTheme && w.themed() {
 		return
 	}
+	if w.sc.pullAhead && w.restAhead() {
+		return
+	}
 	if w.drills() && (w.p(0.7) && w.drill() || w.drilling && w.p(0.95)) {
 		return
 	}

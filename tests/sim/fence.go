@@ -13,6 +13,10 @@ import (
 // for those of the seeds whose hooks lie.
 const fencingFrom = 9_000_000
 
+// staleFrom is the first of those of them in which the metadata often cannot be written
+// when a peer is fenced no longer.
+const staleFrom = 9_500_000
+
 // chooseFencing draws from a source of its own, so that what else a seed does stays.
 func (w *World) chooseFencing() {
 	if w.seed < fencingFrom || w.seed >= growsFrom {
@@ -40,6 +44,13 @@ const (
 )
 
 func (w *World) hasFencing() bool { return w.sc.fencing != replica.FencingOff }
+
+// unfenced: a peer of a node is fenced no longer, which its metadata do not say yet.
+func (p *process) unfenced() {
+	if w := p.w; w.seed >= staleFrom && w.seed < growsFrom && !w.calm && w.p(0.3) {
+		p.failCommit = true
+	}
+}
 
 // strict: what was acknowledged is never lost, and never answered beside.
 func (w *World) strict() bool {

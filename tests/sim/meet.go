@@ -63,21 +63,8 @@ func (o *oracle) allC() bool {
 // awake returns what n would say to a peer if it lost power now, or were killed, and
 // started; nil: it would say nothing.
 func (o *oracle) awake(n, to *node, power bool) *protocol.Hello {
-	pages := n.meta.visible
-	if power {
-		pages = n.meta.durable
-	}
-	state, err := meta.Recover(image{pages, n.meta.size}, n.meta.size)
-	if err != nil {
-		o.w.fail("P7: were it stopped now, the metadata of %s could not be read: %v", n.name, err)
-	}
-	p := &process{n: n, w: o.w}
-	cfg, id := p.config(), uint64(0)
-	cfg.Rand = func() uint64 { id++; return id }
-	cfg.VolumeID = func() protocol.VolumeID { return protocol.VolumeID{1} }
-	m := replica.New(cfg, p.stored(state), p.activity(state), o.w.now)
-	m.Effects()
-	if m.Linked(o.w.now, p.peerID(to)) != nil {
+	m := o.revived(n, power)
+	if m.Linked(o.w.now, (&process{n: n}).peerID(to)) != nil {
 		return nil
 	}
 	for _, e := range m.Effects() {
@@ -86,6 +73,32 @@ func (o *oracle) awake(n, to *node, power bool) *protocol.Hello {
 		}
 	}
 	return nil
+}
+
+// revived returns the machine of a node that has lost power now, or was killed, as it is
+// when it has started.
+func (o *oracle) revived(n *node, power bool) *replica.Machine {
+	pages := n.meta.visible
+	if power {
+		pages = n.meta.durable
+	}
+	state := n.meta.kept(pages, n.name+" is stopped")
+	p := &process{n: n, w: o.w}
+	cfg, id := p.config(), uint64(0)
+	cfg.Rand = func() uint64 { id++; return id }
+	cfg.VolumeID = func() protocol.VolumeID { return protocol.VolumeID{1} }
+	m := replica.New(cfg, p.stored(state), p.activity(state), o.w.now)
+	m.Effects()
+	return m
+}
+
+// kept returns what pages of the metadata say. It is not to be changed.
+func (s *metaStore) kept(pages map[int64]*[metaPage]byte, when string) *meta.State {
+	state, err := meta.Recover(image{pages, s.size}, s.size)
+	if err != nil {
+		s.w.fail("P7: were it so that %s now, the metadata could not be read: %v", when, err)
+	}
+	return state
 }
 
 // lacking says what src lacks of what was acknowledged and n has; empty: nothing.

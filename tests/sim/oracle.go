@@ -136,6 +136,7 @@ type observed struct {
 	syncFrom int
 	former   *branch // of the last reign
 	lacks    int64
+	active   int // extents
 	fillIdx  int // acknowledgements when a replaced disk lacked nothing any more
 }
 
@@ -483,6 +484,7 @@ func (o *oracle) acked(p *process, c *clientOp) {
 		}
 	}
 	o.applied(p, c, v)
+	o.bonded(p, c)
 	o.glance(1.0 / 64)
 }
 
@@ -695,6 +697,10 @@ func (p *process) observe() {
 		}
 		seen.repl[i] = q.Repl
 	}
+	if v.Active < seen.active {
+		p.cooled = true
+	}
+	seen.active = v.Active
 	before := seen.disk
 	if v.Disk != seen.disk {
 		seen.disk = v.Disk

@@ -17,6 +17,9 @@ import (
 //	C4  of two that meet afterwards, the one that has what a client was told is not
 //	    overwritten by the one that does not (meet.go; of all that were killed, too)
 func (o *oracle) outage() {
+	if o.w.looks.IntN(4) == 0 {
+		o.alone()
+	}
 	for _, n := range o.w.nodes {
 		o.readable(n)
 	}

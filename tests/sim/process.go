@@ -20,6 +20,7 @@ type node struct {
 	size    int64 // of its replica
 	disk    *disk
 	shelf   *shelf
+	shaky   bool      // an archive could not be ended there
 	lost    *lostSide // nil: nothing is to be found in an archive
 	meta    *metaStore
 	clock   int64 // offset
@@ -44,6 +45,7 @@ type process struct {
 	paused   bool
 	deferred []func()
 	commit   bool // a commit is running, or about to
+	cooled   bool // extents have, since the last commit
 	wanted   bool
 	stopping bool
 	left     bool
@@ -68,6 +70,7 @@ type process struct {
 	forcing     int            // promotions by force under way
 	dirty       []*bitmap.Set  // toward each peer, the machine's own
 	again       func()         // client
+	failCommit  bool           // the next one
 	view        replica.View   // scratch of look
 	pulled      map[*replica.Request][]uint64
 }
@@ -88,7 +91,7 @@ func (w *World) newNode(i int) *node {
 // create makes store and metadata anew.
 func (n *node) create() {
 	n.disk = newDisk(n.w, n.w.sc.size)
-	n.shelf, n.lost = newShelf(n.w), nil
+	n.shelf, n.lost, n.shaky = newShelf(n.w), nil, false
 	start, size, err := meta.Format(&meta.Super{Size: n.size, Node: n.name, Name: "crm", Disk: protocol.Inconsistent, Clean: true}, n.w.id())
 	if err != nil {
 		panic(err)
@@ -369,6 +372,9 @@ func (p *process) execute(es []replica.Effect) {
 					p.w.o.split(p.n, p.w.named(ev.Peer))
 				}
 			}
+			if ev.Field == "fencing" && ev.New == "unfenced" {
+				p.unfenced()
+			}
 			defer p.w.o.glance(0.25) // of this moment, and after what it leads to
 			p.w.log("%s event %s %s: %s -> %s (%s)", p.n.name, ev.Peer, ev.Field, ev.Old, ev.New, ev.Reason)
 		default:
@@ -429,13 +435,15 @@ func (p *process) commitOnce() {
 	}
 	p.w.pass(commits, p.n, nil)
 	s := p.n.meta
-	if !p.w.calm && p.w.p(p.w.sc.metaFail) {
+	if fails := p.failCommit; !p.w.calm && (p.w.p(p.w.sc.metaFail) || fails) {
+		p.failCommit = false
 		s.failSync = true
 		p.w.count("metadata sync failed")
 	}
 	s.staging = true
 	err := p.write(b)
 	s.staging = false
+	s.cutShort()
 	d := p.w.between(50*micro, p.w.sc.metaTime)
 	if p.w.p(0.02) {
 		d += p.w.between(0, 100*milli)
@@ -448,6 +456,10 @@ func (p *process) commitOnce() {
 		s.failSync = false
 		p.m.MetaDone(p.now(), b.Version, b, err)
 		p.run()
+		if p.cooled {
+			p.cooled = false
+			p.w.o.cooled(p.n)
+		}
 		if err == nil {
 			p.after(p.soon(), p.commitOnce)
 			return

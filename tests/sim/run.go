@@ -20,7 +20,7 @@ type Result struct {
 
 // Run makes the run of a seed. trace keeps the tail of its events.
 func Run(seed uint64, trace bool) (res Result) {
-	w := &World{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), aside: rand.New(rand.NewPCG(seed, 0xd1b54a32d192ed03)), aside2: rand.New(rand.NewPCG(seed, 0x8cb92ba72f3d8dd7)), trace: trace, counts: map[string]int{}, replies: map[*reply]bool{}}
+	w := &World{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), aside: rand.New(rand.NewPCG(seed, 0xd1b54a32d192ed03)), aside2: rand.New(rand.NewPCG(seed, 0x8cb92ba72f3d8dd7)), looks: rand.New(rand.NewPCG(seed, 0x100c5)), trace: trace, counts: map[string]int{}, replies: map[*reply]bool{}}
 	defer func() {
 		if r := recover(); r != nil {
 			if f, ok := r.(failure); ok {

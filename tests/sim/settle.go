@@ -331,6 +331,7 @@ func (w *World) compare() {
 	for _, n := range w.nodes {
 		if n.proc != nil {
 			n.proc.checkLost()
+			n.proc.reopened()
 		}
 	}
 	w.o.glance(1)

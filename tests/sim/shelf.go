@@ -36,6 +36,15 @@ type shelfWrite struct {
 
 func newShelf(w *World) *shelf { return &shelf{w: w, files: map[string]*shelfFile{}} }
 
+// copied returns what a process finds that is started now. Nothing befalls it.
+func (s *shelf) copied() *shelf {
+	out := newShelf(s.w)
+	for name, f := range s.files {
+		out.files[name] = &shelfFile{s: out, visible: slices.Clone(f.visible)}
+	}
+	return out
+}
+
 // trouble chooses what befalls the shelf in the next operation.
 func (s *shelf) trouble(chance float64) {
 	s.budget, s.crashed, s.fails = 0, false, false

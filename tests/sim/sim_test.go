@@ -243,6 +243,19 @@ var failedWithFencing = []uint64{9011397, 9024762, 9025236}
 // failedWithQuorum lists seeds from quorumFrom that once found something.
 var failedWithQuorum = []uint64{8000147, 8000618, 8001237, 8003486, 8003940, 8010164, 8030996, 8001054, 8001293, 8001899, 8003444, 8003758, 8500189, 8500294, 8500347}
 
+// TestThemes: what three rare things at once would take elsewhere (theme.go).
+func TestThemes(t *testing.T) {
+	for k := range uint64(themes) {
+		var failed []uint64
+		if theme(k+1) == carriers {
+			failed = append(failed, 7200078)
+		}
+		runRange(t, themesFrom+k*themeSeeds, 12, 2, failed...)
+	}
+	runRange(t, staleFrom, 15, 2)
+	runRange(t, restsFrom, 15, 2)
+}
+
 // TestAhead: primaries go ahead of peers behind slow links, whatever else happens.
 func TestAhead(t *testing.T) {
 	runRange(t, aheadFrom, 100, 10)

@@ -32,6 +32,11 @@ const (
 	// shelves: archives cannot be written in the middle of a sync, nor ended, and the node
 	// restarts before another begins.
 	shelves
+	// laggards: of three nodes one secondary gets nothing for a while, which the primary does
+	// not notice, and then the primary is lost.
+	laggards
+	// blind: primaries whose metadata cannot be written go on through peers, and are killed.
+	blind
 
 	themes = iota - 1
 )
@@ -52,6 +57,9 @@ func (w *World) chooseTheme() {
 		sc.think = milli
 		sc.badDisks, sc.diskFail = 0, 0
 	case refills, carriers:
+		if sc.theme == carriers && w.p(0.5) {
+			sc.count = 3
+		}
 		sc.think, sc.clients = milli, 4+w.n(4)
 		sc.badDisks, sc.diskFail = 0.1, 1
 		sc.metaTime = 20 * milli
@@ -81,17 +89,34 @@ func (w *World) chooseTheme() {
 			Pri1: protocol.DiscardSecondary}
 		sc.policies = [3]protocol.SplitPolicy{p, p, p}
 		sc.archiveLimit, sc.archiveAlways = 1<<40, true
-		sc.think, sc.clients = 10*milli, min(sc.clients, 3)
+		sc.silence, sc.length = 500*milli, max(sc.length, 30*second)
+		// What was not written while the two were apart is what an archive takes in later.
+		sc.think, sc.clients = []int64{100 * milli, 300 * milli}[w.n(2)], min(sc.clients, 2)
 		sc.netMin, sc.diskTime = milli, min(sc.diskTime, 500*micro)
 		sc.netMax = sc.netMin
 		sc.sync.RateBytes = 1 << 20
 		sc.badDisks, sc.diskFail = 0, 0
+	case laggards:
+		sc.count, sc.pace = 3, second
+		if w.p(0.7) {
+			sc.modes = [3]protocol.Mode{protocol.ModeC, protocol.ModeC, protocol.ModeC}
+		}
+		sc.silence, sc.writeTimeout = 6*second, 10*second
+		sc.activityIdle, sc.flushInterval = 100*milli, 50*milli
+		sc.think = []int64{milli, 30 * milli}[w.n(2)]
+		sc.badDisks, sc.diskFail = 0, 0
+	case blind:
+		sc.think, sc.clients = []int64{milli, 30 * milli}[w.n(2)], 2+w.n(4)
+		sc.activityIdle = 100 * milli
+		sc.badDisks, sc.diskFail = 0, 0
+		sc.noData = replica.NoDataSuspend
 	case noTheme:
 	}
 }
 
 // unsealed: an archive could not be ended.
 func (n *node) unsealed() {
+	n.shaky = true
 	if w := n.w; w.sc.theme == shelves && !w.calm {
 		w.at(w.between(100*milli, 2*second), func() {
 			if !w.calm {
@@ -99,6 +124,70 @@ func (n *node) unsealed() {
 			}
 		})
 	}
+}
+
+// follower returns a node whose archive follows what is written there after its sync.
+func (w *World) follower() *node {
+	for _, n := range w.nodes {
+		if p := n.proc; p != nil && p.archives.Live() && p.archives.Lost() == 0 {
+			return n
+		}
+	}
+	return nil
+}
+
+// flicker has a node lose one of its peers for a moment while the other is slow to answer.
+func (w *World) flicker(n *node) {
+	k := w.n(2)
+	q, other := n.peers[k], n.peers[1-k]
+	w.count("flicker")
+	other.disk.slow = w.between(600*milli, 2*second)
+	w.at(w.between(500*milli, 2*second), func() { other.disk.slow = 0 })
+	w.log("FAULT the disk of %s is slow, and %s gets nothing of %s", other.name, q.name, n.name)
+	net := w.net(n, q)
+	net.setCut(net.a == n, net.b == n)
+	gen := net.gen
+	w.at(w.between(10*milli, 200*milli), func() {
+		if net.gen != gen {
+			return
+		}
+		if s := net.sess; s != nil {
+			w.log("FAULT session %s-%s reset", n.name, q.name)
+			s.drop(w.n(2), errReset)
+		}
+		net.setCut(false, false)
+	})
+}
+
+// lag keeps what a primary sends from one of the others, and most often loses the primary
+// before it has noticed.
+func (w *World) lag(n *node) bool {
+	q := n.peers[w.n(len(n.peers))]
+	net := w.net(n, q)
+	long := w.between(second, 4*second)
+	w.log("FAULT %s gets nothing of %s for %d ms", q.name, n.name, long/milli)
+	w.count("laggard")
+	net.setCut(net.a == n, net.b == n)
+	gen := net.gen
+	w.at(long, func() {
+		if net.gen == gen {
+			net.setCut(false, false)
+		}
+	})
+	if w.p(0.6) {
+		w.at(long*9/10, func() {
+			if w.calm {
+				return
+			}
+			n.crash(w.p(0.5), w.between(second, 10*second))
+			for _, x := range n.peers {
+				if w.p(0.4) {
+					x.crash(w.p(0.5), w.between(milli, 100*milli))
+				}
+			}
+		})
+	}
+	return true
 }
 
 // themed strikes as the theme says; false: as in any other run.
@@ -129,6 +218,10 @@ func (w *World) themed() bool {
 			return false
 		}
 	case carriers:
+		if w.sc.count == 3 && w.p(0.5) && n.proc != nil && n.proc.look().Bare {
+			w.flicker(n)
+			return true
+		}
 		switch k := w.n(4); {
 		case k == 0:
 			n.disk.failOp = 1 + w.n(20)
@@ -147,11 +240,36 @@ func (w *World) themed() bool {
 		default:
 			return false
 		}
-	case splits, shelves:
+	case splits:
 		if w.p(0.5) {
 			return false
 		}
 		w.divide()
+	case shelves:
+		x := w.follower()
+		switch {
+		case w.p(0.3):
+			return false
+		case x != nil:
+			w.count("archives not writable for long")
+			x.shelf.bad = w.now + w.between(100*milli, 5*second)
+		case w.nets[0].whole() && w.nets[len(w.nets)-1].whole():
+			w.divide()
+		}
+	case blind:
+		if n.proc == nil || w.p(0.5) {
+			return false
+		}
+		n.proc.failCommit = true
+		w.at(w.between(200*milli, 3*second), func() {
+			if !w.calm {
+				n.crash(w.p(0.3), w.between(10*milli, second))
+			}
+		})
+	case laggards:
+		if x := w.primary(); x == nil || w.p(0.5) || !w.lag(x) {
+			return false
+		}
 	case quickCuts:
 		switch w.n(3) {
 		case 0:

@@ -33,6 +33,7 @@ type World struct {
 	rng    *rand.Rand
 	aside  *rand.Rand // what is drawn from it changes nothing that the others decide
 	aside2 *rand.Rand // of archives, likewise
+	looks  *rand.Rand // of the checks that look at some moments only (early.go)
 	now    int64
 	seq    uint64
 	heap   []event
