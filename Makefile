@@ -69,7 +69,7 @@ check: ## gofmt, vet, staticcheck, import rules, short unit tests, whether every
 sim: ## SEEDS runs of the simulator, from SEED on (SEEDS=1 SEED=s shows the events of s; STATE=f goes on where it ended)
 	$(GO) test -v -count=1 -timeout 10h ./tests/sim -run '$(if $(filter 1,$(SEEDS)),TestTrace,TestSeeds)' -args -seeds $(or $(SEEDS),1000) -seed $(or $(SEED),1) $(if $(STATE),-state $(abspath $(STATE)))
 
-mutants: ## break the code in ways that lose data, one by one: the simulator finds each within 2000 seeds
+mutants: ## break the code in ways that lose data, one by one: the simulator finds each within 2000 seeds (MUTANTSFLAGS='-state f' goes on where it ended)
 	$(GO) run ./tests/mutants $(MUTANTSFLAGS)
 
 bench: build ## fio against qrbd, nbdkit and a qemu mirror in one run, as ratios

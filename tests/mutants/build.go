@@ -10,14 +10,18 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 )
 
 // workshop builds and runs mutants of the module at root in a directory of its own.
 type workshop struct {
-	root    string
-	dir     string
-	control map[uint64]string // what the code as it is fails with, by seed; "": it passes
+	root string
+	dir  string
+
+	mu      sync.Mutex
+	built   bool              // the code as it is
+	control map[uint64]string // what that fails with, by seed; "": it passes
 }
 
 // overlay writes the mutant's files and the description that go build takes, and
@@ -67,7 +71,7 @@ func (w *workshop) build(ctx context.Context, m *Mutant, out string, packages ..
 		args = append(args, "-overlay", over)
 	}
 	if out != "" {
-		args = append(args, "-o", out)
+		args = append(args, "-ldflags", "-s -w", "-o", out) // half the time of a link goes into what a debugger wants
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, packages...)...)
 	cmd.Dir = w.root
@@ -77,15 +81,28 @@ func (w *workshop) build(ctx context.Context, m *Mutant, out string, packages ..
 	return nil
 }
 
+// verdict says what becomes of a mutant.
+func (w *workshop) verdict(ctx context.Context, m *Mutant, opt *options) (note, error) {
+	began := time.Now()
+	n := note{Mutant: m.Name, Sum: m.sum()}
+	var err error
+	if m.Test != "" {
+		n.Prey, err = w.tried(ctx, m, opt)
+	} else {
+		n.Prey, err = w.hunt(ctx, m, opt, &n)
+	}
+	n.Took = time.Since(began)
+	return n, err
+}
+
 // hunt builds the simulator with the mutant in it and has it look for a seed that
-// fails, and that passes with the code as it is.
-func (w *workshop) hunt(ctx context.Context, m *Mutant, opt *options) (prey, time.Duration, error) {
+// fails, and that passes with the code as it is. What that says of a seed is noted.
+func (w *workshop) hunt(ctx context.Context, m *Mutant, opt *options, n *note) (prey, error) {
 	bin := filepath.Join(w.dir, m.Name+".bin")
 	defer os.Remove(bin)
 	if err := w.build(ctx, m, bin, "./tests/mutants"); err != nil {
-		return prey{}, 0, err
+		return prey{}, err
 	}
-	began := time.Now()
 	start := opt.first
 	if m.First != 0 {
 		start += m.First
@@ -94,36 +111,70 @@ func (w *workshop) hunt(ctx context.Context, m *Mutant, opt *options) (prey, tim
 		p, err := w.run(ctx, bin, first, int(end-first), opt)
 		p.Ran += int(first - start)
 		if err != nil || p.Failed == "" {
-			return p, time.Since(began), err
+			return p, err
 		}
-		sound, err := w.passes(ctx, p.Seed, opt)
-		if err != nil || sound {
-			return p, time.Since(began), err
+		why, err := w.asItIs(ctx, p.Seed, opt)
+		if err != nil {
+			return p, err
+		}
+		n.Control = append(n.Control, asItIs{p.Seed, why})
+		if why == "" {
+			return p, nil
 		}
 		if first = p.Seed + 1; first == end {
-			return prey{Ran: opt.seeds}, time.Since(began), nil
+			return prey{Ran: opt.seeds}, nil
 		}
 	}
 }
 
-// passes reports whether the code as it is passes a seed.
-func (w *workshop) passes(ctx context.Context, seed uint64, opt *options) (bool, error) {
+// asItIs returns what the code as it is fails with at a seed; empty: it passes.
+func (w *workshop) asItIs(ctx context.Context, seed uint64, opt *options) (string, error) {
+	w.mu.Lock() // also over the run: it is short
+	defer w.mu.Unlock()
 	if why, known := w.control[seed]; known {
-		return why == "", nil
+		return why, nil
 	}
 	bin := filepath.Join(w.dir, "as-it-is.bin")
-	if len(w.control) == 0 {
-		w.control = map[uint64]string{}
+	if !w.built {
 		if err := w.build(ctx, nil, bin, "./tests/mutants"); err != nil {
-			return false, err
+			return "", err
 		}
+		w.built = true
 	}
 	p, err := w.run(ctx, bin, seed, 1, opt)
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	w.control[seed] = p.Failed
-	return p.Failed == "", nil
+	return p.Failed, nil
+}
+
+// tried runs the one test that finds a mutant: it must fail with it, and pass without.
+func (w *workshop) tried(ctx context.Context, m *Mutant, opt *options) (prey, error) {
+	over, err := w.overlay(m)
+	if err != nil {
+		return prey{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, opt.limit)
+	defer cancel()
+	test := func(args ...string) ([]byte, error) {
+		args = append([]string{"test", "-count=1"}, args...)
+		cmd := exec.CommandContext(ctx, "go", append(args, "-run", "^"+m.Test+"$", "./"+m.In)...)
+		cmd.Dir = w.root
+		return cmd.CombinedOutput()
+	}
+	if b, err := test(); err != nil {
+		return prey{}, fmt.Errorf("%s of the code as it is: %w\n%s", m.Test, err, b)
+	}
+	b, err := test("-overlay", over)
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return prey{}, nil
+	case !errors.As(err, &exit) || !bytes.Contains(b, []byte("--- FAIL")) && !bytes.Contains(b, []byte("panic:")):
+		return prey{}, fmt.Errorf("%s: %w\n%s", m.Test, err, b)
+	}
+	return prey{Failed: "test: " + m.Test + " of ./" + m.In}, nil
 }
 
 // run has a simulator look for a failing seed among n from first on.

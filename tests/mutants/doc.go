@@ -7,7 +7,8 @@
 //	         mutants -hunt: simulator runs of seed 1, 2, ... until a checker fails
 //	           │
 //	           ▼
-//	         table; exit 1 if one escaped, is stale, or the code as it is fails
+//	         table, and a file of results by commit, so that an interrupted pass goes on;
+//	         exit 1 if one escaped, is stale, or the code as it is fails
 //
 // A mutant is a set of replacements of exact text, each of which must match exactly
 // once: one that does not is stale and fails the run, and TestApply before it. When
@@ -17,6 +18,9 @@
 // A mutant that escapes is a fault of the simulator, or it is no mutant: code whose
 // observable promises are the same. The former is mended in tests/sim, the latter
 // replaced here.
+//
+// A few are no business of the simulator's, for a reason that stands beside them; the one
+// test that finds such a mutant is named, and run with it and without.
 //
 // Invariant: a seed that catches a mutant passes with the code as it is; one that does
 // not is told, and the hunt goes on behind it.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -78,6 +79,7 @@ func hunt(run func(seed uint64) string, first uint64, n, workers int, progress i
 
 // huntHere is the child: the simulator that is compiled into this program.
 func huntHere(first uint64, n, workers int, out, progress io.Writer) error {
+	debug.SetGCPercent(400) // a run holds little, and makes much of it
 	p := hunt(func(seed uint64) string { return sim.Run(seed, false).Failed }, first, n, workers, progress)
 	if err := json.NewEncoder(out).Encode(p); err != nil {
 		return fmt.Errorf("telling what was found: %w", err)

@@ -1,8 +1,11 @@
 package main
 
-// aheads is where the simulator's seeds begin whose primaries go ahead of slow peers
-// (tests/sim: aheadFrom).
-const aheads = 11_000_000
+// Where the simulator's seeds begin whose primaries go ahead of slow peers, and those of
+// them whose clients rest then (tests/sim: aheadFrom, restsFrom).
+const (
+	aheads = 11_000_000
+	rests  = 11_500_000
+)
 
 // ofAheads has a primary that goes ahead of a peer lose sight of what the peer lacks, or
 // the peer not know that it is behind.
@@ -27,5 +30,19 @@ var ofAheads = []Mutant{
 			{"replica/tick.go", " || p.repl == protocol.Ahead { // one that", " { // one that"},
 			{"replica/secondary.go", " || p.repl == protocol.Behind {\n", " {\n"},
 		},
+	},
+	{
+		Name:  "ahead-cools-what-was-sent",
+		Why:   "a primary that has gone ahead lets extents cool whose last writes the peer may still lose",
+		First: rests,
+		Edits: []Edit{{"replica/tick.go", "			case p.ring.head < p.ring.tail && p.ring.at(p.ring.head).seq <= last: // live", "			case p.live && p.ring.head < p.ring.tail && p.ring.at(p.ring.head).seq <= last: // live"}},
+	},
+	{
+		Name: "behind-not-outdated",
+		Why:  "a peer that is behind does not say so, and is promoted with old data without force",
+		Edits: []Edit{{"replica/ahead.go", "	if m.disk > protocol.Outdated {\n		m.setDisk(protocol.Outdated, p.name+\" has gone ahead", "	if m.stopping {\n		m.setDisk(protocol.Outdated, p.name+\" has gone ahead"},
+			{"replica/ahead.go", "	case !p.knowsBehind:\n", "	case !p.knowsBehind && m.stopping:\n"}},
+		In: "replica", Test: "TestScripts",
+		But: "under A whoever takes over may lack what was acknowledged: what the operator has to say for that is all that changes",
 	},
 }

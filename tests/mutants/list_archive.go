@@ -1,8 +1,9 @@
 package main
 
 // Where the simulator's seeds begin in which what is named is common (tests/sim:
-// restoresFrom, themesFrom).
+// threeFrom, restoresFrom, themesFrom).
 const (
+	threes     = 2_000_000
 	restores   = 6_000_000
 	fullStores = 7_000_000
 	refills    = 7_100_000
@@ -10,6 +11,8 @@ const (
 	quickCuts  = 7_400_000
 	shelves    = 7_500_000
 	carriers   = 7_200_000
+	laggards   = 7_600_000
+	blind      = 7_700_000
 )
 
 // ofArchives loses what a side was to keep.

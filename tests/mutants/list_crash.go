@@ -50,28 +50,24 @@ var ofCrashes = []Mutant{
 			"				p.dirty.Set(from, min(from, blocks))\n"}},
 	},
 	{
-		Name:  "earlier-life-cools",
-		Why:   "an extent of an earlier life cools before what that life left in the cache is flushed, nor is that flushed at the start",
-		First: quickCuts,
-		// Without the second edit nothing would come of it: the flush at the first tick is
-		// over before a sync has cleared the bits that the extent's blocks have since.
-		Edits: []Edit{{"replica/tick.go",
-			"if last >= oldest || last > m.localDurable || !m.bootDurable {",
-			"if last >= oldest || last > m.localDurable {"}, {"replica/tick.go",
-			"	if m.bootDurable || m.bootFlush != nil || !m.usable() {\n",
-			"	if m.now >= 0 || m.bootDurable || m.bootFlush != nil || !m.usable() {\n"}},
+		Name:  "recent-writes-forgotten",
+		Why:   "with three nodes, a secondary that cannot remember more of the last writes forgets them without a mark: when the primary is lost nobody knows that the two may differ in them",
+		First: laggards,
+		Edits: []Edit{{"replica/secondary.go", "			m.recent.markAfter(q.stable, q.dirty)\n			q.marked = m.recent.list[n-1].seq\n", "			q.marked = m.recent.list[n-1].seq\n"}},
 	},
 	{
-		Name: "lost-primary-marks-nothing",
-		Why:  "with three nodes, two secondaries that differ in the last writes of a lost primary do not know it",
+		Name:  "lost-primary-marks-nothing",
+		First: laggards,
+		Why:   "with three nodes, two secondaries that differ in the last writes of a lost primary do not know it",
 		Edits: []Edit{{"replica/secondary.go", `		if q != p && !q.weak {
 			m.recent.markAfter(q.stable, q.dirty)
 		}
 `, ""}},
 	},
 	{
-		Name: "secondary-cools-early",
-		Why:  "with three nodes, a secondary's extent cools before the other secondary has its writes on stable storage",
+		Name:  "secondary-cools-early",
+		First: laggards,
+		Why:   "with three nodes, a secondary's extent cools before the other secondary has its writes on stable storage",
 		Edits: []Edit{{"replica/tick.go", `			case secondary && p.told && !p.weak && p.stable < last:
 				return false
 `, `			case secondary && p.told && !p.weak && p.stable < last && m.stopping:
@@ -80,6 +76,7 @@ var ofCrashes = []Mutant{
 	},
 	{
 		Name:  "weak-peer-not-marked",
+		First: laggards,
 		Why:   "with three nodes, a secondary does not mark what the one that was left behind does not get",
 		Edits: []Edit{{"replica/secondary.go", "		if q != p && q.weak {\n			q.dirty.Set(from, to)\n", "		if q != p && q.weak {\n			q.dirty.Set(from, from)\n			_ = to\n"}},
 	},

@@ -15,6 +15,7 @@ var ofDisks = []Mutant{
 	},
 	{
 		Name:  "failed-disk-not-marked",
+		First: blind,
 		Why:   "the peers do not mark what the failed disk lacks: its bits are taken for all that is missing there",
 		Edits: []Edit{{"replica/diskless.go", "	p.dirty.SetAll()\n	m.idSerial++\n", "	m.idSerial++\n"}},
 	},

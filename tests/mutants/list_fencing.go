@@ -1,8 +1,11 @@
 package main
 
-// fencings is where the simulator's seeds begin that have fencing (tests/sim:
-// fencingFrom).
-const fencings = 9_000_000
+// Where the simulator's seeds begin that have fencing, and those of them in which metadata
+// fail when a peer is fenced no longer (tests/sim: fencingFrom, staleFrom).
+const (
+	fencings = 9_000_000
+	stale    = 9_500_000
+)
 
 // ofFencing lets a node go on beside a peer that may take over, or take over from one that
 // may go on.
@@ -54,7 +57,7 @@ var ofFencing = []Mutant{
 	{
 		Name:  "note-on-a-dead-disk",
 		Why:   "a primary goes on through its peers although its metadata, which have failed, still call one of them fenced: started anew it is promoted alone, with old data",
-		First: fencings + 10_000,
+		First: stale,
 		Edits: []Edit{{"replica/fence.go", "return m.bare() && p.fence.noted && !p.fence.kept }", "return false }"}},
 	},
 	{

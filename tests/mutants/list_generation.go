@@ -87,7 +87,7 @@ func (m *Machine) onGenerationAck(`}},
 	{
 		Name:  "back-without-the-request",
 		Why:   "a request that a peer was lost with is answered in the peer's generation, when that one is back before the others have answered",
-		First: 2_300_001,
+		First: carriers,
 		Edits: []Edit{{"replica/generation.go", "return !p.apart && (!p.live || m.passedOver(p))", "return !p.apart && !p.live"}},
 	},
 }

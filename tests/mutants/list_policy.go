@@ -4,6 +4,7 @@ package main
 var ofPolicies = []Mutant{
 	{
 		Name:  "zero-changes-is-fewer",
+		First: splits,
 		Why:   "discard-zero-changes gives up a side that wrote, only less",
 		Edits: []Edit{{"replica/policy.go", "	least := me.Policy.Pri0 == protocol.DiscardLeastChanges\n", "	least := true\n"}},
 	},

@@ -76,7 +76,7 @@ var ofSyncs = []Mutant{
 	{
 		Name:  "overwritten-is-unmarked",
 		Why:   "the target takes back its marks toward a third also where the sync has changed it: the two differ without a bit",
-		First: 2_000_001,
+		First: threes,
 		Edits: []Edit{{"replica/overwrite.go", "{ m.all[id].overwrites(off, n) }", "{}"}},
 	},
 }

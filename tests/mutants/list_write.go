@@ -78,8 +78,9 @@ var ofWrites = []Mutant{
 			p.dirty.Set(`}},
 	},
 	{
-		Name: "failed-write-not-marked",
-		Why:  "a write that found no space here, and was applied by the peer, is not marked: the replicas differ for ever",
+		Name:  "failed-write-not-marked",
+		First: fullStores,
+		Why:   "a write that found no space here, and was applied by the peer, is not marked: the replicas differ for ever",
 		Edits: []Edit{{"replica/write.go", `		for _, p := range m.peers {
 			p.dirty.Set(bitmap.Touched(r.Off, r.Len))
 			p.spoiled = true

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -19,8 +21,10 @@ type options struct {
 	seeds    int           // for each mutant, at most
 	first    uint64        // seed
 	workers  int           // of one hunt
+	beside   int           // hunts at a time
 	limit    time.Duration // of one hunt
 	only     string        // names that contain one of these, comma separated; "": all
+	state    string        // file of what is known; "": none
 	progress bool
 	hunt     bool
 	list     bool
@@ -31,13 +35,15 @@ func main() {
 	flag.StringVar(&opt.root, "root", ".", "the module's `directory`")
 	flag.IntVar(&opt.seeds, "seeds", 2000, "how many seeds each mutant gets at most")
 	flag.Uint64Var(&opt.first, "seed", 1, "the first seed")
-	flag.IntVar(&opt.workers, "workers", runtime.GOMAXPROCS(0), "how many seeds run at a time")
+	flag.IntVar(&opt.workers, "workers", 1, "how many seeds of a mutant run at a time")
+	flag.IntVar(&opt.beside, "beside", runtime.GOMAXPROCS(0), "how many mutants are hunted at a time")
 	flag.DurationVar(&opt.limit, "limit", 20*time.Minute, "how long one mutant may take")
 	flag.StringVar(&opt.only, "only", "", "only mutants whose `names` contain one of these, separated by commas")
+	flag.StringVar(&opt.state, "state", "", "a `file` that what is found is kept in, to go on where an earlier run of the same commit was ended")
 	flag.BoolVar(&opt.list, "list", false, "list the mutants and what each would do")
 	flag.BoolVar(&opt.hunt, "hunt", false, "(used by itself) run the simulator that is compiled in")
 	flag.Parse()
-	if flag.NArg() > 0 || opt.seeds < 1 || opt.workers < 1 {
+	if flag.NArg() > 0 || opt.seeds < 1 || opt.workers < 1 || opt.beside < 1 {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -55,6 +61,9 @@ func main() {
 	case opt.list:
 		for _, m := range chosen(mutants, opt.only) {
 			fmt.Printf("%-34s %s\n", m.Name, m.Why)
+			if m.Test != "" {
+				fmt.Printf("%-34s found by %s of ./%s, not by the simulator\n", "", m.Test, m.In)
+			}
 		}
 	default:
 		err = all(ctx, &opt, os.Stdout)
@@ -100,16 +109,52 @@ func all(ctx context.Context, opt *options, out io.Writer) error {
 		return fmt.Errorf("a directory for mutants: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	w := &workshop{root: root, dir: dir}
+	book, err := openNotes(ctx, opt.state, root, opt.seeds, opt.first)
+	if err != nil {
+		return err
+	}
+	w := &workshop{root: root, dir: dir, control: book.control()}
 	t := &table{out: out}
 	t.head()
-	for _, m := range picked {
-		p, took, err := w.hunt(ctx, m, opt)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		t.row(m, p, took, err)
+	if err := w.huntAll(ctx, picked, opt, book, t); err != nil {
+		return err
 	}
 	t.control(w.control)
 	return t.verdict(len(picked))
+}
+
+// huntAll hunts mutants, some at a time, but for those that the notes know of.
+func (w *workshop) huntAll(ctx context.Context, picked []*Mutant, opt *options, book *notes, t *table) error {
+	todo := make(chan *Mutant)
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex // t, failed
+		fault error
+	)
+	for range opt.beside {
+		wg.Go(func() {
+			for m := range todo {
+				n, known := book.of(m)
+				var err error
+				if !known {
+					n, err = w.verdict(ctx, m, opt)
+				}
+				if ctx.Err() != nil {
+					continue
+				}
+				mu.Lock()
+				t.row(m, n.Prey, n.Took, err)
+				if err == nil && !known {
+					fault = errors.Join(fault, book.add(n))
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for _, m := range picked {
+		todo <- m
+	}
+	close(todo)
+	wg.Wait()
+	return errors.Join(ctx.Err(), fault)
 }

@@ -19,6 +19,9 @@ type Mutant struct {
 	// is common. 0: at the flag's.
 	First uint64
 	Edits []Edit
+	// Test, if any, is the test of the package in directory In that finds it: it is not
+	// hunted with the simulator, for the reason that But gives.
+	In, Test, But string
 }
 
 // Edit replaces text of one file.

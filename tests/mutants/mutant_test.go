@@ -24,6 +24,12 @@ func TestApply(t *testing.T) {
 			t.Errorf("mutant %q: its name is used twice or no file name, or it says nothing", m.Name)
 		}
 		seen[m.Name] = true
+		if (m.Test == "") != (m.In == "") || (m.Test == "") != (m.But == "") {
+			t.Errorf("mutant %s: a test that finds it has a name, a directory and a reason", m.Name)
+		}
+		if m.Test != "" && !defined(t, m.In, m.Test) {
+			t.Errorf("mutant %s: there is no %s in %s", m.Name, m.Test, m.In)
+		}
 		files, err := m.Apply(root)
 		if err != nil {
 			t.Errorf("%v\nadapt it in tests/mutants: the code has moved on", err)
@@ -42,6 +48,25 @@ func TestApply(t *testing.T) {
 			}
 		}
 	}
+}
+
+// defined reports whether a test is in a directory of the module.
+func defined(t *testing.T, dir, test string) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root, dir, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(b), "func "+test+"(t *testing.T)") {
+			return true
+		}
+	}
+	return false
 }
 
 // TestCompiles builds what each mutant touches.
