@@ -277,7 +277,8 @@ type PromoteAsk struct {
 	Force bool
 }
 
-// PromoteAnswer answers it.
+// PromoteAnswer answers it. Yes with CodeBusy, to Force: blocks that the sender knows of are
+// out of sync between the two, and have to be compared.
 type PromoteAnswer struct {
 	ID   uint64
 	Yes  bool

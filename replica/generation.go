@@ -104,6 +104,7 @@ type mintOffer struct {
 	parent, current protocol.Generation
 	rotate          []*peer // that are left behind
 	self            bool    // this node's disk is
+	told            uint64  // a bit per peer: it was sent the id, perhaps in an earlier round, and may have it
 }
 
 func (m *Machine) mintRound() {
@@ -111,7 +112,7 @@ func (m *Machine) mintRound() {
 	m.mintTurn++
 	o := &mintOffer{parent: m.current, current: protocol.Generation(m.cfg.Rand()), self: m.bare() && !m.detached}
 	if last := m.offer; m.bare() && last != nil && last.parent == m.current {
-		o.current = last.current // somebody may know it already
+		o.current, o.told = last.current, last.told // somebody may know it already
 	}
 	var weak []string
 	if o.self {
@@ -142,6 +143,7 @@ func (m *Machine) mintRound() {
 	for _, p := range m.peers {
 		if p.live && !slices.Contains(o.rotate, p) && (p.repl == protocol.Established || p.repl == protocol.VerifySource || p.step == syncWaitAck) {
 			m.mintWait |= 1 << p.id
+			o.told |= 1 << p.id
 			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.NewGeneration{Parent: o.parent, Current: o.current, Weak: weak}})
 		}
 	}
@@ -169,8 +171,12 @@ func (m *Machine) mintRound() {
 // takeOffer makes an offered generation the current one.
 func (m *Machine) takeOffer(o *mintOffer) {
 	for _, p := range o.rotate {
-		p.apart, p.left = true, true
-		m.parted(p)
+		// Who was told of this id, and lost before it confirmed, may have it: the next
+		// round begins another.
+		p.left = true
+		if p.apart = o.told&(1<<p.id) == 0; p.apart {
+			m.parted(p)
+		}
 		p.wrote(m.now) // as good as: it becomes durable with the generation
 		if p.slot == 0 {
 			p.slot = o.parent

@@ -261,6 +261,7 @@ func (m *Machine) takeRole(opt PromoteOptions) {
 	}
 	m.discarded(nil, why)
 	m.setDisk(protocol.UpToDate, why)
+	m.parting()
 	m.frozen++ // no write before the role is durable
 	m.rising = true
 	m.beginTerm()
@@ -276,6 +277,17 @@ func (m *Machine) takeRole(opt PromoteOptions) {
 		m.endPromote(nil)
 		m.becamePrimary()
 	})
+}
+
+// parting ends the connections with who knows of blocks that differ: what it has there, it is not
+// to pass for what this primary has.
+func (m *Machine) parting() {
+	for _, p := range m.peers {
+		if p.differs && p.linked {
+			m.restart(p, p.name+" knows of blocks that are out of sync with "+m.cfg.Self)
+		}
+		p.differs = false
+	}
 }
 
 // mayStillPromote checks again what may have changed while peers were asked.
@@ -389,6 +401,9 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 		return
 	default:
 		ans.Yes = true
+		if p.repl == protocol.Established && p.lastWhy != RuleDefer && p.unsettled() { // by force
+			ans.Code = protocol.CodeBusy
+		}
 		m.promise(p)
 		m.unfence(p, "it is promoted")
 		m.granted = grant{p.id, m.now + m.cfg.AskTime}
@@ -453,6 +468,7 @@ func (m *Machine) onPromoteAnswer(p *peer, a *protocol.PromoteAnswer) {
 	}
 	m.promote.waiting &^= 1 << p.id
 	m.promote.votes |= 1 << p.id
+	p.differs = a.Code == protocol.CodeBusy
 	m.promoteAnswered()
 }
 

@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"slices"
+
 	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/resync"
@@ -135,8 +137,10 @@ func (m *Machine) tickRoles() {
 	}
 }
 
-// sendStable tells every secondary how far the others are.
+// sendStable tells every secondary how far the others are. While a write that failed here
+// is on some of them, and not on others, nobody is said to be in sync with anybody.
 func (m *Machine) sendStable() {
+	mixed := slices.ContainsFunc(m.peers, func(q *peer) bool { return q.live && q.repl == protocol.Established && q.unsettled() })
 	for _, p := range m.peers {
 		if !p.settled || p.repl == protocol.ReplOff || p.repl == protocol.Ahead { // one that is behind is not what the others are compared with
 			continue
@@ -146,8 +150,8 @@ func (m *Machine) sendStable() {
 			if q == p {
 				continue
 			}
-			e := protocol.PeerStable{Name: q.name, Durable: q.acked.Durable, InSync: q.live,
-				Settled: q.live && q.repl == protocol.Established && q.slot == 0 && q.dirty.Count() == 0}
+			e := protocol.PeerStable{Name: q.name, Durable: q.acked.Durable, InSync: q.live && !mixed,
+				Settled: q.live && !mixed && q.repl == protocol.Established && q.slot == 0 && q.dirty.Count() == 0}
 			// What p did not get as a write it does not remember as one: it is marked
 			// there until q has made it durable too.
 			e.Settled = e.Settled && (q.ring.len() == 0 || q.acked.Durable >= p.since)
