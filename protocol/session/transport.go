@@ -134,7 +134,7 @@ type Carrier interface {
 	SetReadDeadline(time.Time) error
 	SetWriteDeadline(time.Time) error
 	// SetKind tells what the stream is for, which decides how urgent this side's
-	// bytes are.
+	// bytes are. REQUIRES no concurrent Read or Write.
 	SetKind(kind protocol.StreamKind)
 	// SetShare gives a bulk stream an equal share of the link beside the write
 	// streams (true), or what they leave (false). It does not block.

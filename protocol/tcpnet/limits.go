@@ -23,6 +23,9 @@ const (
 	// readMax is how much one system call reads, and the most that a connection holds
 	// beside the kernel's buffers.
 	readMax = 64 << 10
+	// bulkMax is that of a bulk stream that so much comes for at once, and how much of a Write to one is encrypted at a time: a
+	// resync is an eighth faster for the wake-ups that it saves.
+	bulkMax = 256 << 10
 	// recordMax is the size of the largest TLS record on the wire: header, 2^14 bytes and
 	// 256 of what encryption may add (RFC 8446 section 5.2).
 	recordMax = 5 + 16<<10 + 256

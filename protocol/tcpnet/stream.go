@@ -96,6 +96,7 @@ func (s *stream) SetKind(kind protocol.StreamKind) {
 	case protocol.StreamBulk:
 		setPriority(s.net, priorityBulk)
 		setUnsent(s.net, unsentMax)
+		s.wire.bulk()
 	}
 }
 

@@ -29,17 +29,19 @@ type wire struct {
 	heard *atomic.Uint64
 
 	// Owner: the one goroutine that reads.
-	in         []byte // allocated by the first read
+	in         []byte // allocated by the first read, and larger when one has filled it
+	inMax      int    // what it may grow to
 	begin, end int    // of what is there of in
 	left       int    // of the record that is being handed out
 
 	// Owner: the one goroutine that writes, by stream.writeMu.
-	batch  []byte
-	hold   bool // keep records in batch
-	tried  []byte
-	placed int
-	errno  error
-	try    func(fd uintptr) bool // kept, so that a try costs no allocation
+	batch    []byte
+	batchMax int  // from which on it leaves
+	hold     bool // keep records in batch
+	tried    []byte
+	placed   int
+	errno    error
+	try      func(fd uintptr) bool // kept, so that a try costs no allocation
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -49,7 +51,7 @@ type wire struct {
 }
 
 func newWire(c net.Conn, heard *atomic.Uint64) *wire {
-	w := &wire{net: c, heard: heard}
+	w := &wire{net: c, heard: heard, inMax: readMax, batchMax: batchMax}
 	if s, ok := c.(syscall.Conn); ok {
 		w.raw, _ = s.SyscallConn()
 	}
@@ -59,6 +61,9 @@ func newWire(c net.Conn, heard *atomic.Uint64) *wire {
 	}
 	return w
 }
+
+// bulk has it read and write more at a time. REQUIRES no concurrent Read or Write.
+func (w *wire) bulk() { w.inMax, w.batchMax = bulkMax, bulkMax }
 
 // Read implements net.Conn: some bytes of one record.
 func (w *wire) Read(p []byte) (int, error) {
@@ -84,6 +89,10 @@ func (w *wire) Read(p []byte) (int, error) {
 func (w *wire) fill() error {
 	if w.in == nil {
 		w.in = make([]byte, readMax)
+	} else if w.end == len(w.in) && w.end < w.inMax {
+		in := make([]byte, w.inMax)
+		w.begin, w.end = 0, copy(in, w.in[w.begin:w.end])
+		w.in = in
 	}
 	if w.begin == w.end {
 		w.begin, w.end = 0, 0
@@ -114,7 +123,7 @@ func (w *wire) whole() bool {
 func (w *wire) Write(p []byte) (int, error) {
 	if w.hold {
 		w.batch = append(w.batch, p...)
-		if len(w.batch) < batchMax {
+		if len(w.batch) < w.batchMax {
 			return len(p), nil
 		}
 		return len(p), w.flush()

@@ -75,6 +75,9 @@ func TestWireKeepsRecords(t *testing.T) {
 			c.sizes = append(c.sizes, 1+rng.IntN(20<<10))
 		}
 		w := newWire(c, new(atomic.Uint64))
+		if rng.IntN(2) == 0 {
+			w.bulk()
+		}
 		buf := make([]byte, 1+rng.IntN(20<<10))
 		for i, r := range want {
 			for got := 0; got < len(r); {
@@ -98,6 +101,36 @@ func TestWireKeepsRecords(t *testing.T) {
 		}
 		if w.heard.Load() == 0 {
 			t.Error("nothing was heard")
+		}
+	}
+}
+
+// TestWireGrows: only a bulk stream's buffer, and only when what came at once has filled it.
+func TestWireGrows(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		bulk bool
+		come int // at once
+		want int
+	}{
+		{"write stream", false, 1 << 20, readMax},
+		{"bulk stream, little", true, 16 << 10, readMax},
+		{"bulk stream, much", true, 1 << 20, bulkMax},
+	} {
+		c := &chunks{}
+		for len(c.data) < 2<<20 {
+			c.data = append(c.data, record(16<<10, 1)...)
+			c.sizes = append(c.sizes, test.come)
+		}
+		w := newWire(c, new(atomic.Uint64))
+		if test.bulk {
+			w.bulk()
+		}
+		if n, err := io.Copy(io.Discard, w); err != nil || n < 2<<20 {
+			t.Errorf("%s: %d bytes, %v", test.name, n, err)
+		}
+		if len(w.in) != test.want {
+			t.Errorf("%s: holds %d bytes, want %d", test.name, len(w.in), test.want)
 		}
 	}
 }
