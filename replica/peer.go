@@ -104,7 +104,8 @@ type peer struct {
 	total       int64 // blocks at its start
 	endPending  bool  // the end waits for a generation being minted
 	lastWhy     Rule
-	outrun      bool // since it was connected a sync from here has changed another peer: its word of that one, as a primary, may be older
+	outrun      bool   // since it was connected a sync from here has changed another peer: its word of that one, as a primary, may be older
+	outrunIn    uint64 // Machine.reign of the first such sync
 
 	lastStats   resync.Stats // of the last sync or verify
 	verify      VerifyResult // the one under way, or the last

@@ -113,6 +113,7 @@ func (m *Machine) stepDown(why string, then func()) {
 	m.fenced = false
 	m.falling = true
 	unfilled := m.leaveUnfilled()
+	reign := m.reign
 	m.setRole(protocol.Secondary, why)
 	// Metadata that still says primary counts as a crash at the next start: that
 	// costs a comparison, and nobody can write meanwhile.
@@ -122,6 +123,7 @@ func (m *Machine) stepDown(why string, then func()) {
 		if len(m.peers) > 1 {
 			m.sendStable() // its last word on who has what
 		}
+		m.forgetOutrun(reign)
 		m.broadcastState()
 		if unfilled {
 			for _, p := range m.peers {

@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"slices"
+
 	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
 )
@@ -225,6 +227,30 @@ func (m *Machine) onStable(p *peer, s *protocol.Stable) {
 		}
 	}
 	m.recent.prune(low)
+}
+
+// outrun notes that a sync from here changes p: what another peer has said of it, as a
+// primary, and what is still on its way here, may be older (onStable).
+func (m *Machine) outrun(p *peer) {
+	for _, q := range m.peers {
+		if q != p && !q.outrun {
+			q.outrun, q.outrunIn = true, m.reign
+		}
+	}
+}
+
+// forgetOutrun takes back what was noted in a reign of this node's that is over, if its
+// syncs are: who is primary next begins after them. Who has this node's leave may have begun
+// before.
+func (m *Machine) forgetOutrun(reign uint64) {
+	if slices.ContainsFunc(m.peers, func(p *peer) bool { return p.repl == protocol.SyncSource }) {
+		return
+	}
+	for _, p := range m.peers {
+		if p.outrunIn == reign && !(m.granted.to == p.id && m.granted.until != 0) {
+			p.outrun = false
+		}
+	}
 }
 
 // boundRecent marks everything at once when p, the primary, says too seldom how far

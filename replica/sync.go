@@ -118,9 +118,7 @@ func (m *Machine) onSyncReady(p *peer) {
 	}
 	p.step = syncRunning
 	m.parted(p) // it is at the base of the sync, durably
-	for _, q := range m.peers {
-		q.outrun = q.outrun || q != p
-	}
+	m.outrun(p)
 	p.deadline = never
 	kind := resync.Copy
 	if p.digest {
