@@ -112,7 +112,7 @@ func (m *Machine) Lost(now Time, id PeerID, cause error) {
 	wasPrimary := p.settled && p.role == protocol.Primary
 	settled := p.settled
 	p.older = m.wasPrimary(p)
-	p.linked, p.settled, p.bare = false, false, false
+	p.linked, p.settled, p.bare, p.early = false, false, false, nil
 	p.epoch++
 	m.endSync(p)
 	m.setRepl(p, protocol.ReplOff, text(cause))

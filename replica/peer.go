@@ -124,6 +124,9 @@ type peer struct {
 	rxTaken   uint64 // what is applied whatever becomes of the connection
 	rxApplied uint64
 	rxDurable uint64
+	// early: its word that it is primary, while another is followed (successor.go); nil: none.
+	early      *protocol.State
+	earlyUntil Time
 
 	fresh map[PeerID]*bitmap.Set // target: marked toward others only because of this sync, and unchanged
 

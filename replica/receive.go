@@ -74,7 +74,10 @@ func (m *Machine) Receive(now Time, id PeerID, msg protocol.Message) {
 	case *protocol.Stable:
 		m.onStable(p, v)
 	case *protocol.State:
-		m.onState(p, v)
+		if !m.tooEarly(p, v) {
+			m.onState(p, v)
+			m.takeEarly()
+		}
 	case *protocol.PromoteAsk:
 		m.onPromoteAsk(p, v)
 	case *protocol.PromoteAnswer:
@@ -102,10 +105,6 @@ func (m *Machine) onBye(p *peer, b *protocol.Bye) {
 
 func (m *Machine) onState(p *peer, s *protocol.State) {
 	wasPrimary := p.role == protocol.Primary
-	if s.Role == protocol.Primary && !wasPrimary && m.role == protocol.Secondary && m.followsAnother(p) {
-		m.restart(p, p.name+" is primary, and "+m.cfg.Self+" follows "+m.primary())
-		return
-	}
 	m.stillAsking(p)
 	m.setPeerRole(p, s.Role)
 	m.setPeerDisk(p, s.Disk)
@@ -187,14 +186,6 @@ func (m *Machine) primary() string {
 		}
 	}
 	return ""
-}
-
-// followsAnother reports whether this node is connected to a primary other than p. A
-// secondary has one at a time: what it has of the first's writes, and a second may lack, it
-// marks when it loses the first.
-func (m *Machine) followsAnother(p *peer) bool {
-	x := m.primary()
-	return x != "" && x != m.cfg.Self && x != p.name
 }
 
 // receiveVote takes what has to do with votes, and, on a link without data, everything.

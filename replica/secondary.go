@@ -99,8 +99,9 @@ func (m *Machine) release(p *peer) {
 	m.emit(Effect{Kind: DoResume, Peer: p.id})
 }
 
-// Held reports whether the peer's stream must wait.
-func (m *Machine) Held(id PeerID) bool { return m.all[id].rxHold }
+// Held reports whether the peer's stream must wait: after a message, as after an operation,
+// nothing else of it is handed in before this is false.
+func (m *Machine) Held(id PeerID) bool { return m.all[id].rxHold || m.all[id].early != nil }
 
 // MayApply reports whether an operation that was held may be applied after all. It may
 // not when the disk failed meanwhile: the extent is not on the activity map, and

@@ -29,6 +29,7 @@ func (m *Machine) Tick(now Time) {
 			}
 		}
 	}
+	m.tickEarly()
 	m.tickPlans()
 	m.tickBoot()
 	m.tickDisk()

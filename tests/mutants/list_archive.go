@@ -1,18 +1,19 @@
 package main
 
 // Where the simulator's seeds begin in which what is named is common (tests/sim:
-// threeFrom, restoresFrom, themesFrom).
+// threeFrom, restoresFrom, themesFrom, switchoversFrom).
 const (
-	threes     = 2_000_000
-	restores   = 6_000_000
-	fullStores = 7_000_000
-	refills    = 7_100_000
-	splits     = 7_300_000
-	quickCuts  = 7_400_000
-	shelves    = 7_500_000
-	carriers   = 7_200_000
-	laggards   = 7_600_000
-	blind      = 7_700_000
+	threes      = 2_000_000
+	restores    = 6_000_000
+	fullStores  = 7_000_000
+	refills     = 7_100_000
+	splits      = 7_300_000
+	quickCuts   = 7_400_000
+	shelves     = 7_500_000
+	carriers    = 7_200_000
+	laggards    = 7_600_000
+	blind       = 7_700_000
+	switchovers = 12_000_000
 )
 
 // ofArchives loses what a side was to keep.

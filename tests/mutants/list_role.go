@@ -43,4 +43,10 @@ var ofRoles = []Mutant{
 			"		d.flush = &Request{Op: Flush, Tag: internalTag, span: -1, all: true}\n		m.issueFlush(d.flush)\n",
 			"		d.flush, d.flushed = &Request{}, true\n		m.drained()\n"}},
 	},
+	{
+		Name:  "two-primaries-followed",
+		Why:   "a secondary takes the writes of a second primary before the first has stepped down or is lost: what it has of the first's is not marked then",
+		First: switchovers,
+		Edits: []Edit{{"replica/successor.go", "	case s.Role != protocol.Primary || p.role", "	case true || s.Role != protocol.Primary || p.role"}},
+	},
 }

@@ -17,7 +17,7 @@ const restsFrom = 11_500_000
 // chooseAhead makes links slow and buffers small. It draws from a source of its own, so
 // that what else a seed does stays.
 func (w *World) chooseAhead() {
-	if w.seed < aheadFrom {
+	if w.seed < aheadFrom || w.seed >= switchoversFrom {
 		return
 	}
 	sc, rng := &w.sc, rand.New(rand.NewPCG(w.seed, 0xa4ead))

@@ -45,6 +45,9 @@ func (w *World) lay() {
 
 // pass tells what happens now between from and to (commits: from only).
 func (w *World) pass(m moment, from, to *node) {
+	if w.said != nil {
+		w.said(m, from, to)
+	}
 	for i := 0; i < len(w.ambushes); i++ {
 		a := &w.ambushes[i]
 		switch {

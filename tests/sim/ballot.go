@@ -33,6 +33,15 @@ func (p *process) told(from *node, msg protocol.Message) {
 	}
 }
 
+// take hands a message to the machine.
+func (p *process) take(l *link, msg protocol.Message) {
+	p.told(l.peer, msg)
+	p.m.Receive(p.now(), l.id, msg)
+	if _, state := msg.(*protocol.State); state && p.m.Held(l.id) { // nothing else holds after one
+		p.w.count("primary heard before the last one's farewell")
+	}
+}
+
 // elected: C4. Nobody is promoted without the leave of enough nodes, nor without what
 // somebody has acknowledged and still has.
 func (o *oracle) elected(p *process, forced bool) {

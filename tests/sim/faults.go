@@ -143,6 +143,10 @@ func (w *World) trouble() {
 	if w.sc.pullAhead && w.restAhead() {
 		return
 	}
+	if w.switchovers() && w.p(0.7) {
+		w.handOver()
+		return
+	}
 	if w.drills() && (w.p(0.7) && w.drill() || w.drilling && w.p(0.95)) {
 		return
 	}

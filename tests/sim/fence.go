@@ -17,11 +17,14 @@ const fencingFrom = 9_000_000
 // when a peer is fenced no longer.
 const staleFrom = 9_500_000
 
-// chooseFencing draws from a source of its own, so that what else a seed does stays.
 func (w *World) chooseFencing() {
-	if w.seed < fencingFrom || w.seed >= growsFrom {
-		return
+	if w.seed >= fencingFrom && w.seed < growsFrom {
+		w.withFencing()
 	}
+}
+
+// withFencing draws from a source of its own, so that what else a seed does stays.
+func (w *World) withFencing() {
 	sc, rng := &w.sc, rand.New(rand.NewPCG(w.seed, 0x6e))
 	sc.honest = true
 	sc.modes = [3]protocol.Mode{protocol.ModeC, protocol.ModeC, protocol.ModeC} // what the others promise has nothing to do with fencing

@@ -335,8 +335,7 @@ func (l *link) pumpRx() {
 				l.p.inherit(l.p.n.peers[l.id].proc)
 			}
 			if l.current() {
-				l.p.told(l.peer, msg)
-				l.p.m.Receive(l.p.now(), l.id, msg)
+				l.p.take(l, msg)
 			}
 			l.p.run()
 			l.rx.busy = true

@@ -11,11 +11,14 @@ import (
 // two and a witness. Nobody vouches for anybody there, and nobody forces.
 const quorumFrom = 8_000_000
 
-// chooseQuorum draws from a source of its own, so that what else a seed does stays.
 func (w *World) chooseQuorum() {
-	if w.seed < quorumFrom || w.seed >= fencingFrom {
-		return
+	if w.seed >= quorumFrom && w.seed < fencingFrom {
+		w.withQuorum()
 	}
+}
+
+// withQuorum draws from a source of its own, so that what else a seed does stays.
+func (w *World) withQuorum() {
 	sc, rng := &w.sc, rand.New(rand.NewPCG(w.seed, 0x51))
 	sc.honest = true
 	sc.modes = [3]protocol.Mode{protocol.ModeC, protocol.ModeC, protocol.ModeC} // what the others promise has nothing to do with votes

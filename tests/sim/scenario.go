@@ -157,6 +157,7 @@ func (w *World) choose() {
 	w.chooseFencing()
 	w.chooseGrowth()
 	w.chooseAhead()
+	w.chooseSwitchovers()
 }
 
 // windows chooses where clients write: in every extent, over a border, at the end.

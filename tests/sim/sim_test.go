@@ -119,6 +119,12 @@ func TestRestores(t *testing.T) {
 	runRange(t, restoresFrom, 150, 10)
 }
 
+// TestSwitchovers: the role is handed over among three replicas, of which the third hears
+// of the new primary before the old one's farewell.
+func TestSwitchovers(t *testing.T) {
+	runRange(t, switchoversFrom, 60, 10)
+}
+
 // runRange runs n seeds from the first of a range, or few when little time is wanted, and
 // those of the range that once found something.
 func runRange(t *testing.T, from, n, few uint64, failed ...uint64) {

@@ -50,9 +50,10 @@ type World struct {
 
 	lied     bool // a hook has called a live node dead
 	ambushes []ambush
-	drilling bool          // a drill of votes.go is under way
-	minted   func(n *node) // a primary has begun a generation; nil: nobody waits for it
-	points   *crashPoints  // nil: a run with faults by chance
+	drilling bool                           // a drill of votes.go is under way
+	minted   func(n *node)                  // a primary has begun a generation; nil: nobody waits for it
+	said     func(m moment, from, to *node) // a message is sent; nil: nobody waits for it
+	points   *crashPoints                   // nil: a run with faults by chance
 
 	trace   bool
 	lines   []string
