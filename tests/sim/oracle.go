@@ -839,10 +839,11 @@ func left(n *node, p *process, l *link) bool {
 	return back == nil || back.e.c != l.e.c
 }
 
-// overwritten: a sync begins to overwrite the replica. C4.
+// overwritten: a sync begins to overwrite the replica. C4. A source that has ended the
+// connection meanwhile sends no block: it waits for the answer first.
 func (o *oracle) overwritten(p *process, from *node) {
 	st, src := o.st[p.n.index], o.st[from.index]
-	if st.broken || st.gaveUp {
+	if st.broken || st.gaveUp || left(from, p, p.linkTo(from)) {
 		return
 	}
 	o.flushKept(p, from)
