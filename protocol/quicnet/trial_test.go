@@ -11,20 +11,25 @@ type stage struct {
 	lasts         time.Duration
 	burst         int           // writes between two pauses; 0: none
 	pause         time.Duration //
+	settles       int           // writes after it woke that take three times as long
 }
 
 // play has a trial meet the stages and returns the share of the last one's writes for which it waited awake.
 func play(stages []stage) float64 {
 	var t trial
 	var now time.Duration
-	var all, awake int
+	var all, awake, row int
 	for _, s := range stages {
 		all, awake = 0, 0
 		for end := now + s.lasts; now < end; all++ {
 			cycle := s.asleep
-			if t.awake {
-				cycle = s.awake
+			if row++; !t.awake {
+				row = 0
+			} else {
 				awake++
+				if cycle = s.awake; row <= s.settles {
+					cycle *= 3
+				}
 			}
 			if all%7 == 0 {
 				cycle += cycle / 2 // as unsteady as real ones
@@ -46,6 +51,8 @@ func TestTrial(t *testing.T) {
 	busy := stage{asleep: 67 * us, awake: 105 * us, lasts: 60 * time.Second} // as measured with a CPU taken
 	lots := quiet
 	lots.burst, lots.pause = 5000, 15*time.Millisecond
+	slow := quiet
+	slow.settles = 700 // as long as a scheduler was seen to take
 	bursts := busy
 	bursts.burst, bursts.pause = 1000, 15*time.Millisecond
 	stall := busy
@@ -57,6 +64,7 @@ func TestTrial(t *testing.T) {
 	}{
 		{"quiet CPUs", []stage{quiet}, 0.98, 1},
 		{"quiet CPUs, pauses", []stage{lots}, 0.9, 1},
+		{"quiet CPUs, a scheduler that takes its time", []stage{slow}, 0.98, 1},
 		{"busy CPUs", []stage{busy}, 0, 0.03},
 		{"busy CPUs, bursts", []stage{bursts}, 0, 0.06},
 		{"busy CPUs, time slices", []stage{stall}, 0, 0.03},
