@@ -15,8 +15,15 @@ const (
 	second = int64(1e9)
 )
 
-// eventsMax bounds a run: a busy one has a tenth of that.
-const eventsMax = 5_000_000
+// What goes on without end has no time between its events, or no end in time. How many
+// events a run has altogether says nothing: a load that goes on through one that lasts
+// minutes makes millions. A busy minute has a fifth of what is bounded here, the longest
+// runs last twenty minutes.
+const (
+	eventsMax = 5_000_000 // within eventsIn
+	eventsIn  = 60 * second
+	timeMax   = 3600 * second
+)
 
 // event is a function at a time; seq keeps events of one time in the order in
 // which they were made. With a process it happens there, or never (enter).
@@ -37,7 +44,9 @@ type World struct {
 	now    int64
 	seq    uint64
 	heap   []event
-	done   int // events executed
+	done   int   // events executed
+	before int   // up to since
+	since  int64 // when the events began that eventsMax bounds
 
 	sc     scenario
 	nodes  []*node
@@ -120,15 +129,26 @@ func (w *World) step(limit int64) bool {
 	}
 	w.heap = h
 	w.now = e.at
-	if w.done++; w.done > eventsMax {
-		w.fail("C5: %d events in %d ms: something goes on without end", w.done, w.now/milli)
-	}
+	w.bound()
 	if e.p != nil {
 		e.p.enter(e.fn)
 	} else {
 		e.fn()
 	}
 	return true
+}
+
+// bound counts an event. C5: there is an end.
+func (w *World) bound() {
+	w.done++
+	switch {
+	case w.done-w.before > eventsMax:
+		w.fail("C5: %d events in %d ms: something goes on without end", w.done-w.before, (w.now-w.since)/milli)
+	case w.now > timeMax:
+		w.fail("C5: %d s, and the run has not ended", w.now/second)
+	case w.now-w.since > eventsIn:
+		w.before, w.since = w.done, w.now
+	}
 }
 
 // runUntil executes everything up to a time.
