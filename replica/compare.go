@@ -452,10 +452,19 @@ func vet(me, peer Side, d Decision) Decision {
 		return d
 	}
 	switch {
-	case target.Role == protocol.Primary:
-		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RulePrimaryTarget, protocol.CodePrimaryIsTarget
+	case forsaken(source, target):
+		d.Rule, d.Digest, d.Rebase, d.Other = RuleDiscard, true, true, ""
+		d.Strategy = protocol.TargetFull
+		if source.Name == peer.Name {
+			d.Strategy = protocol.SourceFull
+		}
 	case source.Disk <= protocol.Inconsistent && source.Disk != protocol.DiskUnknown:
 		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RuleNoGoodCopy, protocol.CodeNotAllowed
+		if source.Disk == protocol.Inconsistent && target.Disk > protocol.Inconsistent {
+			d.Half = source.Name
+		}
+	case target.Role == protocol.Primary:
+		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RulePrimaryTarget, protocol.CodePrimaryIsTarget
 	}
 	return d
 }

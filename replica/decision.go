@@ -80,7 +80,10 @@ type Decision struct {
 	Split   bool
 	Why     string
 	PriLost string
-	IDs     []NamedID
+	// Half names the side that has newer data than the other, which is good, and only half
+	// of them (RuleNoGoodCopy); "": none does.
+	Half string
+	IDs  []NamedID
 }
 
 // Mirror returns the decision as the other side sees it.
@@ -180,8 +183,20 @@ func (d Decision) Text(me, peer, volume string) string {
 		case RuleBusy:
 			return fmt.Sprintf("%s or %s is being overwritten by another node; they compare again after that", me, peer)
 		default:
+			if d.Half != "" {
+				return fmt.Sprintf("%s was being overwritten with newer data than %s has, and has only half of them. Bring back the node that they came from. "+
+					"If it is lost for good, give up what %s has of them: run there qrbd connect %s --discard-my-data", d.Half, other(d.Half, me, peer), d.Half, volume)
+			}
 			return fmt.Sprintf("neither %s nor %s can be the source: one is inconsistent or its disk failed", me, peer)
 		}
 	}
 	return d.Strategy.String()
+}
+
+// other returns which of two names is not this one.
+func other(name, a, b string) string {
+	if name == a {
+		return b
+	}
+	return a
 }

@@ -178,3 +178,10 @@ func (m *Machine) discarded(p *peer, why string) {
 	// Before that a crash has the sync resumed, with this archive.
 	m.whenDurable(func() { m.emit(Effect{Kind: DoArchiveEnd, Discard: d}) })
 }
+
+// forsaken reports whether s, which has newer data than the other and only half of them,
+// is given up for the other by an operator: whoever has all of them is lost.
+func forsaken(s, other Side) bool {
+	return s.Disk == protocol.Inconsistent && other.Disk > protocol.Inconsistent && s.Role != protocol.Primary &&
+		s.has(protocol.HelloDiscard) && !other.has(protocol.HelloDiscard)
+}

@@ -230,7 +230,7 @@ func (w *World) mend(tries int) {
 		return
 	}
 	for _, net := range w.nets {
-		if net.a.proc != nil && net.b.proc != nil {
+		if net.a.proc != nil && net.b.proc != nil && (tries <= 12 || !w.mendHalf(net)) {
 			w.mendPair(net)
 		}
 	}
