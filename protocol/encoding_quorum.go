@@ -6,6 +6,8 @@ func (*Ballot) Type() Type { return TypeBallot }
 func (m *Ballot) encode(b []byte) []byte {
 	b = putU64(b, m.Term)
 	b = putU64(b, uint64(m.Voted))
+	b = putU64(b, m.Floor)
+	b = putU64(b, m.Overruled)
 	b = putBool(b, m.Witness)
 	b = putBool(b, m.Left)
 	b = putBool(b, m.Serving)
@@ -15,6 +17,8 @@ func (m *Ballot) encode(b []byte) []byte {
 func (m *Ballot) decode(r *reader) {
 	m.Term = r.u64()
 	m.Voted = Generation(r.u64())
+	m.Floor = r.u64()
+	m.Overruled = r.u64()
 	m.Witness = r.bool()
 	m.Left = r.bool()
 	m.Serving = r.bool()
@@ -30,6 +34,7 @@ func (m *Claim) encode(b []byte) []byte {
 	b = putU64(b, m.Term)
 	b = putI64(b, m.Stamp)
 	b = putU64(b, uint64(m.Current))
+	b = putU64(b, m.Overruled)
 	return putGenerations(b, m.History)
 }
 
@@ -37,6 +42,7 @@ func (m *Claim) decode(r *reader) {
 	m.Term = r.u64()
 	m.Stamp = r.i64()
 	m.Current = Generation(r.u64())
+	m.Overruled = r.u64()
 	m.History = r.generations(m.History)
 }
 

@@ -289,12 +289,15 @@ type PromoteAnswer struct {
 // Ballot goes before Hello on a volume with a quorum: what the sender has voted
 // for, and whether it may.
 type Ballot struct {
-	Rules   string     // the quorum's settings, the same on every node
-	Term    uint64     // of the primary that it followed last, or is
-	Voted   Generation // of the primary that it followed last
-	Witness bool       // it holds no data
-	Left    bool       // it left in order, and somebody who knew has not confirmed since (Readmit) that it is back
-	Serving bool       // it is primary, and a quorum follows it
+	Rules string     // the quorum's settings, the same on every node
+	Term  uint64     // of the primary that it followed last, or is
+	Voted Generation // of the primary that it followed last
+	// Floor: it follows no primary whose term is not above. Overruled: as in its claims.
+	Floor, Overruled uint64
+
+	Witness bool // it holds no data
+	Left    bool // it left in order, and somebody who knew has not confirmed since (Readmit) that it is back
+	Serving bool // it is primary, and a quorum follows it
 }
 
 // Claim says that the sender is primary in Term, with the data of Current. It is
@@ -304,7 +307,10 @@ type Claim struct {
 	Term    uint64
 	Stamp   int64 // the sender's clock, ns; 0: a candidate's
 	Current Generation
-	History []Generation // what Current descends from
+	// Overruled: by an operator's word this line of the data counts, whatever a primary
+	// whose term is not above was followed in. 0: nobody has said so.
+	Overruled uint64
+	History   []Generation // what Current descends from
 }
 
 // NoVote says why a Claim is not followed.

@@ -35,7 +35,7 @@ func (m *Machine) claim() {
 }
 
 func (m *Machine) claimNow(stamp Time) *protocol.Claim {
-	return &protocol.Claim{Term: m.vote.reign, Stamp: stamp, Current: m.current, History: append([]protocol.Generation(nil), m.history...)}
+	return &protocol.Claim{Term: m.vote.reign, Stamp: stamp, Current: m.current, Overruled: m.vote.overruled, History: append([]protocol.Generation(nil), m.history...)}
 }
 
 // beginTerm gives this node, about to be primary, a term above every one that a voter
@@ -44,20 +44,24 @@ func (m *Machine) beginTerm() {
 	if !m.quorumOn() {
 		return
 	}
-	const counts = 16 // bits
-	term := max(m.vote.term, m.vote.reign)
-	for _, p := range m.all {
-		if p.present() {
-			term = max(term, p.ballot.Term)
-		}
-	}
-	m.vote.reign = (term>>counts+1)<<counts | m.cfg.Rand()&(1<<counts-1)
+	m.vote.reign = protocol.NextTerm(m.lastTerm(), m.cfg.Rand())
 	m.vote.own, m.vote.serving, m.vote.failing, m.vote.lostAt = 0, false, false, m.now
 	m.vote.from, m.vote.until = nil, 0
 	m.vote.claimAt = 0
 	for _, p := range m.all { // nobody was asked before
 		p.answeredAt = m.now
 	}
+}
+
+// lastTerm returns the latest term that this node, or who is present, knows of.
+func (m *Machine) lastTerm() uint64 {
+	term := max(m.vote.term, m.vote.reign, m.vote.floor)
+	for _, p := range m.all {
+		if p.present() {
+			term = max(term, p.ballot.Term, p.ballot.Floor)
+		}
+	}
+	return term
 }
 
 // covers reports whether a claimant's data descends from a generation.
@@ -68,6 +72,30 @@ func covers(c *protocol.Claim, g protocol.Generation) bool {
 // promised reports whether this node may follow p, and nobody else is followed.
 func (m *Machine) promised(p *peer) bool { return m.now < m.vote.until && m.vote.from != p }
 
+// promise follows nobody but p for a lease.
+func (m *Machine) promise(p *peer, force bool) {
+	if !m.quorumOn() {
+		return
+	}
+	m.vote.from, m.vote.until = p, m.now+m.cfg.Lease
+	if force {
+		m.raiseFloor(p.asks.Overruled)
+	}
+	if !covers(p.asks, m.vote.voted) { // the operator's word
+		m.vote.voted = 0
+		m.persist()
+		for _, q := range m.all { // one that remembers nobody goes by what this node said
+			if q != p && q.linked && q.settled {
+				m.emit(Effect{Kind: DoSend, Peer: q.id, Msg: m.ballot()})
+			}
+		}
+	}
+	if m.vote.term == 0 { // from now on it remembers
+		m.vote.term, m.vote.voted = 1, p.asks.Current
+		m.persist()
+	}
+}
+
 // released: p, if it is the primary that is followed, is primary no more.
 func (m *Machine) released(p *peer) {
 	if m.vote.from == p {
@@ -77,7 +105,7 @@ func (m *Machine) released(p *peer) {
 
 func (m *Machine) onClaim(p *peer, c *protocol.Claim) {
 	if c.Stamp == 0 {
-		p.asks = &protocol.Claim{Current: c.Current, History: append([]protocol.Generation(nil), c.History...)}
+		p.asks = &protocol.Claim{Current: c.Current, Overruled: c.Overruled, History: append([]protocol.Generation(nil), c.History...)}
 		return
 	}
 	a := &protocol.ClaimAnswer{Stamp: c.Stamp, Current: c.Current, No: m.judge(p, c)}
@@ -87,8 +115,8 @@ func (m *Machine) onClaim(p *peer, c *protocol.Claim) {
 		return
 	}
 	m.vote.from, m.vote.until = p, m.now+m.cfg.Lease
-	if m.vote.term != c.Term || m.vote.voted != c.Current {
-		m.vote.term, m.vote.voted = c.Term, c.Current
+	if m.vote.term != c.Term || m.vote.voted != c.Current || m.vote.overruled < c.Overruled {
+		m.vote.term, m.vote.voted, m.vote.overruled = c.Term, c.Current, max(m.vote.overruled, c.Overruled)
 		m.persist()
 	}
 	a.Term = c.Term
@@ -109,9 +137,9 @@ func (m *Machine) judge(p *peer, c *protocol.Claim) protocol.NoVote {
 		return protocol.NoFollow
 	case !m.knows(p, c):
 		return protocol.NoFollow
-	case c.Term != m.vote.term && !covers(c, m.vote.voted):
+	case c.Term != m.vote.term && m.objects(c):
 		return protocol.NoBehind
-	case c.Term < m.vote.term:
+	case c.Term < m.vote.term || c.Term <= m.vote.floor:
 		return protocol.NoTerm
 	case c.Term != m.vote.term && m.promised(p):
 		return protocol.NoPromise
@@ -125,7 +153,7 @@ func (m *Machine) judge(p *peer, c *protocol.Claim) protocol.NoVote {
 // have been made anew: it goes by what all the others remember.
 func (m *Machine) knows(p *peer, c *protocol.Claim) bool {
 	return m.vote.term != 0 || !slices.ContainsFunc(m.all, func(q *peer) bool {
-		return q != p && (!q.present() || !covers(c, q.ballot.Voted))
+		return q != p && (!q.present() || objects(c, q.ballot.Term, q.ballot.Voted))
 	})
 }
 

@@ -74,7 +74,7 @@ func (m *Machine) ballot() *protocol.Ballot {
 	if m.role == protocol.Primary {
 		term = m.vote.reign
 	}
-	return &protocol.Ballot{Rules: m.rules(), Term: term, Voted: m.vote.voted, Witness: m.cfg.Witness, Left: m.hasLeft(), Serving: m.role == protocol.Primary && m.followed()}
+	return &protocol.Ballot{Rules: m.rules(), Term: term, Voted: m.vote.voted, Floor: m.vote.floor, Overruled: m.vote.overruled, Witness: m.cfg.Witness, Left: m.hasLeft(), Serving: m.role == protocol.Primary && m.followed()}
 }
 
 func (m *Machine) onBallot(p *peer, b *protocol.Ballot) {
@@ -93,10 +93,11 @@ func (m *Machine) onBallot(p *peer, b *protocol.Ballot) {
 		m.standAlone(p, refusal(protocol.CodeNotAllowed, "%s is a witness of %s by one node's configuration, and not by the other's", p.name, m.cfg.Name))
 		return
 	}
+	m.hearForce(b)
 	if p.settled || !b.Left {
 		m.welcome(p) // else when the handshake has ended: who cannot join is still not missed
 	}
-	if m.role == protocol.Primary && (b.Term > m.vote.reign || !covers(m.claimNow(1), b.Voted)) {
+	if m.role == protocol.Primary && (b.Term > m.vote.reign || b.Floor >= m.vote.reign || objects(m.claimNow(1), b.Term, b.Voted)) {
 		m.abdicate(p.name + " has followed a later primary")
 	}
 	m.votersChanged()

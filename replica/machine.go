@@ -221,7 +221,7 @@ func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 		}
 		m.peers = append(m.peers, p)
 	}
-	m.vote.term, m.vote.voted = st.Term, st.Voted
+	m.vote.term, m.vote.voted, m.vote.overruled, m.vote.floor = st.Term, st.Voted, st.Overruled, st.Floor
 	if m.quorumOn() && st.Term != 0 {
 		m.vote.until = now + cfg.Lease // what was promised is not known any more
 	}

@@ -39,6 +39,8 @@ type Stored struct {
 	Restoring bool
 	Term      uint64              // of the primary that was followed last; 0: none, or no quorum
 	Voted     protocol.Generation // its generation
+	Overruled uint64              // an operator's word counts more than what was followed in terms up to here; 0: there is none
+	Floor     uint64              // no primary is followed in a term up to here
 	Peers     []PeerSlot          // same order as Config.Peers
 }
 
@@ -186,7 +188,7 @@ func (m *Machine) stored() *Stored {
 	}
 	s := &Stored{Volume: m.volume, Disk: m.disk, Primary: m.role == protocol.Primary || m.crashed,
 		Own: m.ownClaim(), Clean: m.cleanMark, Shaken: m.shaken, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring, Archive: m.vouched,
-		Term: m.vote.term, Voted: m.vote.voted}
+		Term: m.vote.term, Voted: m.vote.voted, Overruled: m.vote.overruled, Floor: m.vote.floor}
 	for _, p := range m.all {
 		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk, First: p.wroteFirst, Last: p.wroteLast, Older: m.wasPrimary(p), Left: p.departed, Told: p.owes, Fenced: p.fence.kept, Writer: m.writer == p.name})
 		p.wroteKept = p.wroteLast
@@ -197,7 +199,7 @@ func (m *Machine) stored() *Stored {
 // storedNew is the state of a replica that holds nothing: it was never in sync, and
 // whatever it meets overwrites all of it.
 func (m *Machine) storedNew() *Stored {
-	s := &Stored{Disk: protocol.Inconsistent, Term: m.vote.term, Voted: m.vote.voted}
+	s := &Stored{Disk: protocol.Inconsistent, Term: m.vote.term, Voted: m.vote.voted, Overruled: m.vote.overruled, Floor: m.vote.floor}
 	for _, p := range m.all {
 		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Disk: p.disk, Left: p.departed, Told: p.owes, Fenced: p.fence.kept})
 	}

@@ -31,6 +31,7 @@ type promotion struct {
 	asked    uint16 // connected peers
 	waiting  uint16 // those of them that have not answered
 	votes    uint16 // those that have agreed, and have a vote
+	over     uint64 // what the operator's word overrules (force.go); 0: nothing
 	deadline Time
 	done     func(error)
 }
@@ -61,6 +62,9 @@ func (m *Machine) Promote(now Time, opt PromoteOptions, done func(error)) {
 	m.promote = &promotion{id: m.cfg.Rand(), opt: opt, deadline: now + m.cfg.AskTime, done: done}
 	if m.quorumOn() {
 		m.promote.deadline += m.cfg.Lease // voters wait for the end of one
+		if opt.Force {
+			m.promote.over = protocol.ForcedOver(m.lastTerm())
+		}
 		if opt.PeerFenced {
 			m.vouch()
 		}
@@ -80,7 +84,7 @@ func (m *Machine) askAll() (any bool) {
 			pr.asked |= 1 << p.id
 			pr.waiting |= 1 << p.id
 			if m.quorumOn() {
-				m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: m.claimNow(0)})
+				m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: m.candidacy(pr)})
 			}
 			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.PromoteAsk{ID: pr.id, Force: pr.opt.Force}})
 		}
@@ -264,6 +268,7 @@ func (m *Machine) takeRole(opt PromoteOptions) {
 	m.parting()
 	m.frozen++ // no write before the role is durable
 	m.rising = true
+	m.overrule()
 	m.beginTerm()
 	m.setRole(protocol.Primary, why)
 	m.forgetJoined()
@@ -379,7 +384,9 @@ func (m *Machine) endPromote(err error) {
 func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 	ans := &protocol.PromoteAnswer{ID: a.ID}
 	switch {
-	case m.quorumOn() && (p.asks == nil || !covers(p.asks, m.vote.voted) && !a.Force):
+	case m.quorumOn() && a.Force && m.metaDead: // that must be kept
+		ans.Code, ans.Text = protocol.CodeDiskFailed, fmt.Sprintf("the metadata of %s on %s cannot be written", m.cfg.Name, m.cfg.Self)
+	case m.quorumOn() && (p.asks == nil || m.objects(p.asks) && !a.Force):
 		ans.Code, ans.Text = protocol.CodeNotAllowed, fmt.Sprintf("%s has followed a primary of %s with newer data, generation %s: promote a node that has it", m.cfg.Self, m.cfg.Name, m.vote.voted)
 	case m.quorumOn() && !a.Force && !m.knows(p, p.asks):
 		ans.Code, ans.Text = protocol.CodeNotAllowed, fmt.Sprintf("%s is new to %s and has followed nobody: it agrees when it is connected to all the others (%s)", m.cfg.Self, m.cfg.Name, m.missing())
@@ -404,7 +411,7 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 		if p.repl == protocol.Established && p.lastWhy != RuleDefer && p.unsettled() { // by force
 			ans.Code = protocol.CodeBusy
 		}
-		m.promise(p)
+		m.promise(p, a.Force)
 		m.unfence(p, "it is promoted")
 		m.granted = grant{p.id, m.now + m.cfg.AskTime}
 		if m.promote != nil {
@@ -420,7 +427,7 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: ans})
 		}
 	}
-	if ans.Yes && m.fencingOn() { // and not fenced any more, durably
+	if ans.Yes && (m.fencingOn() || a.Force && m.quorumOn()) { // not fenced any more, or overruled, durably
 		m.whenDurable(send)
 		return
 	}
@@ -435,27 +442,6 @@ func (m *Machine) newer(p *peer) bool {
 	}
 	g := p.heard.Current
 	return m.disk > protocol.Outdated && g != 0 && g != m.current && (p.slot == g || slices.Contains(m.history, g))
-}
-
-// promise follows nobody but p for a lease.
-func (m *Machine) promise(p *peer) {
-	if !m.quorumOn() {
-		return
-	}
-	m.vote.from, m.vote.until = p, m.now+m.cfg.Lease
-	if !covers(p.asks, m.vote.voted) { // the operator's word
-		m.vote.voted = 0
-		m.persist()
-		for _, q := range m.all { // one that remembers nobody goes by what this node said
-			if q != p && q.linked && q.settled {
-				m.emit(Effect{Kind: DoSend, Peer: q.id, Msg: m.ballot()})
-			}
-		}
-	}
-	if m.vote.term == 0 { // from now on it remembers
-		m.vote.term, m.vote.voted = 1, p.asks.Current
-		m.persist()
-	}
 }
 
 func (m *Machine) onPromoteAnswer(p *peer, a *protocol.PromoteAnswer) {

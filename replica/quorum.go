@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
 )
 
@@ -26,6 +25,9 @@ import (
 // of the primary that it followed is over, and only to a replica that descends from
 // the generation followed last: so it holds what was answered, and who answered it
 // answers no more.
+//
+// An operator's word on data (force.go) takes the place of what voters have followed
+// before it, and of nothing that they follow after it.
 //
 // With the quorum off nothing of this exists.
 
@@ -89,8 +91,12 @@ type voting struct {
 	reign uint64              // a primary's own term; its term too once a quorum has followed it
 	voted protocol.Generation // its generation; an own one: a quorum has followed it
 	own   protocol.Generation // voted, if that is durable
-	from  *peer               // the primary that is followed, or that has this node's leave; nil: not known
-	until Time                // nobody else before
+	// overruled: what was followed in terms up to here does not count against the data that
+	// this node has, or has followed; 0: no operator has said so.
+	overruled uint64
+	floor     uint64 // no primary is followed any more in a term up to here (force.go)
+	from      *peer  // the primary that is followed, or that has this node's leave; nil: not known
+	until     Time   // nobody else before
 
 	quorate    bool
 	lostAt     Time       // since when this primary does not serve
@@ -399,9 +405,6 @@ func (m *Machine) tickQuorum() {
 	m.promoteAnswered()
 	m.serveAgain()
 }
-
-// emptyBits stands in for the dirty bitmap toward a node that holds no data.
-func emptyBits() *bitmap.Set { return bitmap.NewSet(1) }
 
 // stallMint has a new generation wait; serveAgain looks at it again.
 func (m *Machine) stallMint() {

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
 )
 
@@ -66,3 +67,6 @@ func (m *Machine) onWitnessState(p *peer, s *protocol.State) {
 		m.released(p)
 	}
 }
+
+// emptyBits stands in for the dirty bitmap toward a node that holds no data.
+func emptyBits() *bitmap.Set { return bitmap.NewSet(1) }

@@ -46,7 +46,7 @@ type goneSlot struct {
 func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 	s := &v.opt.State.Super
 	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current,
-		History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&superRestoring != 0, Own: s.Flags&superOwn != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
+		History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&superRestoring != 0, Own: s.Flags&superOwn != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted, Overruled: s.Overruled, Floor: s.Floor}
 	index := make(map[string]int)
 	for i, p := range s.Peers {
 		index[p.Name] = i
@@ -90,7 +90,7 @@ func (v *Volume) batch(b replica.MetaBatch, where *regions) *meta.Batch {
 	if s := b.Super; s != nil {
 		old := v.kept
 		sup := &meta.Super{Volume: s.Volume, Size: old.Size, Node: old.Node, Name: old.Name, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken,
-			Flags: old.Flags &^ (superRestoring | superOwn), Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
+			Flags: old.Flags &^ (superRestoring | superOwn), Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Archive: s.Archive, Term: s.Term, Voted: s.Voted, Overruled: s.Overruled, Floor: s.Floor}
 		if s.Restoring {
 			sup.Flags |= superRestoring
 		}

@@ -135,7 +135,7 @@ func kept(msg protocol.Message) protocol.Message {
 	case *protocol.Hello:
 		return &protocol.Hello{Volume: m.Volume, Size: m.Size, Role: m.Role}
 	case *protocol.Claim:
-		return &protocol.Claim{Term: m.Term, Stamp: m.Stamp, Current: m.Current, History: append([]protocol.Generation(nil), m.History...)}
+		return &protocol.Claim{Term: m.Term, Stamp: m.Stamp, Current: m.Current, Overruled: m.Overruled, History: append([]protocol.Generation(nil), m.History...)}
 	case *protocol.State:
 		c := *m
 		return &c

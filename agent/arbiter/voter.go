@@ -20,6 +20,7 @@ type Record struct {
 	Holder string              `json:"holder"` // node that is followed, or has leave to be promoted; "": none
 	Term   uint64              `json:"term"`   // of the primary that was followed last
 	Voted  protocol.Generation `json:"voted"`  // its generation
+	Floor  uint64              `json:"floor"`  // no primary is followed in a term up to here (a forced promotion, protocol.ForcedOver)
 	Beat   uint64              `json:"beat"`   // counts replacements
 }
 
@@ -186,7 +187,7 @@ func (v *Voter) onHello(ctx context.Context, h *protocol.Hello) ([]protocol.Mess
 // ballot says what was voted for. token: of a leave; the term that begins with it is higher.
 func (v *Voter) ballot(token int64) *protocol.Ballot {
 	const counts = 16 // the bits of a term that tell promotions of one number apart
-	return &protocol.Ballot{Rules: v.rules, Term: max(v.rec.Term, uint64(token)<<counts), Voted: v.rec.Voted, Witness: true}
+	return &protocol.Ballot{Rules: v.rules, Term: max(v.rec.Term, v.rec.Floor+uint64(token)<<counts), Voted: v.rec.Voted, Floor: v.rec.Floor, Witness: true}
 }
 
 // release gives the vote back when this node is not primary.
@@ -205,9 +206,9 @@ func (v *Voter) judge(c *protocol.Claim) protocol.NoVote {
 	switch {
 	case v.role != protocol.Primary || v.rev == 0:
 		return protocol.NoFollow
-	case c.Term != v.rec.Term && !covers(c, v.rec.Voted):
+	case c.Term != v.rec.Term && v.objects(c):
 		return protocol.NoBehind
-	case c.Term < v.rec.Term:
+	case c.Term < v.rec.Term || c.Term <= v.rec.Floor:
 		return protocol.NoTerm
 	case c.Term != v.rec.Term && v.promised():
 		return protocol.NoPromise
@@ -215,9 +216,15 @@ func (v *Voter) judge(c *protocol.Claim) protocol.NoVote {
 	return protocol.VoteYes
 }
 
+// objects reports whether a primary was followed whose data a claimant lacks, and no
+// operator has said that they do not count.
+func (v *Voter) objects(c *protocol.Claim) bool {
+	return !covers(c, v.rec.Voted) && (c == nil || !c.Overrules(v.rec.Term))
+}
+
 func (v *Voter) onClaim(ctx context.Context, c *protocol.Claim) ([]protocol.Message, error) {
 	if c.Stamp == 0 {
-		v.asks = &protocol.Claim{Current: c.Current, History: slices.Clone(c.History)}
+		v.asks = &protocol.Claim{Current: c.Current, Overruled: c.Overruled, History: slices.Clone(c.History)}
 		return nil, nil
 	}
 	if v.rev == 0 || v.rec.Holder != v.o.Self {
@@ -285,7 +292,7 @@ func (v *Voter) decide(ctx context.Context, a *protocol.PromoteAsk) ([]protocol.
 	case v.rev == 0:
 		return no(protocol.CodeNotAllowed, "there is no vote of %s in etcd: it was made anew, or is not the one that the volume has used. Both nodes connected make it by themselves; "+
 			"if the other one is lost for good: qrbd promote %s --force", v.o.Volume, v.o.Volume)
-	case !covers(v.asks, v.rec.Voted) && !a.Force:
+	case v.objects(v.asks) && !a.Force:
 		return no(protocol.CodeNotAllowed, "a primary of %s with newer data, generation %s, has had the vote: promote a node that has it", v.o.Volume, v.rec.Voted)
 	case v.promised() && v.rev != v.began:
 		return no(protocol.CodeTwoPrimaries, "%s has the vote, and has just renewed it", v.rec.Holder)
@@ -297,6 +304,9 @@ func (v *Voter) decide(ctx context.Context, a *protocol.PromoteAsk) ([]protocol.
 	next.Holder = v.o.Self
 	if !covers(v.asks, next.Voted) { // the operator's word
 		next.Voted = 0
+	}
+	if a.Force && v.asks != nil {
+		next.Floor = max(next.Floor, v.asks.Overruled)
 	}
 	ok, err := v.swap(ctx, next)
 	if err != nil {

@@ -225,6 +225,65 @@ func TestVotes(t *testing.T) {
 	})
 }
 
+// TestOverruled: what was followed before an operator forced a promotion does not count
+// against it, also if that was done without this vote; what is followed later does. Whoever
+// was promoted before has the vote no more once it was given to such a candidate.
+func TestOverruled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{}
+		alpha, beta := newNode("alpha", 1, m, 1), newNode("beta", 1, m, 2)
+		alpha.hello(t, protocol.Secondary)
+		first := alpha.reign(t, true, 11, 10)
+		time.Sleep(2 * lease)
+
+		over := protocol.ForcedOver(first)
+		claim := &protocol.Claim{Term: protocol.NextTerm(over, 1), Stamp: 1, Current: 20, Overruled: first - 1, History: []protocol.Generation{10}}
+		vote := func(want protocol.NoVote) {
+			t.Helper()
+			out := beta.say(t, claim)
+			if len(out) != 1 || out[0].(*protocol.ClaimAnswer).No != want {
+				t.Fatalf("claim %+v: %+v, not %v", claim, out[0], want)
+			}
+		}
+		beta.hello(t, protocol.Primary)
+		vote(protocol.NoBehind)
+		claim.Overruled = over
+		for range 8 { // alpha may still answer
+			beta.say(t, claim)
+			beta.after(lease / 4)
+		}
+		vote(protocol.VoteYes)
+
+		t.Log("alpha is given the vote for what beta has, and goes on: that is not overruled")
+		time.Sleep(2 * lease)
+		second := alpha.reign(t, false, 21, 20, 10)
+		time.Sleep(2 * lease)
+		vote(protocol.NoBehind)
+		if second <= claim.Term {
+			t.Errorf("term %x after %x", second, claim.Term)
+		}
+
+		t.Log("beta has leave by force, and is lost: alpha's term is over")
+		over = protocol.ForcedOver(second)
+		beta.say(t, &protocol.State{Role: protocol.Secondary})
+		beta.say(t, &protocol.Claim{Current: 20, Overruled: over, History: []protocol.Generation{10}})
+		yes := false
+		out := beta.say(t, &protocol.PromoteAsk{ID: 1, Force: true})
+		for range 200 {
+			for _, msg := range out {
+				a, is := msg.(*protocol.PromoteAnswer)
+				yes = yes || is && a.Yes
+			}
+			beta.after(lease / 64)
+			out, _ = beta.Tick(t.Context())
+		}
+		time.Sleep(2 * lease)
+		if no := alpha.claim(t, second, 21, 20, 10); !yes || no != protocol.NoTerm {
+			t.Errorf("leave %v, the term before: %v", yes, no)
+		}
+	})
+}
+
 // TestSkewedClocks: at the moment at which a node gets the vote the one that had it, by its
 // own clock, counts it no more; whatever the speed of both clocks within a fifth, however
 // slow the way to the store, and whatever was under way when it was cut.

@@ -199,7 +199,7 @@ func (p *process) config() replica.Config {
 // configuration.
 func (p *process) stored(state *meta.State) replica.Stored {
 	s := &state.Super
-	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&1 != 0, Own: s.Flags&2 != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
+	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&1 != 0, Own: s.Flags&2 != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted, Overruled: s.Overruled, Floor: s.Floor}
 	for i, q := range p.n.peers {
 		if i >= len(s.Peers) {
 			st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Dirty: bitmap.NewSet(bitmap.Blocks(p.n.size))})
@@ -222,7 +222,7 @@ func (p *process) batch(b replica.MetaBatch) *meta.Batch {
 	out := &meta.Batch{Activity: b.Activity}
 	if s := b.Super; s != nil {
 		sup := &meta.Super{Volume: s.Volume, Size: p.super.Size, Node: p.super.Node, Name: p.super.Name, Disk: s.Disk, Primary: s.Primary,
-			Clean: s.Clean, Shaken: s.Shaken, Flags: 0, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Archive: s.Archive, Term: s.Term, Voted: s.Voted}
+			Clean: s.Clean, Shaken: s.Shaken, Flags: 0, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Archive: s.Archive, Term: s.Term, Voted: s.Voted, Overruled: s.Overruled, Floor: s.Floor}
 		if s.Restoring {
 			sup.Flags = 1
 		}

@@ -15,6 +15,7 @@ import (
 
 func testSuper(size int64) Super {
 	return Super{
+		Term: 0x3132333435363738, Voted: 0x4142434445464748, Overruled: 0x5152535455565758, Floor: 0x6162636465666768,
 		Volume: protocol.VolumeID{1, 2, 3}, Size: size, Node: "alpha", Name: "crm",
 		Disk: protocol.UpToDate, Primary: true, Shaken: true, Flags: 0x80000001,
 		Current: 0x1122334455667788, History: []protocol.Generation{9, 8, 7}, Seq: 1 << 40, Lost: 0x2122232425262728, Archive: 0x3132333435363738,

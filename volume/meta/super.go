@@ -25,6 +25,10 @@ type Super struct {
 
 	Term  uint64              // of the primary that was followed last, on a volume with a quorum
 	Voted protocol.Generation // its generation
+	// Overruled: an operator's word counts more than what voters have followed in terms up
+	// to here; 0: nobody has said so.
+	Overruled uint64
+	Floor     uint64 // no primary is followed in a term up to here
 
 	Lost    protocol.Generation // given up, while the sync that overwrites it has not ended; 0: none
 	Archive uint64              // file id of the only archive that counts as kept up unless it says itself that it is sealed; 0: none
@@ -91,6 +95,8 @@ const (
 	atArchive  = 2272 // 8
 	atTerm     = 2280 // 8
 	atVoted    = 2288 // 8
+	atOver     = 2296 // 8
+	atFloor    = 2304 // 8
 
 	// A name takes 72 bytes: 1 length, 64 text, 7 zero.
 
@@ -145,6 +151,8 @@ func (s *Super) encode(p []byte) {
 	le.PutUint64(p[atArchive:], s.Archive)
 	le.PutUint64(p[atTerm:], s.Term)
 	le.PutUint64(p[atVoted:], uint64(s.Voted))
+	le.PutUint64(p[atOver:], s.Overruled)
+	le.PutUint64(p[atFloor:], s.Floor)
 	p[atDisk] = byte(s.Disk)
 	if s.Primary {
 		p[atState] |= statePrimary
@@ -199,6 +207,9 @@ func decodeSuper(p []byte) (Super, error) {
 		Archive: le.Uint64(p[atArchive:]),
 		Term:    le.Uint64(p[atTerm:]),
 		Voted:   protocol.Generation(le.Uint64(p[atVoted:])),
+
+		Overruled: le.Uint64(p[atOver:]),
+		Floor:     le.Uint64(p[atFloor:]),
 	}
 	copy(s.Volume[:], p[atVolume:])
 	var ok [2]bool
