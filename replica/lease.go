@@ -149,7 +149,7 @@ func (m *Machine) judge(p *peer, c *protocol.Claim) protocol.NoVote {
 	return protocol.VoteYes
 }
 
-// knows reports whether this node can judge a claim of p. One that remembers nobody may
+// knows reports whether this node can judge a claim of p; nil: of its own. One that remembers nobody may
 // have been made anew: it goes by what all the others remember.
 func (m *Machine) knows(p *peer, c *protocol.Claim) bool {
 	return m.vote.term != 0 || !slices.ContainsFunc(m.all, func(q *peer) bool {

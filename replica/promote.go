@@ -129,6 +129,9 @@ func (m *Machine) mayPromote(opt PromoteOptions) error {
 	case m.quorumOn() && !covers(m.claimNow(0), m.vote.voted): // its own vote is one like the others'
 		return refusal(protocol.CodeNotAllowed, "%s has followed a primary of %s with newer data, generation %s, and does not have them: promote a node that has. Only if there is none left: qrbd promote %s --force",
 			m.cfg.Self, name, m.vote.voted, name)
+	case m.quorumOn() && !opt.PeerFenced && !m.knows(nil, m.claimNow(0)): // it may have followed somebody before
+		return refusal(protocol.CodeNotAllowed, "%s is new to %s and has followed nobody: it may be promoted when it is connected to all the others, and has what they have followed (%s). Or promote another node",
+			m.cfg.Self, name, m.missing())
 	}
 	if opt.PeerFenced || m.quorumOn() {
 		return nil
