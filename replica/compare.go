@@ -366,8 +366,10 @@ func (s Side) mayLack(other Side) bool {
 		return false // it has that primary's copy
 	case s.has(protocol.HelloOwnWrites) && other.has(protocol.HelloYourWrites):
 		return false
-	case other.has(protocol.HelloOwnWrites) && s.has(protocol.HelloYourWrites):
-		return s.Mode == protocol.ModeA || s.Mode == protocol.ModeB && s.has(protocol.HelloShaken)
+	case s.has(protocol.HelloYourWrites) && (s.Mode == protocol.ModeA || s.Mode == protocol.ModeB && s.has(protocol.HelloShaken)):
+		return true // also when the other got them back from a third
+	case s.has(protocol.HelloYourWrites) && other.has(protocol.HelloOwnWrites):
+		return false
 	case !other.has(protocol.HelloCrashedPrimary):
 		return s.has(protocol.HelloMayLack)
 	case s.Mode != protocol.ModeC:

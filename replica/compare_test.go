@@ -114,7 +114,8 @@ func TestWriterDecides(t *testing.T) {
 		{"under B", protocol.ModeB, own | lack, yours, protocol.TargetBitmap, RuleEqualDirty},
 		{"under C", protocol.ModeC, own | lack, yours, protocol.TargetBitmap, RuleEqualDirty},
 		{"the other followed a third since", protocol.ModeA, own | lack, 0, protocol.TargetBitmap, RuleEqualCloser},
-		{"it followed a third since", protocol.ModeA, lack, yours, protocol.TargetBitmap, RuleEqualCloser},
+		{"it got them back from a third", protocol.ModeA, 0, yours, protocol.SourceBitmap, RuleEqualCloser},
+		{"it followed a third since, under A", protocol.ModeA, lack, yours, protocol.TargetBitmap, RuleEqualDirty},
 	}
 	for _, tt := range tests {
 		a, b := side("a", "b", tt.mode, 1, tt.a), side("b", "a", tt.mode, 2, tt.b)
