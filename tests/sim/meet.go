@@ -101,9 +101,13 @@ func (s *metaStore) kept(pages map[int64]*[metaPage]byte, when string) *meta.Sta
 	return state
 }
 
-// lacking says what src lacks of what was acknowledged and n has; empty: nothing.
+// lacking says what src lacks of what was acknowledged and n has; empty: nothing. After a
+// power cut of src nothing of that is promised.
 func (o *oracle) lacking(n, src *node) string {
 	st := o.st[n.index]
+	if o.st[src.index].lost {
+		return ""
+	}
 	if first := unique(st.mark(), o.st[src.index].mark()); first != 0 && !st.broken && !st.gaveUp {
 		if e := o.more(n, src, first); e != nil {
 			return fmt.Sprintf("write %d (%s, branch %d of %s)", e.idx, valueText(e.val), st.br.id, st.br.owner)
@@ -116,7 +120,7 @@ func (o *oracle) lacking(n, src *node) string {
 // empty: nothing.
 func (o *oracle) lackingFlushed(n, src *node) (lost string) {
 	st := o.st[n.index]
-	floor := min(st.dur, st.br.flushed)
+	floor := min(st.dur, st.told, st.br.flushed)
 	if st.broken || st.gaveUp || st.br != o.st[src.index].br || !o.waitedFor(st.br, n) && !o.waitedFor(st.br, src) {
 		return ""
 	}

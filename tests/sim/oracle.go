@@ -87,6 +87,7 @@ type standing struct {
 	pos    int
 	vol    int // in its cache
 	dur    int // on stable storage
+	told   int // what clients were told is stable here too
 	fua    map[int32]forced
 	gen    protocol.Generation // last seen there
 	hurt   int64               // when it last lost something, or may have
@@ -535,6 +536,7 @@ func (o *oracle) flushed(p *process, c *clientOp) {
 	v := p.look()
 	if !v.Bare {
 		o.st[p.n.index].dur = max(o.st[p.n.index].dur, c.idx)
+		o.st[p.n.index].told = max(o.st[p.n.index].told, c.idx)
 	} else {
 		w := o.w
 		w.count("flushed through a peer")
@@ -546,7 +548,7 @@ func (o *oracle) flushed(p *process, c *clientOp) {
 		}
 		st := o.st[p.n.peers[i].index]
 		if o.counts(p, q, p.n.peers[i], c.br) {
-			st.dur = max(st.dur, c.idx)
+			st.dur, st.told = max(st.dur, c.idx), max(st.told, c.idx)
 		}
 		if st.joint.br == c.br {
 			st.joint.dur = max(st.joint.dur, c.idx)
@@ -889,7 +891,7 @@ func (o *oracle) flushKept(p *process, from *node) {
 	if (st.lost || src.lost) && !o.waitedFor(st.br, p.n) && !o.waitedFor(st.br, from) {
 		return
 	}
-	floor := min(st.dur, st.br.flushed)
+	floor := min(st.dur, st.told, st.br.flushed)
 	for h, s := range o.hot {
 		if v := from.disk.at(int64(s)); !st.br.legal(int32(h), v, floor, 0) && st.br.legal(int32(h), p.n.disk.at(int64(s)), floor, 0) {
 			o.w.fail("C4: %s is overwritten by %s, another secondary, which has %s in sector %d, older than what was flushed: %d of branch %d has %s",
@@ -921,6 +923,7 @@ func (o *oracle) joined(p *process, from *node) {
 		st.br, st.pos, st.vol, st.dur, st.lost = j.br, j.pos, j.vol, j.dur, j.lost
 		st.fua = map[int32]forced{}
 	}
+	st.told = src.told // as if it had been there
 	o.w.count("resyncs")
 	o.w.log("oracle: %s joins branch %d at %d, floors %d/%d", p.n.name, st.br.id, st.pos, st.vol, st.dur)
 }
