@@ -33,8 +33,10 @@ func (w *World) chooseSwitchovers() {
 	}
 	sc.count = 3
 	sc.pace = []int64{500 * milli, second, 2 * second}[rng.IntN(3)]
-	sc.length = max(sc.length, 20*second)
-	sc.think = []int64{milli, 5 * milli, 30 * milli}[rng.IntN(3)]
+	if sc.length < 100*second { // a long run has one client, and ends in bounded events
+		sc.length = max(sc.length, 20*second)
+		sc.think = []int64{milli, 5 * milli, 30 * milli}[rng.IntN(3)]
+	}
 	sc.badDisks, sc.diskFail, sc.metaFail = 0, 0, 0 // most of the time there is somebody to hand over to
 }
 
