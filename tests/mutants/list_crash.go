@@ -68,11 +68,7 @@ var ofCrashes = []Mutant{
 		Name:  "secondary-cools-early",
 		First: laggards,
 		Why:   "with three nodes, a secondary's extent cools before the other secondary has its writes on stable storage",
-		Edits: []Edit{{"replica/tick.go", `			case secondary && p.told && !p.weak && p.stable < last:
-				return false
-`, `			case secondary && p.told && !p.weak && p.stable < last && m.stopping:
-				return false
-`}},
+		Edits: []Edit{{"replica/tick.go", "p.name != leader && (!p.told || !p.weak && p.stable < last):", "p.name != leader && !p.told:"}},
 	},
 	{
 		Name:  "weak-peer-not-marked",
