@@ -8,7 +8,7 @@ import (
 // helloFlags are the flags of Hello that this version knows.
 const helloFlags = HelloCrashedPrimary | HelloReconnect | HelloDiscard | HelloFullTarget | HelloPeerFenced | HelloReplayed | HelloTarget | HelloWasPrimary |
 	HelloShaken | HelloMayLack |
-	HelloRepairTarget | HelloRepairSource | HelloUnvoted | HelloOwnWrites | HelloYourWrites
+	HelloRepairTarget | HelloRepairSource | HelloUnvoted | HelloOwnWrites | HelloYourWrites | HelloOtherWrites
 
 // Type implements Message.
 func (*Hello) Type() Type { return TypeHello }

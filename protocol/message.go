@@ -81,6 +81,7 @@ const (
 	HelloUnvoted                           // with a quorum: none has followed the sender's generation, so that nothing was acknowledged in it
 	HelloOwnWrites                         // the newest writes that the sender has are its own, of when it was primary
 	HelloYourWrites                        // ... are the receiver's
+	HelloOtherWrites                       // ... are neither's
 )
 
 // Hello opens a volume's connection, both ways.

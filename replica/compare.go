@@ -350,11 +350,12 @@ func compareEqual(me, peer Side, mySlot, peerSlot protocol.PeerSlot) Decision {
 // begun reports whether s has begun to overwrite the other, from a base that it has not
 // taken on: under A and B s may have written on meanwhile, counting on a target that
 // never heard of it. One that has written nothing only says what was known then: the
-// other may have been overwritten by a primary since that came back after its crash.
+// other may have been overwritten by a primary since that came back after its crash. Nor
+// has one that has taken a later primary's writes: that one settled it with the other.
 func begun(s, other Side) bool {
 	slot := s.slot(other.Name)
 	wrote := s.Changes.First != 0 || s.has(protocol.HelloCrashedPrimary)
-	return (wrote || !other.has(protocol.HelloCrashedPrimary)) && slot.Bitmap != 0 && slot.Dirty != 0 && slot.Bitmap != s.Current && !s.hadGeneration(slot.Bitmap)
+	return !s.has(protocol.HelloYourWrites|protocol.HelloOtherWrites) && (wrote || !other.has(protocol.HelloCrashedPrimary)) && slot.Bitmap != 0 && slot.Dirty != 0 && slot.Bitmap != s.Current && !s.hadGeneration(slot.Bitmap)
 }
 
 // mayLack reports whether s may lack something that a client flushed and that the other

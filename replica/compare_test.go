@@ -128,3 +128,19 @@ func TestWriterDecides(t *testing.T) {
 		}
 	}
 }
+
+// Who has begun to overwrite the other and wrote on is the source, until it has taken
+// another primary's writes.
+func TestBegunUntilItFollows(t *testing.T) {
+	side := func(name, other string, base protocol.Generation, flags uint32) Side {
+		h := &protocol.Hello{Role: protocol.Secondary, Disk: protocol.Consistent, Mode: protocol.ModeA, Current: 5, Seq: 1, Flags: flags,
+			Changes: protocol.Changes{First: 1}, Slots: []protocol.PeerSlot{{Name: other, Bitmap: base, Dirty: 1}}}
+		return Side{Name: name, Hello: h}
+	}
+	b := side("b", "a", 0, 0)
+	for flag, want := range map[uint32]Rule{0: RuleEqualSource, protocol.HelloOwnWrites: RuleEqualSource, protocol.HelloOtherWrites: RuleEqualDirty, protocol.HelloYourWrites: RuleEqualCloser} {
+		if d := Compare(side("a", "b", 3, flag), b); d.Rule != want {
+			t.Errorf("flags %d: %s by %s, want %s", flag, d.Strategy, d.Rule, want)
+		}
+	}
+}

@@ -60,6 +60,7 @@ func (m *Machine) hello(p *peer) *protocol.Hello {
 	set(m.wasPrimary(p), protocol.HelloWasPrimary)
 	set(m.writer == m.cfg.Self, protocol.HelloOwnWrites)
 	set(m.writer == p.name, protocol.HelloYourWrites)
+	set(m.writer != "" && m.writer != m.cfg.Self && m.writer != p.name, protocol.HelloOtherWrites)
 	set(p.repair == repairFromPeer && m.role == protocol.Secondary, protocol.HelloRepairTarget)
 	set(p.repair == repairFromHere && m.role == protocol.Secondary, protocol.HelloRepairSource)
 	set(m.quorumOn() && m.crashed && m.vote.voted != m.current, protocol.HelloUnvoted)
