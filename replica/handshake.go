@@ -352,7 +352,10 @@ func (m *Machine) foundEqual(p *peer) {
 	if !m.crashed {
 		return
 	}
-	p.knowsCrash = true
+	if !p.knowsCrash {
+		p.knowsCrash = true
+		m.persist()
+	}
 	for _, q := range m.peers {
 		if !q.knowsCrash && p.role != protocol.Primary {
 			return
