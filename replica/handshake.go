@@ -352,10 +352,7 @@ func (m *Machine) foundEqual(p *peer) {
 	if !m.crashed {
 		return
 	}
-	if !p.knowsCrash {
-		p.knowsCrash = true
-		m.persist()
-	}
+	p.knowsCrash = true
 	for _, q := range m.peers {
 		if !q.knowsCrash && p.role != protocol.Primary {
 			return

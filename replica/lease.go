@@ -221,9 +221,6 @@ func (m *Machine) yielded() {
 	why := v.yielding
 	v.yielding = ""
 	m.crashed, m.heir, m.fenced = true, false, false
-	for _, p := range m.peers {
-		p.knowsCrash = false
-	}
 	m.leaveUnfilled()
 	if m.disk == protocol.UpToDate {
 		m.setDisk(protocol.Consistent, why)

@@ -210,7 +210,7 @@ func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 	for i, c := range cfg.Peers {
 		s := st.Peers[i]
 		p := &peer{id: PeerID(i), name: c.Name, mode: c.Mode, slot: s.Bitmap, dirty: s.Dirty, witness: c.Witness, departed: s.Left, owes: s.Told,
-			wroteFirst: s.First, wroteLast: s.Last, wroteKept: s.Last, older: s.Older || st.Primary && st.Own && s.Bitmap == 0, knowsCrash: st.Primary && s.Knows,
+			wroteFirst: s.First, wroteLast: s.Last, wroteKept: s.Last, older: s.Older || st.Primary && st.Own && s.Bitmap == 0,
 			congestion: m.congestionOf(c), conn: protocol.Connecting, role: protocol.RoleUnknown, disk: protocol.DiskUnknown, retryAt: now}
 		p.fence.kept = s.Fenced && m.fencingOn() // what was noted before it was switched off says nothing any more
 		p.fence.sure, p.fence.noted = p.fence.kept, p.fence.kept

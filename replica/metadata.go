@@ -18,7 +18,6 @@ type PeerSlot struct {
 	Fenced bool // it cannot take over before it has been in sync with this node again
 	Told   bool // this node left in order, and the peer, which knew, has not confirmed its return
 	Writer bool // the newest writes here are the peer's
-	Knows  bool // Primary, after a crash: what it may have cost is settled with the peer
 }
 
 // Stored is the machine's durable state.
@@ -191,7 +190,7 @@ func (m *Machine) stored() *Stored {
 		Own: m.ownClaim(), Clean: m.cleanMark, Shaken: m.shaken, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring, Archive: m.vouched,
 		Term: m.vote.term, Voted: m.vote.voted, Overruled: m.vote.overruled, Floor: m.vote.floor}
 	for _, p := range m.all {
-		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk, First: p.wroteFirst, Last: p.wroteLast, Older: m.wasPrimary(p), Left: p.departed, Told: p.owes, Fenced: p.fence.kept, Writer: m.writer == p.name, Knows: m.crashed && p.knowsCrash})
+		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk, First: p.wroteFirst, Last: p.wroteLast, Older: m.wasPrimary(p), Left: p.departed, Told: p.owes, Fenced: p.fence.kept, Writer: m.writer == p.name})
 		p.wroteKept = p.wroteLast
 	}
 	return s

@@ -27,8 +27,6 @@ const (
 	slotFenced uint32 = 16
 	// slotWriter: the newest writes here are the peer's.
 	slotWriter uint32 = 32
-	// slotKnows: what a crash of this node as primary may have cost is settled with the peer.
-	slotKnows uint32 = 64
 )
 
 const (
@@ -69,7 +67,7 @@ func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 		}
 		slot := replica.PeerSlot{Name: p.Name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: v.opt.State.Bitmaps[i],
 			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags&slotOlder != 0,
-			Left: s.Peers[i].Flags&slotLeft != 0, Told: s.Peers[i].Flags&slotTold != 0, Fenced: s.Peers[i].Flags&slotFenced != 0, Writer: s.Peers[i].Flags&slotWriter != 0, Knows: s.Peers[i].Flags&slotKnows != 0}
+			Left: s.Peers[i].Flags&slotLeft != 0, Told: s.Peers[i].Flags&slotTold != 0, Fenced: s.Peers[i].Flags&slotFenced != 0, Writer: s.Peers[i].Flags&slotWriter != 0}
 		if s.Peers[i].Flags&slotGone != 0 {
 			slot.Fenced = false
 			slot.Dirty.SetAll()
@@ -119,9 +117,6 @@ func (v *Volume) batch(b replica.MetaBatch, where *regions) *meta.Batch {
 			}
 			if p.Writer {
 				slot.Flags |= slotWriter
-			}
-			if p.Knows {
-				slot.Flags |= slotKnows
 			}
 			sup.Peers[where.slots[i]] = slot
 		}

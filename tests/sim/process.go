@@ -206,7 +206,7 @@ func (p *process) stored(state *meta.State) replica.Stored {
 			continue
 		}
 		st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Bitmap: s.Peers[i].Bitmap, Disk: s.Peers[i].Disk, Dirty: state.Bitmaps[i],
-			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags&1 != 0, Left: s.Peers[i].Flags&2 != 0, Told: s.Peers[i].Flags&4 != 0, Fenced: s.Peers[i].Flags&8 != 0, Writer: s.Peers[i].Flags&16 != 0, Knows: s.Peers[i].Flags&32 != 0})
+			First: s.Peers[i].First, Last: s.Peers[i].Last, Older: s.Peers[i].Flags&1 != 0, Left: s.Peers[i].Flags&2 != 0, Told: s.Peers[i].Flags&4 != 0, Fenced: s.Peers[i].Flags&8 != 0, Writer: s.Peers[i].Flags&16 != 0})
 	}
 	return st
 }
@@ -231,7 +231,7 @@ func (p *process) batch(b replica.MetaBatch) *meta.Batch {
 		}
 		for _, q := range s.Peers {
 			slot := meta.PeerSlot{Name: q.Name, Bitmap: q.Bitmap, Disk: q.Disk, First: q.First, Last: q.Last}
-			for i, on := range []bool{q.Older, q.Left, q.Told, q.Fenced, q.Writer, q.Knows} {
+			for i, on := range []bool{q.Older, q.Left, q.Told, q.Fenced, q.Writer} {
 				if on {
 					slot.Flags |= 1 << i
 				}
