@@ -456,11 +456,8 @@ func vet(me, peer Side, d Decision) Decision {
 	}
 	switch {
 	case forsaken(source, target):
-		d.Rule, d.Digest, d.Rebase, d.Other = RuleDiscard, true, true, ""
-		d.Strategy = protocol.TargetFull
-		if source.Name == peer.Name {
-			d.Strategy = protocol.SourceFull
-		}
+		d.Rule, d.Other = RuleDiscard, ""
+		d.giveUp(source.Name, me.Name, true)
 	case source.Disk <= protocol.Inconsistent && source.Disk != protocol.DiskUnknown:
 		d.Strategy, d.Rule, d.Code = protocol.RefusedStrategy, RuleNoGoodCopy, protocol.CodeNotAllowed
 		if source.Disk == protocol.Inconsistent && target.Disk > protocol.Inconsistent {

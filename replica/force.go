@@ -23,11 +23,7 @@ import (
 
 // objects reports whether this node has followed a primary whose data a claimant lacks,
 // and no operator has said that they do not count.
-func (m *Machine) objects(c *protocol.Claim) bool { return objects(c, m.vote.term, m.vote.voted) }
-
-func objects(c *protocol.Claim, term uint64, voted protocol.Generation) bool {
-	return !covers(c, voted) && !c.Overrules(term)
-}
+func (m *Machine) objects(c *protocol.Claim) bool { return c.Misses(m.vote.term, m.vote.voted) }
 
 // candidacy says, before PromoteAsk, what this node has and what its operator overrules.
 func (m *Machine) candidacy(pr *promotion) *protocol.Claim {

@@ -64,11 +64,6 @@ func (m *Machine) lastTerm() uint64 {
 	return term
 }
 
-// covers reports whether a claimant's data descends from a generation.
-func covers(c *protocol.Claim, g protocol.Generation) bool {
-	return g == 0 || g == c.Current || slices.Contains(c.History, g)
-}
-
 // promised reports whether this node may follow p, and nobody else is followed.
 func (m *Machine) promised(p *peer) bool { return m.now < m.vote.until && m.vote.from != p }
 
@@ -81,7 +76,7 @@ func (m *Machine) promise(p *peer, force bool) {
 	if force {
 		m.raiseFloor(p.asks.Overruled)
 	}
-	if !covers(p.asks, m.vote.voted) { // the operator's word
+	if !p.asks.Covers(m.vote.voted) { // the operator's word
 		m.vote.voted = 0
 		m.persist()
 		for _, q := range m.all { // one that remembers nobody goes by what this node said
@@ -153,7 +148,7 @@ func (m *Machine) judge(p *peer, c *protocol.Claim) protocol.NoVote {
 // have been made anew: it goes by what all the others remember.
 func (m *Machine) knows(p *peer, c *protocol.Claim) bool {
 	return m.vote.term != 0 || !slices.ContainsFunc(m.all, func(q *peer) bool {
-		return q != p && (!q.present() || objects(c, q.ballot.Term, q.ballot.Voted))
+		return q != p && (!q.present() || c.Misses(q.ballot.Term, q.ballot.Voted))
 	})
 }
 

@@ -97,7 +97,7 @@ func (m *Machine) onBallot(p *peer, b *protocol.Ballot) {
 	if p.settled || !b.Left {
 		m.welcome(p) // else when the handshake has ended: who cannot join is still not missed
 	}
-	if m.role == protocol.Primary && (b.Term > m.vote.reign || b.Floor >= m.vote.reign || objects(m.claimNow(1), b.Term, b.Voted)) {
+	if m.role == protocol.Primary && (b.Term > m.vote.reign || b.Floor >= m.vote.reign || m.claimNow(1).Misses(b.Term, b.Voted)) {
 		m.abdicate(p.name + " has followed a later primary")
 	}
 	m.votersChanged()

@@ -63,6 +63,7 @@ type peer struct {
 	// knowsCrash: what this node, a crashed primary, may have more or less than the
 	// peer is settled.
 	knowsCrash bool
+	differs    bool // it has agreed to a forced promotion, and knows of blocks that are out of sync
 
 	// Data toward the peer.
 	slot  protocol.Generation // bitmap id; zero: in sync, or as good as
@@ -131,11 +132,10 @@ type peer struct {
 	fresh map[PeerID]*bitmap.Set // target: marked toward others only because of this sync, and unchanged
 
 	// As told by the primary, on a secondary.
-	stable  uint64
-	weak    bool
-	differs bool   // it has agreed to a forced promotion, and knows of blocks that are out of sync
-	told    bool   // heard of in Stable since the primary was last found
-	marked  uint64 // what it may lack up to here is marked in dirty, not in the recent ring
+	stable uint64
+	weak   bool
+	told   bool   // heard of in Stable since the primary was last found
+	marked uint64 // what it may lack up to here is marked in dirty, not in the recent ring
 
 	// Votes (quorum.go).
 	witness    bool

@@ -126,7 +126,7 @@ func (m *Machine) mayPromote(opt PromoteOptions) error {
 	case m.disk <= protocol.Outdated:
 		return refusal(protocol.CodeNotAllowed, "%s on %s is %s (%s): promote the node that has the newest data. Only if there is none left: qrbd promote %s --force",
 			name, m.cfg.Self, m.disk, m.why(), name)
-	case m.quorumOn() && !covers(m.claimNow(0), m.vote.voted): // its own vote is one like the others'
+	case m.quorumOn() && !m.claimNow(0).Covers(m.vote.voted): // its own vote is one like the others'
 		return refusal(protocol.CodeNotAllowed, "%s has followed a primary of %s with newer data, generation %s, and does not have them: promote a node that has. Only if there is none left: qrbd promote %s --force",
 			m.cfg.Self, name, m.vote.voted, name)
 	case m.quorumOn() && !opt.PeerFenced && !m.knows(nil, m.claimNow(0)): // it may have followed somebody before
@@ -268,7 +268,7 @@ func (m *Machine) takeRole(opt PromoteOptions) {
 	}
 	m.discarded(nil, why)
 	m.setDisk(protocol.UpToDate, why)
-	m.parting()
+	m.leaveDiffering()
 	m.frozen++ // no write before the role is durable
 	m.rising = true
 	m.overrule()
@@ -287,9 +287,9 @@ func (m *Machine) takeRole(opt PromoteOptions) {
 	})
 }
 
-// parting ends the connections with who knows of blocks that differ: what it has there, it is not
-// to pass for what this primary has.
-func (m *Machine) parting() {
+// leaveDiffering ends the connections with who knows of blocks that differ: what it has there
+// is not to pass for what this primary has.
+func (m *Machine) leaveDiffering() {
 	for _, p := range m.peers {
 		if p.differs && p.linked {
 			m.restart(p, p.name+" knows of blocks that are out of sync with "+m.cfg.Self)
@@ -384,6 +384,12 @@ func (m *Machine) endPromote(err error) {
 	}
 }
 
+// differing reports whether p, which this node was compared with, passes for equal, and
+// blocks are marked toward it that it is to get.
+func (p *peer) differing() bool {
+	return p.repl == protocol.Established && p.lastWhy != RuleDefer && p.unsettled()
+}
+
 func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 	ans := &protocol.PromoteAnswer{ID: a.ID}
 	switch {
@@ -403,7 +409,7 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 		ans.Code, ans.Text = protocol.CodeTwoPrimaries, m.cfg.Name+" is primary on "+m.primary()+", which "+m.cfg.Self+" is connected to"
 	case m.newer(p) && !a.Force:
 		ans.Code, ans.Text = protocol.CodeNotAllowed, fmt.Sprintf("%s has newer data than %s. Promote %s, or wait until %s is in sync", m.cfg.Self, p.name, m.cfg.Self, p.name)
-	case p.repl == protocol.Established && p.lastWhy != RuleDefer && p.unsettled() && !a.Force:
+	case p.differing() && !a.Force:
 		ans.Code, ans.Text = protocol.CodeBusy, fmt.Sprintf("%d blocks of %s are out of sync with %s: they are compared now, try again in a moment", p.dirty.Count(), m.cfg.Self, p.name)
 	case m.quorumOn() && m.promised(p):
 		c := *a
@@ -411,7 +417,7 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 		return
 	default:
 		ans.Yes = true
-		if p.repl == protocol.Established && p.lastWhy != RuleDefer && p.unsettled() { // by force
+		if p.differing() { // by force
 			ans.Code = protocol.CodeBusy
 		}
 		m.promise(p, a.Force)

@@ -184,7 +184,6 @@ func (m *Machine) cool() {
 			oldest = min(oldest, s.req.seq)
 		}
 	}
-	leader := m.primary()
 	m.activity.Cool(m.now, m.cfg.ActivityIdle, coolMax, func(extent int64, last uint64) bool {
 		if last >= oldest || last > m.localDurable || !m.bootDurable {
 			return false
@@ -194,7 +193,7 @@ func (m *Machine) cool() {
 			switch {
 			case p.dirty.PageChanged(page):
 				return false
-			case leader != "" && leader != m.cfg.Self && p.name != leader && (!p.told || !p.weak && p.stable < last):
+			case m.followsAnother(p) && (!p.told || !p.weak && p.stable < last):
 				return false // not known to have what this secondary has
 			case p.ring.head < p.ring.tail && p.ring.at(p.ring.head).seq <= last: // live, or gone ahead of
 				return false

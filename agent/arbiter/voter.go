@@ -134,11 +134,6 @@ func (v *Voter) promised() bool {
 	return v.rec.Holder != "" && v.rec.Holder != v.o.Self && v.o.Now()-v.at < v.o.Lease
 }
 
-// covers reports whether data descend from a generation.
-func covers(c *protocol.Claim, g protocol.Generation) bool {
-	return g == 0 || c != nil && (g == c.Current || slices.Contains(c.History, g))
-}
-
 // Receive handles what the node says and returns what to answer. An error ends the link:
 // nothing is known of the vote.
 func (v *Voter) Receive(ctx context.Context, msg protocol.Message) ([]protocol.Message, error) {
@@ -186,8 +181,7 @@ func (v *Voter) onHello(ctx context.Context, h *protocol.Hello) ([]protocol.Mess
 
 // ballot says what was voted for. token: of a leave; the term that begins with it is higher.
 func (v *Voter) ballot(token int64) *protocol.Ballot {
-	const counts = 16 // the bits of a term that tell promotions of one number apart
-	return &protocol.Ballot{Rules: v.rules, Term: max(v.rec.Term, v.rec.Floor+uint64(token)<<counts), Voted: v.rec.Voted, Floor: v.rec.Floor, Witness: true}
+	return &protocol.Ballot{Rules: v.rules, Term: max(v.rec.Term, v.rec.Floor+protocol.TermOf(uint64(token))), Voted: v.rec.Voted, Floor: v.rec.Floor, Witness: true}
 }
 
 // release gives the vote back when this node is not primary.
@@ -206,7 +200,7 @@ func (v *Voter) judge(c *protocol.Claim) protocol.NoVote {
 	switch {
 	case v.role != protocol.Primary || v.rev == 0:
 		return protocol.NoFollow
-	case c.Term != v.rec.Term && v.objects(c):
+	case c.Term != v.rec.Term && c.Misses(v.rec.Term, v.rec.Voted):
 		return protocol.NoBehind
 	case c.Term < v.rec.Term || c.Term <= v.rec.Floor:
 		return protocol.NoTerm
@@ -214,12 +208,6 @@ func (v *Voter) judge(c *protocol.Claim) protocol.NoVote {
 		return protocol.NoPromise
 	}
 	return protocol.VoteYes
-}
-
-// objects reports whether a primary was followed whose data a claimant lacks, and no
-// operator has said that they do not count.
-func (v *Voter) objects(c *protocol.Claim) bool {
-	return !covers(c, v.rec.Voted) && (c == nil || !c.Overrules(v.rec.Term))
 }
 
 func (v *Voter) onClaim(ctx context.Context, c *protocol.Claim) ([]protocol.Message, error) {
@@ -292,7 +280,7 @@ func (v *Voter) decide(ctx context.Context, a *protocol.PromoteAsk) ([]protocol.
 	case v.rev == 0:
 		return no(protocol.CodeNotAllowed, "there is no vote of %s in etcd: it was made anew, or is not the one that the volume has used. Both nodes connected make it by themselves; "+
 			"if the other one is lost for good: qrbd promote %s --force", v.o.Volume, v.o.Volume)
-	case v.objects(v.asks) && !a.Force:
+	case v.asks.Misses(v.rec.Term, v.rec.Voted) && !a.Force:
 		return no(protocol.CodeNotAllowed, "a primary of %s with newer data, generation %s, has had the vote: promote a node that has it", v.o.Volume, v.rec.Voted)
 	case v.promised() && v.rev != v.began:
 		return no(protocol.CodeTwoPrimaries, "%s has the vote, and has just renewed it", v.rec.Holder)
@@ -302,7 +290,7 @@ func (v *Voter) decide(ctx context.Context, a *protocol.PromoteAsk) ([]protocol.
 	}
 	next := v.rec
 	next.Holder = v.o.Self
-	if !covers(v.asks, next.Voted) { // the operator's word
+	if !v.asks.Covers(next.Voted) { // the operator's word
 		next.Voted = 0
 	}
 	if a.Force && v.asks != nil {

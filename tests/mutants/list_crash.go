@@ -68,7 +68,7 @@ var ofCrashes = []Mutant{
 		Name:  "secondary-cools-early",
 		First: laggards,
 		Why:   "with three nodes, a secondary's extent cools before the other secondary has its writes on stable storage",
-		Edits: []Edit{{"replica/tick.go", "p.name != leader && (!p.told || !p.weak && p.stable < last):", "p.name != leader && !p.told:"}},
+		Edits: []Edit{{"replica/tick.go", "m.followsAnother(p) && (!p.told || !p.weak && p.stable < last):", "m.followsAnother(p) && !p.told:"}},
 	},
 	{
 		Name:  "weak-peer-not-marked",

@@ -37,13 +37,13 @@ var ofQuorums = []Mutant{
 		Name:  "older-promoted",
 		Why:   "voters do not look whether a candidate has the generation that they have followed",
 		First: votes,
-		Edits: []Edit{{"replica/lease.go", "	return g == 0 || g == c.Current ||", "	return true || g == c.Current ||"}},
+		Edits: []Edit{{"protocol/term.go", "	return g == 0 || m != nil && (", "	return true || m != nil && ("}},
 	},
 	{
 		Name:  "own-vote-ignored",
 		Why:   "a candidate does not look whether it has the generation that it has followed itself: what that one's primary had acknowledged is gone",
 		First: votes,
-		Edits: []Edit{{"replica/promote.go", "	case m.quorumOn() && !covers(m.claimNow(0), m.vote.voted): //", "	case m.quorumOn() && m.stopping: //"}},
+		Edits: []Edit{{"replica/promote.go", "	case m.quorumOn() && !m.claimNow(0).Covers(m.vote.voted): //", "	case m.quorumOn() && m.stopping: //"}},
 	},
 	{
 		Name:  "promoted-by-few",

@@ -120,7 +120,7 @@ func (o *oracle) lacking(n, src *node) string {
 // empty: nothing.
 func (o *oracle) lackingFlushed(n, src *node) (lost string) {
 	st := o.st[n.index]
-	floor := min(st.dur, st.told, st.br.flushed)
+	floor := st.owed()
 	if st.broken || st.gaveUp || st.br != o.st[src.index].br || !o.waitedFor(st.br, n) && !o.waitedFor(st.br, src) {
 		return ""
 	}

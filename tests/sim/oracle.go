@@ -127,6 +127,9 @@ func (st *standing) holds(s, h int32, v uint64, floor int) bool {
 	return st.br.legal(h, v, floor, 0) && (f.idx <= floor || v == f.val || st.br.legal(h, v, f.idx, 0))
 }
 
+// owed returns up to where clients were told that a flush is stable on the replica, and it is.
+func (st *standing) owed() int { return min(st.dur, st.told, st.br.flushed) }
+
 // observed is what was last seen of a process.
 type observed struct {
 	role     protocol.Role
@@ -891,7 +894,7 @@ func (o *oracle) flushKept(p *process, from *node) {
 	if (st.lost || src.lost) && !o.waitedFor(st.br, p.n) && !o.waitedFor(st.br, from) {
 		return
 	}
-	floor := min(st.dur, st.told, st.br.flushed)
+	floor := st.owed()
 	for h, s := range o.hot {
 		if v := from.disk.at(int64(s)); !st.br.legal(int32(h), v, floor, 0) && st.br.legal(int32(h), p.n.disk.at(int64(s)), floor, 0) {
 			o.w.fail("C4: %s is overwritten by %s, another secondary, which has %s in sector %d, older than what was flushed: %d of branch %d has %s",
