@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/qrbd/qrbd/agent/metrics"
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/protocol/compress"
 	"github.com/qrbd/qrbd/volume"
 	"github.com/qrbd/qrbd/volume/meta"
 )
@@ -34,6 +36,9 @@ const lastTimeout = 2 * time.Second
 const (
 	clientPoolBytes = 64 << 20 // payloads of NBD requests
 	peerPoolBytes   = 64 << 20 // payloads from peers
+	// compressorsMax payloads are compressed at once, and as many expanded: some 150 MB/s
+	// for each are more than a link that is worth it takes, and some 1.5 MiB of memory.
+	compressorsMax = 4
 )
 
 // Options are what an agent runs with.
@@ -75,6 +80,7 @@ type Agent struct {
 	ready      chan struct{}
 	clientPool *blockdev.Pool
 	peerPool   *blockdev.Pool
+	zstd       *compress.Zstd // of all volumes
 	links      *links
 	hooks      *hook.Runner
 	net        network
@@ -118,6 +124,7 @@ func Start(o Options) (*Agent, error) {
 		events:     control.NewRing(0),
 		clientPool: blockdev.NewPool(clientPoolBytes + sendBuffers(o.Config)),
 		peerPool:   blockdev.NewPool(peerPoolBytes),
+		zstd:       compress.New(min(runtime.GOMAXPROCS(0), compressorsMax)),
 		ready:      make(chan struct{}),
 	}
 	a.config.Store(o.Config)

@@ -264,6 +264,7 @@ func newFakeSession(peer string, dialer bool) *fakeSession {
 func (s *fakeSession) Peer() string       { return s.peer }
 func (s *fakeSession) Dialer() bool       { return s.dialer }
 func (s *fakeSession) RTT() time.Duration { return time.Millisecond }
+func (s *fakeSession) Compresses() bool   { return false }
 func (s *fakeSession) Send(m protocol.Message) error {
 	s.mu.Lock()
 	s.sent = append(s.sent, m)

@@ -25,6 +25,8 @@ type peerSession interface {
 	Send(m protocol.Message) error
 	// RTT returns the smoothed round trip; zero when unknown.
 	RTT() time.Duration
+	// Compresses says whether payloads are sent to the peer compressed, as of now.
+	Compresses() bool
 }
 
 // figured is a session whose transport counts what it does. A session may do
@@ -38,7 +40,7 @@ type figured interface {
 // network keeps sessions with the peers and tells links of them.
 type network interface {
 	// AddPeer begins to keep a session with one more peer; UpdatePeer gives one that is
-	// there another address or other keys. A session whose key is still accepted goes on.
+	// there other settings. A session for which they still hold goes on.
 	AddPeer(p config.Peer) error
 	UpdatePeer(p config.Peer) error
 	// Close ends every session and returns when the goroutines have ended, or ctx
@@ -305,7 +307,7 @@ func (l *links) openPair(ctx context.Context, s peerSession, name string) (volum
 		w.Abort()
 		return volume.Conn{}, fmt.Errorf("bulk stream: %w", err)
 	}
-	return volume.Conn{Write: w, Bulk: b, RTT: s.RTT}, nil
+	return volume.Conn{Write: w, Bulk: b, RTT: s.RTT, Compress: s.Compresses}, nil
 }
 
 // attach gives a connection to a volume, which owns it from then on.
@@ -332,7 +334,7 @@ func (l *links) streamOpened(s peerSession, o protocol.StreamOpen, st volume.Str
 	case twin == nil:
 		return // waits
 	}
-	c := volume.Conn{Write: st, Bulk: twin.stream, RTT: s.RTT}
+	c := volume.Conn{Write: st, Bulk: twin.stream, RTT: s.RTT, Compress: s.Compresses}
 	if mine.kind == protocol.StreamBulk {
 		c.Write, c.Bulk = twin.stream, st
 	}

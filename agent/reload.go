@@ -93,7 +93,7 @@ func (r *reload) apply(d config.Difference) {
 		r.applied("%s", what)
 	}
 	for _, p := range d.PeersChanged {
-		what := "peer " + p.Name + ": address, keys or transport"
+		what := "peer " + p.Name + ": address, keys, transport or compression"
 		if err := r.a.net.UpdatePeer(p); err != nil {
 			r.failed(what, err)
 			continue

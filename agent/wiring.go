@@ -122,6 +122,7 @@ func (a *Agent) volumeOptions(s *slot, store blockdev.Device, file *meta.File, s
 		Meta:          file,
 		State:         state,
 		Pool:          a.peerPool,
+		Zstd:          a.zstd,
 		Log:           a.log.With("volume", v.Name),
 		Meter:         s.meter,
 		AskConnect:    func(peer string) { a.links.ask(s, peer) },
@@ -218,7 +219,7 @@ func startNetwork(a *Agent) (network, error) {
 }
 
 func sessionPeer(p config.Peer) (session.Peer, error) {
-	peer := session.Peer{Name: p.Name, Address: p.Address, Transport: p.Transport, Congestion: p.Congestion}
+	peer := session.Peer{Name: p.Name, Address: p.Address, Transport: p.Transport, Congestion: p.Congestion, Compression: p.Compression}
 	for _, text := range p.Keys {
 		key, err := session.ParseKey(text)
 		if err != nil {
@@ -275,12 +276,14 @@ func (n netSession) Dialer() bool                  { return n.s.Dialer() }
 func (n netSession) Send(m protocol.Message) error { return n.s.Send(m) }
 func (n netSession) RTT() time.Duration            { return n.s.RTT() }
 
+func (n netSession) Compresses() bool { return n.s.Compression() != session.NoCompression }
+
 func (n netSession) Features() uint64 { return n.s.Features() }
 
 func (n netSession) Figures() control.LinkStatus {
 	st := n.s.Stats()
 	major, minor := n.s.PeerVersion()
-	return control.LinkStatus{Transport: n.s.Transport().String(), Protocol: fmt.Sprintf("%d.%d", major, minor), RTTMicros: st.RTT.Microseconds(),
+	return control.LinkStatus{Transport: n.s.Transport().String(), Compression: n.s.Compression().String(), Protocol: fmt.Sprintf("%d.%d", major, minor), RTTMicros: st.RTT.Microseconds(),
 		BytesSent: st.BytesSent, BytesReceived: st.BytesReceived, PacketsSent: st.PacketsSent, PacketsLost: st.PacketsLost, CongestionWindow: st.CongestionWindow}
 }
 

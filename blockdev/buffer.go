@@ -22,6 +22,10 @@ type Buffer struct {
 // only the sole owner may write them.
 func (b *Buffer) Bytes() []byte { return b.b }
 
+// Truncate takes all but the first n bytes off the buffer until it is back in its
+// pool. REQUIRES the sole owner, and no more than there are.
+func (b *Buffer) Truncate(n int) { b.b = b.b[:n] }
+
 // Retain adds a reference.
 func (b *Buffer) Retain() {
 	if b.refs.Add(1) <= 1 {

@@ -12,12 +12,13 @@ type Decoder struct {
 }
 
 // Decode verifies the digest of a frame and returns its message. head is the
-// header's bytes (at least the first 8), body and payload have the lengths that h says.
+// header's bytes (at least the first 8), body and payload have the lengths that h says;
+// a payload that travelled compressed is given as it is, expanded to PlainLen bytes.
 // Nothing of body or payload is kept. Errors: ErrCorrupt, ErrTooLarge,
 // ErrMalformed, and ErrIgnored for a frame to be skipped. It does not allocate
 // for types without strings once the type has been seen.
 func (d *Decoder) Decode(h Header, head, body, payload []byte) (Message, error) {
-	if len(head) < 8 || len(body) != h.BodyLen || len(payload) != h.PayloadLen {
+	if len(head) < 8 || len(body) != h.BodyLen || !h.holds(len(payload)) {
 		return nil, fmt.Errorf("%v: %d header, %d body, %d payload bytes for a frame of %d and %d: %w",
 			h.Type, len(head), len(body), len(payload), h.BodyLen, h.PayloadLen, ErrMalformed)
 	}

@@ -15,7 +15,8 @@ import (
 //	4   1    type
 //	5   1    frame flags
 //	6   2    length of the body; the rest of the length is payload
-//	8   8    XXH64 (seed 0) of header bytes 0..7, body and payload
+//	8   8    XXH64 (seed 0) of header bytes 0..7, body and payload (as it is, when
+//	         it travels compressed)
 //	16       body, then payload
 //
 // All integers are little-endian.
@@ -28,6 +29,9 @@ const (
 	// flagExtended: the body may end with fields that a later minor version
 	// appended; a receiver ignores bytes after the fields it knows.
 	flagExtended
+	// flagCompressed: the payload is compressed, see PlainLenSize. Only to peers with
+	// FeatureZstd.
+	flagCompressed
 )
 
 // Errors of ParseHeader and Decode. After any of them the stream is useless:
@@ -80,27 +84,30 @@ func AppendFrame(dst []byte, m Message, payload []byte) []byte {
 }
 
 func appendFrame(dst []byte, m Message, payload []byte, flags uint8) []byte {
-	t := m.Type()
-	if err := m.check(len(payload)); err != nil {
-		panic(fmt.Sprintf("protocol: sending %v: %v", t, err))
-	}
 	start := len(dst)
-	dst = append(dst, zeroHeader[:]...)
-	dst = m.encode(dst)
-	frame := dst[start:]
-	seal(frame, t, flags, payload)
+	dst = appendUnsealed(dst, m, payload)
+	seal(dst[start:], m.Type(), flags, payload, len(payload))
 	return dst
+}
+
+// appendUnsealed appends an empty header and the body.
+func appendUnsealed(dst []byte, m Message, payload []byte) []byte {
+	if err := m.check(len(payload)); err != nil {
+		panic(fmt.Sprintf("protocol: sending %v: %v", m.Type(), err))
+	}
+	return m.encode(append(dst, zeroHeader[:]...))
 }
 
 var zeroHeader [HeaderLen]byte
 
-// seal fills in the header of frame, which is header and body.
-func seal(frame []byte, t Type, flags uint8, payload []byte) {
+// seal fills in the header of frame, which is header and body. The payload takes wire
+// bytes.
+func seal(frame []byte, t Type, flags uint8, payload []byte, wire int) {
 	bodyLen := len(frame) - HeaderLen
 	if bodyLen > t.bodyMax() || len(payload) > t.payloadMax() {
 		panic(fmt.Sprintf("protocol: %v of %d body and %d payload bytes", t, bodyLen, len(payload)))
 	}
-	binary.LittleEndian.PutUint32(frame[0:], uint32(bodyLen+len(payload)))
+	binary.LittleEndian.PutUint32(frame[0:], uint32(bodyLen+wire))
 	frame[4] = byte(t)
 	frame[5] = flags
 	binary.LittleEndian.PutUint16(frame[6:], uint16(bodyLen))
@@ -132,7 +139,7 @@ func ParseHeader(b []byte) (Header, error) {
 		BodyLen: int(binary.LittleEndian.Uint16(b[6:])),
 		Digest:  binary.LittleEndian.Uint64(b[8:]),
 	}
-	if h.flags&^(flagMayIgnore|flagExtended) != 0 {
+	if h.flags&^(flagMayIgnore|flagExtended|flagCompressed) != 0 {
 		return Header{}, fmt.Errorf("frame flags %#x: %w", h.flags, ErrMalformed)
 	}
 	if !h.Type.known() && h.flags&flagMayIgnore == 0 {
@@ -147,6 +154,9 @@ func ParseHeader(b []byte) (Header, error) {
 	}
 	if h.PayloadLen > h.Type.payloadMax() {
 		return Header{}, fmt.Errorf("%v with a payload of %d bytes: %w", h.Type, h.PayloadLen, ErrTooLarge)
+	}
+	if err := h.checkCompressed(); err != nil {
+		return Header{}, err
 	}
 	return h, nil
 }

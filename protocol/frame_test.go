@@ -28,6 +28,9 @@ func TestGolden(t *testing.T) {
 		for _, s := range samples() {
 			fmt.Fprintf(&b, "%s %x\n", s.name, s.frame())
 		}
+		for _, s := range compressedSamples() {
+			fmt.Fprintf(&b, "%s %x\n", s.name, s.compressed(t))
+		}
 		if err := os.WriteFile(goldenFile, b.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -35,6 +38,12 @@ func TestGolden(t *testing.T) {
 	golden := readGolden(t)
 	for _, s := range samples() {
 		if got, want := hex.EncodeToString(s.frame()), golden[s.name]; got != want {
+			t.Errorf("%s:\n got %s\nwant %s", s.name, got, want)
+		}
+		delete(golden, s.name)
+	}
+	for _, s := range compressedSamples() {
+		if got, want := hex.EncodeToString(s.compressed(t)), golden[s.name]; got != want {
 			t.Errorf("%s:\n got %s\nwant %s", s.name, got, want)
 		}
 		delete(golden, s.name)
@@ -128,7 +137,7 @@ func TestTruncatedBody(t *testing.T) {
 		frame := AppendFrame(nil, s.m, s.payload)
 		for n := HeaderLen; n < len(frame); n++ {
 			cut := bytes.Clone(frame[:n])
-			seal(cut, s.m.Type(), 0, s.payload)
+			seal(cut, s.m.Type(), 0, s.payload, len(s.payload))
 			if m, _, err := decodeFrame(&d, append(cut, s.payload...)); !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooLarge) {
 				t.Errorf("%s cut to %d: %+v, %v", s.name, n, m, err)
 			}
@@ -141,7 +150,7 @@ func TestAppendedFields(t *testing.T) {
 	for _, s := range samples() {
 		for _, flags := range []uint8{0, flagMayIgnore, flagExtended} {
 			frame := append(AppendFrame(nil, s.m, s.payload), 0xaa, 0xbb)
-			seal(frame, s.m.Type(), flags, s.payload)
+			seal(frame, s.m.Type(), flags, s.payload, len(s.payload))
 			m, _, err := decodeFrame(&d, append(frame, s.payload...))
 			switch {
 			case flags != flagExtended && !errors.Is(err, ErrMalformed):
@@ -157,11 +166,11 @@ func TestUnknownTypes(t *testing.T) {
 	var d Decoder
 	for _, typ := range []Type{0, 11, 72, 200, 255} {
 		frame := append(zeroHeader[:], "new in 1.7"...)
-		seal(frame, typ, 0, nil)
+		seal(frame, typ, 0, nil, 0)
 		if _, err := ParseHeader(frame); !errors.Is(err, ErrUnknownType) {
 			t.Errorf("type %d: %v", typ, err)
 		}
-		seal(frame, typ, flagMayIgnore, nil)
+		seal(frame, typ, flagMayIgnore, nil, 0)
 		if _, _, err := decodeFrame(&d, frame); !errors.Is(err, ErrIgnored) {
 			t.Errorf("type %d that may be ignored: %v", typ, err)
 		}
@@ -270,7 +279,7 @@ func TestImpossibleFields(t *testing.T) {
 			payload := make([]byte, c.payload)
 			if c.m.Type().payloadMax() > 0 || c.payload == 0 {
 				frame := c.m.encode(append([]byte(nil), zeroHeader[:]...))
-				seal(frame, c.m.Type(), 0, payload)
+				seal(frame, c.m.Type(), 0, payload, len(payload))
 				var d Decoder
 				if m, _, err := decodeFrame(&d, append(frame, payload...)); !errors.Is(err, c.want) {
 					t.Errorf("receiver: %+v, %v, want %v", m, err, c.want)
@@ -289,7 +298,7 @@ func TestImpossibleFields(t *testing.T) {
 func TestBoolIsZeroOrOne(t *testing.T) {
 	frame := AppendFrame(nil, &PromoteAsk{ID: 1, Force: true}, nil)
 	frame[len(frame)-1] = 2
-	seal(frame, TypePromoteAsk, 0, nil)
+	seal(frame, TypePromoteAsk, 0, nil, 0)
 	var d Decoder
 	if m, _, err := decodeFrame(&d, frame); !errors.Is(err, ErrMalformed) {
 		t.Errorf("%+v, %v", m, err)
@@ -317,7 +326,7 @@ func TestTextIsCleaned(t *testing.T) {
 		}
 	}
 	raw := append(bytes.Clone(zeroHeader[:]), 1, 0, 1, 0, 0x1b)
-	seal(raw, TypeRefuse, 0, nil)
+	seal(raw, TypeRefuse, 0, nil, 0)
 	var d Decoder
 	if _, _, err := decodeFrame(&d, raw); !errors.Is(err, ErrMalformed) {
 		t.Errorf("a text with an escape character was received: %v", err)

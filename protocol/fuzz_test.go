@@ -11,6 +11,9 @@ func FuzzParseHeader(f *testing.F) {
 	for _, s := range samples() {
 		f.Add(s.frame()[:HeaderLen])
 	}
+	for _, s := range compressedSamples() {
+		f.Add(s.compressed(f)[:HeaderLen])
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := ParseHeader(b)
 		if err != nil {
@@ -21,6 +24,14 @@ func FuzzParseHeader(f *testing.F) {
 		}
 		if h.BodyLen < 0 || h.BodyLen > BodyMax || h.PayloadLen < 0 || h.PayloadLen > PayloadMax {
 			t.Fatalf("%+v is beyond the limits", h)
+		}
+		if !h.Compressed() {
+			return
+		}
+		if n, err := h.PlainLen(b[4:]); err == nil && (n <= h.PayloadLen || n > h.Type.payloadMax()) {
+			t.Fatalf("%+v: %d bytes are beyond the limits", h, n)
+		} else if err != nil && !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooLarge) {
+			t.Fatalf("unnamed error %v", err)
 		}
 	})
 }
@@ -58,7 +69,7 @@ func fuzzDecode(t *testing.T, typ uint8, body, payload []byte) {
 		return
 	}
 	frame := append(bytes.Clone(zeroHeader[:]), body...)
-	seal(frame, Type(typ), 0, payload)
+	seal(frame, Type(typ), 0, payload, len(payload))
 	var d Decoder
 	m, _, err := decodeFrame(&d, append(frame, payload...))
 	if err != nil {

@@ -11,13 +11,16 @@ const (
 
 // Features are the optional parts that this version has. Both sides use the
 // intersection of what they offer in NodeHello.
-const Features = FeatureReach | FeatureFailover
+const Features = FeatureReach | FeatureFailover | FeatureZstd
 
 // FeatureReach: the node answers ReachAsk.
 const FeatureReach uint64 = 1 << 0
 
 // FeatureFailover: the node takes Failover.
 const FeatureFailover uint64 = 1 << 1
+
+// FeatureZstd: the node expands payloads that come compressed.
+const FeatureZstd uint64 = 1 << 2
 
 // Compatible says whether nodes of these versions can talk: same major.
 func Compatible(a, b NodeHello) bool { return a.Major == b.Major }

@@ -10,15 +10,29 @@ import (
 )
 
 // TestWriteAllocates: a replicated 4 KiB write, counted in every stage on both nodes,
-// allocates nothing. (The race detector's sync.Pool forgets on purpose.)
+// allocates nothing, compressed or not. (The race detector's sync.Pool forgets on purpose.)
 func TestWriteAllocates(t *testing.T) {
+	t.Run("none", func(t *testing.T) { writeAllocates(t, nil) })
+	t.Run("zstd", func(t *testing.T) { writeAllocates(t, always) })
+}
+
+func writeAllocates(t *testing.T, compressed func() bool) {
 	const size = 16 << 20
-	c := newCluster(t, size, protocol.ModeC, "alpha", "beta")
+	c := newCluster(t, size, protocol.ModeC)
+	c.compress = compressed
+	for _, n := range []string{"alpha", "beta"} {
+		c.names = append(c.names, n)
+		c.create(n)
+	}
+	for _, n := range c.names {
+		c.start(n)
+	}
 	c.promote("alpha", PromoteOptions{Force: true})
 	c.synced("alpha", "beta")
 	v := c.v("alpha")
 	done := make(chan error, 1)
 	r := &blockdev.Request{Op: blockdev.OpWrite, Len: 4096, Buf: blockdev.NewBuffer(4096), Done: func(_ *blockdev.Request, err error) { done <- err }}
+	copy(r.Buf.Bytes(), rows(1, 4096))
 	i := 0
 	write := func() {
 		r.Off = int64(i%(size/4096)) * 4096
@@ -37,5 +51,8 @@ func TestWriteAllocates(t *testing.T) {
 	}
 	if counted := v.meter.Snapshot().Peers["beta"].Remote["write"].Count - before; counted < 4096 {
 		t.Errorf("only %d writes were counted", counted)
+	}
+	if saved := v.meter.Snapshot().Peers["beta"].SentSaved; (saved > 0) != (compressed != nil) {
+		t.Errorf("%d bytes saved", saved)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/protocol/compress"
 	"github.com/qrbd/qrbd/replica"
 	"github.com/qrbd/qrbd/volume/archive"
 	"github.com/qrbd/qrbd/volume/meta"
@@ -50,6 +51,9 @@ type Conn struct {
 	Bulk  Stream // resync and verify, lower priority
 	// RTT returns the link's smoothed round trip; zero when unknown.
 	RTT func() time.Duration
+	// Compress says whether payloads are to be sent compressed, which the peer takes. It is
+	// asked for each and must not block. nil: never.
+	Compress func() bool
 }
 
 // PeerConfig is one peer of a volume.
@@ -93,6 +97,7 @@ type Options struct {
 	Meta    *meta.File      // the volume closes it
 	State   *meta.State     // what the metadata file said when it was opened
 	Pool    *blockdev.Pool  // buffers for what peers send; required
+	Zstd    *compress.Zstd  // expands what peers send compressed, and compresses; required
 	Log     *slog.Logger    // required
 	Meter   *Meter          // counts what the volume does; nil: its own
 
@@ -296,7 +301,7 @@ type PeerStatus struct {
 	SyncDone     int64   `json:"sync_done,omitempty"`      // bytes
 	SyncRate     int64   `json:"sync_rate,omitempty"`      // bytes/s
 	SyncETA      float64 `json:"sync_eta,omitempty"`       // seconds
-	SyncSent     int64   `json:"sync_sent,omitempty"`      // payload bytes that crossed the wire, this or the last sync
+	SyncSent     int64   `json:"sync_sent,omitempty"`      // payload bytes sent, before compression, this or the last sync
 	SyncCompared int64   `json:"sync_compared,omitempty"`  // bytes compared by digest, this or the last sync
 	VerifyBad    int64   `json:"verify_bad,omitempty"`     // bytes found different by the last verify
 	SyncInFlight int64   `json:"sync_in_flight,omitempty"` // bytes handed out and not answered
@@ -305,6 +310,13 @@ type PeerStatus struct {
 	UnackedOps   int64   `json:"unacked_ops,omitempty"`    // operations sent and not yet applied there, flushes included
 	RTTMicros    int64   `json:"rtt_us,omitempty"`         // smoothed round trip
 	LastSync     string  `json:"last_sync,omitempty"`      // rule that decided the last handshake
+
+	// Bytes on the volume's streams since the agent started, and those that compression
+	// took off: without it Sent would be Sent + SentSaved.
+	Sent          uint64 `json:"sent,omitempty"`
+	Received      uint64 `json:"received,omitempty"`
+	SentSaved     uint64 `json:"sent_saved,omitempty"`
+	ReceivedSaved uint64 `json:"received_saved,omitempty"`
 
 	// Verify is the last verify with the peer that was run on this node, filled in
 	// by the agent.

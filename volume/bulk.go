@@ -212,8 +212,10 @@ func allZero(b []byte) bool {
 func (l *link) writeBulk(m protocol.Message, pay []byte) error {
 	l.bulkMu.Lock()
 	defer l.bulkMu.Unlock()
-	head := protocol.AppendFrame(nil, m, pay)
-	if len(pay) > 0 && len(pay) <= gatherMax {
+	head := l.packBulk(m, pay)
+	if head != nil {
+		pay = nil
+	} else if head = protocol.AppendFrame(nil, m, pay); len(pay) > 0 && len(pay) <= gatherMax {
 		head, pay = append(head, pay...), nil
 	}
 	l.filling.Store(l.v.now())
@@ -236,7 +238,7 @@ func (l *link) bulkReceive() {
 }
 
 func (l *link) bulkReceiveAll() error {
-	fr := newFrameReader(counted{l.conn.Bulk, &l.meter.received}, l.v.opt.Pool, l.dead)
+	fr := l.reader(l.conn.Bulk)
 	var t resync.Target
 	var w waiting
 	defer w.release()

@@ -69,6 +69,10 @@ type chaosBlock struct {
 
 func newChaos(t *testing.T, mode protocol.Mode, seed int64) *chaos {
 	x := &chaos{t: t, c: newCluster(t, chaosBlocks*chaosStride+4096, mode, "alpha", "beta"), r: rand.New(rand.NewSource(seed)), seed: seed, primary: "alpha"}
+	if seed%2 == 0 { // most payloads go compressed, the others do not
+		var n atomic.Int64
+		x.c.compress = func() bool { return n.Add(1)%4 != 0 }
+	}
 	for i, n := range x.c.names {
 		x.c.kill(n)
 		x.c.nodes[n].store = crash.New(x.c.nodes[n].store, uint64(seed)*2+uint64(i))

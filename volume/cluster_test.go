@@ -17,6 +17,7 @@ import (
 
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/protocol/compress"
 	"github.com/qrbd/qrbd/volume/meta"
 )
 
@@ -105,7 +106,8 @@ type cluster struct {
 	nodes map[string]*node
 	names []string
 
-	tries *atomic.Int64 // not nil: write streams are tryStreams
+	tries    *atomic.Int64 // not nil: write streams are tryStreams
+	compress func() bool   // of every connection
 	// options changes a node's; nil: nothing.
 	options func(name string, o *Options)
 
@@ -116,6 +118,9 @@ type cluster struct {
 	opening map[string]bool
 	log     *slog.Logger
 }
+
+// testZstd is shared, as it is by the volumes of an agent.
+var testZstd = compress.New(2)
 
 func newCluster(t testing.TB, size int64, mode protocol.Mode, names ...string) *cluster {
 	c := &cluster{t: t, size: size, mode: mode, nodes: map[string]*node{}, names: names, cut: map[string]bool{}, conns: map[string][]Stream{}, opening: map[string]bool{}}
@@ -162,7 +167,7 @@ func (c *cluster) start(name string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	o := Options{Name: "crm", Self: name, Size: c.size, Store: keepOpen{n.store}, Meta: file, State: state, Pool: blockdev.NewPool(64 << 20),
+	o := Options{Name: "crm", Self: name, Size: c.size, Store: keepOpen{n.store}, Meta: file, State: state, Pool: blockdev.NewPool(64 << 20), Zstd: testZstd,
 		Log: c.log.With("node", name), AskConnect: func(peer string) { c.connect(name, peer) }, WriteTimeout: 3 * time.Second,
 		FlushInterval: 100 * time.Millisecond, ActivityIdle: 200 * time.Millisecond}
 	for _, p := range c.names {
@@ -215,7 +220,7 @@ func (c *cluster) connect(from, to string) {
 			}
 			return
 		}
-		one, two := Conn{Write: w1, Bulk: b1}, Conn{Write: w2, Bulk: b2}
+		one, two := Conn{Write: w1, Bulk: b1, Compress: c.compress}, Conn{Write: w2, Bulk: b2, Compress: c.compress}
 		if c.tries != nil {
 			one.Write, two.Write = tryStream{w1, c.tries}, tryStream{w2, c.tries}
 		}

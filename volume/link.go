@@ -43,6 +43,7 @@ type link struct {
 	ackOut [protocol.HeaderLen + 32]byte
 
 	bulkMu  sync.Mutex // the same for conn.Bulk
+	packed  []byte     // guarded by bulkMu: packBulk's buffer
 	try     TryWriter  // conn.Write, if it is one
 	rest    []byte     // guarded by writeMu: taken from the queue, to be written next
 	marks   []mark     // guarded by writeMu: operations in what is to be written next

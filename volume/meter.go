@@ -72,6 +72,8 @@ type PeerMeter struct {
 	wire, remote, apply [opKinds]Latency
 	sent, received      atomic.Uint64 // bytes on the volume's streams
 	applied             atomic.Uint64 // bytes of writes that the peer sent
+	// Bytes by which compressed payloads were smaller: sent and received would be so many more.
+	sentSaved, receivedSaved atomic.Uint64
 }
 
 // NewMeter returns a meter that has counted nothing.
@@ -87,6 +89,12 @@ func (m *Meter) peer(name string) *PeerMeter {
 		m.peers[name] = p
 	}
 	return p
+}
+
+// fill puts what was counted into a peer's status.
+func (p *PeerMeter) fill(s *PeerStatus) {
+	s.Sent, s.SentSaved = p.sent.Load(), p.sentSaved.Load()
+	s.Received, s.ReceivedSaved = p.received.Load(), p.receivedSaved.Load()
 }
 
 // done counts a client's request as answered.
@@ -148,12 +156,16 @@ type OpIO struct {
 
 // PeerIO is one peer of an IO.
 type PeerIO struct {
-	Sent     uint64               `json:"sent"`     // bytes on the volume's streams
-	Received uint64               `json:"received"` // bytes
-	Applied  uint64               `json:"applied"`  // bytes of the peer's writes that were applied here
-	Wire     map[string]Histogram `json:"wire"`
-	Remote   map[string]Histogram `json:"remote"`
-	Apply    map[string]Histogram `json:"apply"`
+	Sent     uint64 `json:"sent"`     // bytes on the volume's streams
+	Received uint64 `json:"received"` // bytes
+	Applied  uint64 `json:"applied"`  // bytes of the peer's writes that were applied here
+	// Bytes that compression took off Sent and Received.
+	SentSaved     uint64 `json:"sent_saved"`
+	ReceivedSaved uint64 `json:"received_saved"`
+
+	Wire   map[string]Histogram `json:"wire"`
+	Remote map[string]Histogram `json:"remote"`
+	Apply  map[string]Histogram `json:"apply"`
 }
 
 // Snapshot returns what was counted so far.
@@ -169,6 +181,7 @@ func (m *Meter) Snapshot() IO {
 	defer m.mu.Unlock()
 	for name, p := range m.peers {
 		q := PeerIO{Sent: p.sent.Load(), Received: p.received.Load(), Applied: p.applied.Load(),
+			SentSaved: p.sentSaved.Load(), ReceivedSaved: p.receivedSaved.Load(),
 			Wire: map[string]Histogram{}, Remote: map[string]Histogram{}, Apply: map[string]Histogram{}}
 		for k := OpKindWrite; k < opKinds; k++ {
 			q.Wire[k.String()] = p.wire[k].Snapshot()

@@ -152,6 +152,7 @@ func (v *Volume) Status() Status {
 	for i := range view.Peers {
 		p := peerStatus(now, v.size, &view.Peers[i], applied[i], received[i], rtt[i])
 		p.SendQueue = queued[i]
+		v.meter.peer(p.Name).fill(&p)
 		s.Peers = append(s.Peers, p)
 	}
 	return s

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,7 +34,8 @@ func rawTo(t *testing.T, c *cluster, node, name string) *rawPeer {
 	b1, b2 := socketPair(t)
 	p := &rawPeer{t: t, c: c, to: node, write: w1, bulk: b1, dead: make(chan struct{})}
 	pool := blockdev.NewPool(64 << 20)
-	p.in, p.bulkIn = newFrameReader(w1, pool, p.dead), newFrameReader(b1, pool, p.dead)
+	saved := new(atomic.Uint64)
+	p.in, p.bulkIn = newFrameReader(w1, pool, testZstd, saved, p.dead), newFrameReader(b1, pool, testZstd, saved, p.dead)
 	t.Cleanup(func() { p.write.Abort(); p.bulk.Abort() })
 	if err := c.v(node).AttachPeer(name, Conn{Write: w2, Bulk: b2}); err != nil {
 		t.Fatal(err)

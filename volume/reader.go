@@ -8,16 +8,20 @@ import (
 
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/protocol/compress"
 )
 
 // frameReader reads frames from a stream.
 type frameReader struct {
-	r    *bufio.Reader
-	dec  protocol.Decoder
-	head [protocol.HeaderLen]byte
-	body []byte
-	pool *blockdev.Pool
-	stop <-chan struct{}
+	r     *bufio.Reader
+	dec   protocol.Decoder
+	head  [protocol.HeaderLen]byte
+	plain [protocol.PlainLenSize]byte
+	body  []byte
+	pool  *blockdev.Pool
+	zstd  *compress.Zstd
+	saved *atomic.Uint64 // bytes by which payloads that came compressed were smaller
+	stop  <-chan struct{}
 }
 
 // counted counts what is read from a stream.
@@ -32,8 +36,13 @@ func (c counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func newFrameReader(s io.Reader, pool *blockdev.Pool, stop <-chan struct{}) *frameReader {
-	return &frameReader{r: bufio.NewReaderSize(s, readBuffer), body: make([]byte, protocol.BodyMax), pool: pool, stop: stop}
+// reader returns the reader of one of the link's streams.
+func (l *link) reader(s Stream) *frameReader {
+	return newFrameReader(counted{s, &l.meter.received}, l.v.opt.Pool, l.v.opt.Zstd, &l.meter.receivedSaved, l.dead)
+}
+
+func newFrameReader(s io.Reader, pool *blockdev.Pool, z *compress.Zstd, saved *atomic.Uint64, stop <-chan struct{}) *frameReader {
+	return &frameReader{r: bufio.NewReaderSize(s, readBuffer), body: make([]byte, protocol.BodyMax), pool: pool, zstd: z, saved: saved, stop: stop}
 }
 
 // next returns the next message, valid until the next call, and its payload, which
@@ -51,19 +60,11 @@ func (f *frameReader) next() (protocol.Message, *blockdev.Buffer, error) {
 		if _, err := io.ReadFull(f.r, body); err != nil {
 			return nil, nil, err
 		}
-		var buf *blockdev.Buffer
-		var pay []byte
-		if h.PayloadLen > 0 {
-			if buf = f.pool.Get(h.PayloadLen, f.stop); buf == nil {
-				return nil, nil, io.ErrClosedPipe
-			}
-			pay = buf.Bytes()
-			if _, err := io.ReadFull(f.r, pay); err != nil {
-				buf.Release()
-				return nil, nil, err
-			}
+		buf, err := f.payload(h)
+		if err != nil {
+			return nil, nil, err
 		}
-		msg, err := f.dec.Decode(h, f.head[:], body, pay)
+		msg, err := f.dec.Decode(h, f.head[:], body, payload(buf))
 		if err == nil {
 			return msg, buf, nil
 		}
@@ -74,6 +75,26 @@ func (f *frameReader) next() (protocol.Message, *blockdev.Buffer, error) {
 			return nil, nil, err
 		}
 	}
+}
+
+// payload reads a frame's payload, as it is also when it comes compressed; nil: it has
+// none.
+func (f *frameReader) payload(h protocol.Header) (*blockdev.Buffer, error) {
+	switch {
+	case h.PayloadLen == 0:
+		return nil, nil
+	case h.Compressed():
+		return f.compressed(h)
+	}
+	buf := f.pool.Get(h.PayloadLen, f.stop)
+	if buf == nil {
+		return nil, io.ErrClosedPipe
+	}
+	if _, err := io.ReadFull(f.r, buf.Bytes()); err != nil {
+		buf.Release()
+		return nil, err
+	}
+	return buf, nil
 }
 
 // payload returns the bytes of a frame's payload; a frame may have none.
@@ -113,7 +134,11 @@ func (f *frameReader) ahead() []*protocol.Data {
 			break
 		}
 		body := b[protocol.HeaderLen : protocol.HeaderLen+h.BodyLen]
-		msg, err := dec.Decode(h, b[:protocol.HeaderLen], body, b[protocol.HeaderLen+h.BodyLen:n])
+		pay, tmp := f.look(h, b[protocol.HeaderLen+h.BodyLen:n])
+		msg, err := dec.Decode(h, b[:protocol.HeaderLen], body, pay)
+		if tmp != nil {
+			tmp.Release()
+		}
 		if err != nil {
 			break
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/protocol/compress"
 	"github.com/qrbd/qrbd/replica"
 )
 
@@ -47,7 +48,7 @@ func (l *link) turn() error {
 
 func (l *link) receiveAll() error {
 	v := l.v
-	fr := newFrameReader(counted{l.conn.Write, &l.meter.received}, v.opt.Pool, l.dead)
+	fr := l.reader(l.conn.Write)
 	owed := 0 // bytes to acknowledge, headers included
 	var owedAt replica.Time
 	for {
@@ -100,6 +101,8 @@ func (l *link) why(err error) error {
 		return fmt.Errorf("%s closed the connection", l.name)
 	case errors.Is(err, protocol.ErrCorrupt):
 		return fmt.Errorf("%s sent a frame whose digest does not match: %w", l.name, err)
+	case errors.Is(err, compress.ErrFrame):
+		return fmt.Errorf("%s sent a payload that cannot be expanded: %w", l.name, err)
 	}
 	return err
 }

@@ -61,7 +61,7 @@ func (l *link) pushNow() {
 	l.mark(&f)
 	l.queue, l.words = l.queue[:0], 0
 	l.v.mu.Unlock()
-	l.lone = f.append(l.lone[:0])
+	l.lone = l.appendFrame(l.lone[:0], &f)
 	if f.buf != nil {
 		f.buf.Release()
 	}
@@ -76,10 +76,14 @@ func (l *link) pushNow() {
 	runtime.Gosched()
 }
 
-// append appends the frame with its payload.
-func (f *frame) append(out []byte) []byte {
+// appendFrame appends the frame with its payload, compressed if that is worth it.
+func (l *link) appendFrame(out []byte, f *frame) []byte {
 	if f.msg != nil {
 		return protocol.AppendFrame(out, f.msg, nil)
+	}
+	out, ok := l.appendCompressed(out, &f.data, f.pay)
+	if ok {
+		return out
 	}
 	return append(protocol.AppendFrame(out, &f.data, f.pay), f.pay...)
 }
@@ -118,6 +122,9 @@ func (l *link) send() {
 		if leaving {
 			l.goodbye()
 			return
+		}
+		if cap(out) > 2*gatherMax { // of large payloads, compressed
+			out = nil
 		}
 		select {
 		case <-l.wake:
@@ -180,8 +187,13 @@ func (l *link) write(out []byte, list []frame) ([]byte, error) {
 	for i := range list {
 		f := &list[i]
 		if err == nil {
-			if len(f.pay) <= gatherMax {
-				out = f.append(out)
+			whole := len(f.pay) <= gatherMax
+			if whole {
+				out = l.appendFrame(out, f)
+			} else {
+				out, whole = l.appendCompressed(out, &f.data, f.pay)
+			}
+			if whole {
 				l.mark(f)
 			} else {
 				put(protocol.AppendFrame(out, &f.data, f.pay))

@@ -71,6 +71,8 @@ type Peer struct {
 	Transport session.Transport
 	// Congestion is TCP's congestion control toward it; "": the host's.
 	Congestion string
+	// Compression is of what is sent to it.
+	Compression session.Compression
 }
 
 // Volume is a [[volume]] section.

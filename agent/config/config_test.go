@@ -52,6 +52,7 @@ address = "10.0.0.2:7790"
 key     = "KEY1"
 keys    = ["KEY2"]
 transport = "tcp"
+compression = "zstd"
 congestion = "bbr"
 
 [[peer]]
@@ -108,6 +109,9 @@ func TestWholeConfiguration(t *testing.T) {
 	}
 	if c.Peers[0].Transport != session.TCP || c.Peers[1].Transport != session.QUIC {
 		t.Errorf("transports: %v, %v", c.Peers[0].Transport, c.Peers[1].Transport)
+	}
+	if c.Peers[0].Compression != session.Zstd || c.Peers[1].Compression != session.NoCompression {
+		t.Errorf("compressions: %v, %v", c.Peers[0].Compression, c.Peers[1].Compression)
 	}
 	crm := c.Volume("crm")
 	if crm == nil || crm.Size != 10<<30 || crm.ResyncRateMax != 100<<20 || crm.ResyncWindow != 4<<20 || crm.ResyncRateMin != 1<<20 || crm.VerifyEvery != 24*time.Hour ||
@@ -179,6 +183,7 @@ func TestFaults(t *testing.T) {
 		{"long name", "[node]\nname = \"" + strings.Repeat("x", 65) + "\"\nlisten = \":1\"\n", []fault{{2, "node.name", "1 to 64"}}},
 		{"transport", node + peer + "transport = \"sctp\"\n", []fault{{8, "peer.transport", `"quic" or "tcp"`}}},
 		{"congestion", node + peer + "congestion = \"bbr\"\n", []fault{{8, "peer.congestion", "QUIC has its own"}}},
+		{"compression", node + peer + "compression = \"lz4\"\n", []fault{{8, "peer.compression", `"none" or "zstd"`}}},
 		{"congestion name", node + peer + "transport = \"tcp\"\ncongestion = \"BBR 2\"\n", []fault{{9, "peer.congestion", "not the name"}}},
 		{"TCP twice", strings.Replace(node, "10.0.0.1", "", 1) + "metrics = \"127.0.0.1:7790\"\n" + peer + "transport = \"tcp\"\n" + strings.Replace(vol, "unix:/s", "tcp:127.0.0.1:7790", 1), []fault{
 			{4, "node.metrics", "node.listen"}, {14, "volume.export", "node.metrics"}, {14, "volume.export", "node.listen"}}},

@@ -60,6 +60,7 @@ func decodePeer(s *section) Peer {
 	if p.Congestion = read(s, "congestion", "", parseCongestion); p.Congestion != "" && p.Transport == session.QUIC {
 		s.fault("congestion", "is for transport = \"tcp\": QUIC has its own")
 	}
+	p.Compression = read(s, "compression", session.NoCompression.String(), session.ParseCompression)
 	if k := read(s, "key", "", parseKey); k != "" {
 		p.Keys = append(p.Keys, k)
 	}

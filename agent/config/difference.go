@@ -11,7 +11,7 @@ import (
 // can do about it.
 type Difference struct {
 	PeersAdded     []Peer
-	PeersChanged   []Peer // address, keys or transport
+	PeersChanged   []Peer // address, keys, transport, congestion or compression
 	PeersRemoved   []string
 	VolumesAdded   []Volume
 	VolumesChanged []VolumeDifference

@@ -65,6 +65,7 @@ const templateRest = `#control_group   = "disk"               # a group that may
 #key     = "qk1..."
 #keys    = ["qk1..."]   # a second key that is accepted, while the key is replaced
 #transport = "tcp"      # faster over a link without loss; the same on both nodes; default: "quic"
+#compression = "zstd"   # of what is sent to this peer, for slow links; default: "none"
 #congestion = "bbr"     # of TCP toward this peer; default: the host's (sysctl net.ipv4.tcp_congestion_control)
 
 # One section for each volume, the same name and size on every node.

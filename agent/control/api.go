@@ -44,9 +44,12 @@ type LinkStatus struct {
 	Address   string `json:"address,omitempty"` // as configured
 	Up        bool   `json:"up"`
 	Transport string `json:"transport,omitempty"` // "quic" or "tcp"
-	Protocol  string `json:"protocol,omitempty"`  // of the peer, "1.0"
-	Dialled   bool   `json:"dialled,omitempty"`   // by this node
-	Reason    string `json:"reason,omitempty"`    // why it is not up
+	// Compression of what this node sends: "none" or "zstd". What the peer sends follows
+	// the peer's configuration.
+	Compression string `json:"compression,omitempty"`
+	Protocol    string `json:"protocol,omitempty"` // of the peer, "1.0"
+	Dialled     bool   `json:"dialled,omitempty"`  // by this node
+	Reason      string `json:"reason,omitempty"`   // why it is not up
 
 	RTTMicros        int64  `json:"rtt_us,omitempty"` // smoothed round trip
 	BytesSent        uint64 `json:"bytes_sent,omitempty"`

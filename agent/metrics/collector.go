@@ -177,6 +177,8 @@ func (s samples) io(name string, io *volume.IO) {
 		}
 		s.counter(sentBytes, p.Sent, name, peer)
 		s.counter(receivedBytes, p.Received, name, peer)
+		s.counter(sentSaved, p.SentSaved, name, peer)
+		s.counter(receivedSaved, p.ReceivedSaved, name, peer)
 		s.counter(appliedBytes, p.Applied, name, peer)
 	}
 }
@@ -186,7 +188,7 @@ func (s samples) link(l *control.LinkStatus) {
 	if !l.Up {
 		return
 	}
-	s.gauge(linkInfo, 1, l.Peer, l.Transport, l.Protocol)
+	s.gauge(linkInfo, 1, l.Peer, l.Transport, l.Protocol, l.Compression)
 	s.gauge(linkRTT, (time.Duration(l.RTTMicros) * time.Microsecond).Seconds(), l.Peer)
 	s.counter(linkSentBytes, l.BytesSent, l.Peer)
 	s.counter(linkReceivedBytes, l.BytesReceived, l.Peer)

@@ -29,7 +29,7 @@ var (
 	certificateEnds = desc("certificate_expiry_timestamp_seconds", "When a certificate expires, Unix time; use is the address of an export, or peers: that one is pinned by its key and renewed at each start", "use")
 
 	linkUp            = desc("link_up", "Whether there is a session with the peer's agent", "conn_name")
-	linkInfo          = desc("link_info", "Always 1; the labels say how the session is made", "conn_name", "transport", "protocol")
+	linkInfo          = desc("link_info", "Always 1; the labels say how the session is made", "conn_name", "transport", "protocol", "compression")
 	linkRTT           = desc("link_rtt_seconds", "Smoothed round trip of the session", "conn_name")
 	linkSentBytes     = desc("link_sent_bytes_total", "Bytes in packets sent in this session, with retransmissions", "conn_name")
 	linkReceivedBytes = desc("link_received_bytes_total", "Bytes in packets received in this session", "conn_name")
@@ -90,6 +90,8 @@ var (
 	verifyEnded   = ofPeer("peerdevice_verify_timestamp_seconds", "When the last verify on this node ended, Unix time")
 	sentBytes     = ofPeer("peerdevice_sent_bytes_total", "Bytes sent to the peer for the volume")
 	receivedBytes = ofPeer("peerdevice_received_bytes_total", "Bytes received from the peer for the volume")
+	sentSaved     = ofPeer("peerdevice_sent_saved_bytes_total", "Bytes that compression took off what was sent to the peer for the volume")
+	receivedSaved = ofPeer("peerdevice_received_saved_bytes_total", "Bytes that compression took off what was received from the peer for the volume")
 	appliedBytes  = ofPeer("peerdevice_applied_bytes_total", "Bytes of the peer's writes that were applied here")
 	peerSeconds   = ofPeer("peer_request_seconds", "Time per peer: wire until an operation is in the transport's hands, remote until the peer has confirmed it (flush: as durable), apply what the store here took for the peer's operation", "op", "stage")
 )

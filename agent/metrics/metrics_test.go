@@ -42,7 +42,7 @@ func example() *fakeSource {
 	none := (&volume.Latency{}).Snapshot()
 	io := volume.NewMeter().Snapshot()
 	io.Ops["write"] = volume.OpIO{Begun: 7, Failed: 1, Bytes: 16384, Whole: whole.Snapshot(), Local: none, DiskErrors: 2}
-	io.Peers["beta"] = volume.PeerIO{Sent: 17000, Received: 300, Applied: 0, Wire: map[string]volume.Histogram{"write": none},
+	io.Peers["beta"] = volume.PeerIO{Sent: 17000, Received: 300, SentSaved: 23000, ReceivedSaved: 10, Applied: 0, Wire: map[string]volume.Histogram{"write": none},
 		Remote: map[string]volume.Histogram{"write": remote.Snapshot()}, Apply: map[string]volume.Histogram{}}
 	return &fakeSource{control.NodeStatus{Node: "alpha", Version: "1.2.3",
 		Volumes: []volume.Status{
@@ -57,7 +57,7 @@ func example() *fakeSource {
 				Peers: []volume.PeerStatus{{Name: "beta", Connection: "standalone", Replication: "off", Role: "unknown", Disk: "unknown"}}},
 		},
 		Links: []control.LinkStatus{
-			{Peer: "beta", Up: true, Transport: "quic", Protocol: "1.0", RTTMicros: 250, BytesSent: 20000, BytesReceived: 900, PacketsSent: 20, PacketsLost: 1, CongestionWindow: 40960},
+			{Peer: "beta", Up: true, Transport: "quic", Compression: "zstd", Protocol: "1.0", RTTMicros: 250, BytesSent: 20000, BytesReceived: 900, PacketsSent: 20, PacketsLost: 1, CongestionWindow: 40960},
 			{Peer: "gamma", Reason: "no answer"},
 		},
 		IdentitySince: time.Unix(1790000000, 0), Certificates: []control.CertificateStatus{{Use: "peers", Ends: time.Unix(2400000000, 0)}, {Use: "tcp:10.0.0.1:10809", Ends: time.Unix(1800000000, 0)}},

@@ -64,6 +64,9 @@ func statusLines(st control.NodeStatus, p palette, width int) []string {
 	if names := overTCP(st.Links); names != "" {
 		lines = append(lines, "  "+p.paint(dim, "sessions over TCP: ")+names)
 	}
+	if names := compressed(st.Links); names != "" {
+		lines = append(lines, "  "+p.paint(dim, "sent compressed: ")+names)
+	}
 	for _, v := range st.Volumes {
 		lines = append(lines, "")
 		lines = append(lines, volumeLines(v, p, width)...)
@@ -80,6 +83,30 @@ func overTCP(links []control.LinkStatus) string {
 		}
 	}
 	return strings.Join(names, ", ")
+}
+
+// compressed names the peers that are sent payloads compressed.
+func compressed(links []control.LinkStatus) string {
+	var names []string
+	for _, l := range links {
+		if l.Compression == session.Zstd.String() {
+			names = append(names, clean(l.Peer))
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// savedNote is what compression has made of the traffic with a peer since the agent started.
+func savedNote(s volume.PeerStatus) string {
+	var parts []string
+	add := func(what string, wire, saved uint64) {
+		if saved > 0 {
+			parts = append(parts, fmt.Sprintf("%s %s compressed to %s", what, bytesText(int64(wire+saved)), bytesText(int64(wire))))
+		}
+	}
+	add("sent", s.Sent, s.SentSaved)
+	add("received", s.Received, s.ReceivedSaved)
+	return strings.Join(parts, ", ")
 }
 
 // volumeLines is one volume:
@@ -180,6 +207,9 @@ func peerLines(peers []volume.PeerStatus, p palette, width int) []string {
 		}))
 		lines = append(lines, progressLines(s, p, width)...)
 		if text := verifyNote(s.Verify); text != "" && !syncing(s) && 4+columns(text) <= width {
+			lines = append(lines, "    "+p.paint(dim, text))
+		}
+		if text := savedNote(s); text != "" && 4+columns(text) <= width {
 			lines = append(lines, "    "+p.paint(dim, text))
 		}
 		if s.Reason != "" {

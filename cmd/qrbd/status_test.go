@@ -221,6 +221,20 @@ func TestStatusTransport(t *testing.T) {
 	}
 }
 
+// TestStatusCompression: who is sent payloads compressed is named, and what it has brought.
+func TestStatusCompression(t *testing.T) {
+	st := control.NodeStatus{Node: "alpha", Version: "1.0.0", Links: []control.LinkStatus{{Peer: "beta", Compression: "zstd"}, {Peer: "gamma", Compression: "none"}},
+		Volumes: []volume.Status{{Name: "crm", Peers: []volume.PeerStatus{{Name: "beta", Sent: 1 << 30, SentSaved: 2 << 30, Received: 1 << 20}, {Name: "gamma", Sent: 1 << 30}}}}}
+	got := strings.Join(statusLines(st, palette{}, 80), "\n")
+	if !strings.Contains(got, "sent compressed: beta\n") || strings.Count(got, "sent 3 GiB compressed to 1 GiB\n") != 1 || strings.Contains(got, "received") {
+		t.Errorf("%s", got)
+	}
+	st.Links, st.Volumes[0].Peers[0] = st.Links[1:], volume.PeerStatus{Name: "beta", Received: 1 << 20, ReceivedSaved: 1 << 20}
+	if got := strings.Join(statusLines(st, palette{}, 80), "\n"); strings.Contains(got, "sent") || !strings.Contains(got, "received 2 MiB compressed to 1 MiB") {
+		t.Errorf("%s", got)
+	}
+}
+
 // TestStatusOfFencing: why a primary is frozen, and how it stands with its peers.
 func TestStatusOfFencing(t *testing.T) {
 	v := volume.Status{Name: "crm", Role: "primary", Disk: "up-to-date", Fencing: "resource-and-stonith", Frozen: "beta is lost, and may take over",

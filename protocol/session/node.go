@@ -265,8 +265,8 @@ func (n *Node) prepare(p *Peer) error {
 	return nil
 }
 
-// UpdatePeer gives the peer of that name another address, other keys or another
-// transport. A session whose key and transport still hold goes on; another ends.
+// UpdatePeer gives the peer of that name another address, other keys, another
+// transport or compression. A session whose key and transport still hold goes on; another ends.
 func (n *Node) UpdatePeer(p Peer) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -287,6 +287,8 @@ func (n *Node) UpdatePeer(p Peer) error {
 		n.byKey[[ed25519.PublicKeySize]byte(k)] = old
 	}
 	old.Address, old.Keys, old.Transport, old.Congestion = p.Address, slices.Clone(p.Keys), p.Transport, p.Congestion
+	old.Compression = p.Compression
+	old.zstd.Store(p.Compression == Zstd)
 	select {
 	case old.updated <- struct{}{}:
 	default: // it has not looked yet

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/qrbd/qrbd/protocol"
@@ -26,11 +27,15 @@ type Peer struct {
 	// Congestion names the congestion control of a transport that has a choice; "": the
 	// host's.
 	Congestion string
+	// Compression is of what is sent to the peer, which is its own affair: what it expands is
+	// said in the hello.
+	Compression Compression
 }
 
 // peer keeps the session with one Peer. Owner of all fields below ctx: run.
 type peer struct {
-	Peer    // Address, Keys, Transport and Congestion are guarded by node.mu: see target
+	Peer                // all but Name is guarded by node.mu: see target
+	zstd    atomic.Bool // Compression is Zstd: asked for every payload
 	node    *Node
 	updated chan struct{}   // one of them has changed; capacity 1
 	inbound chan *candidate // from welcome
@@ -65,8 +70,10 @@ type dialResult struct {
 
 func newPeer(n *Node, p Peer) *peer {
 	ctx, stop := context.WithCancelCause(context.Background())
-	return &peer{Peer: p, node: n, updated: make(chan struct{}, 1), inbound: make(chan *candidate), done: make(chan struct{}), ctx: ctx, stop: stop,
+	out := &peer{Peer: p, node: n, updated: make(chan struct{}, 1), inbound: make(chan *candidate), done: make(chan struct{}), ctx: ctx, stop: stop,
 		dialed: make(chan dialResult, 1)}
+	out.zstd.Store(p.Compression == Zstd)
+	return out
 }
 
 // target returns where and how to reach the peer and which keys it may prove, as of now.
@@ -193,7 +200,7 @@ func (p *peer) prefers(c *candidate) bool {
 func (p *peer) up(s *Session) {
 	p.live, p.since = s, time.Now()
 	p.node.reports.clear(p.Name)
-	p.node.log.Info("session up", "peer", p.Name, "transport", s.transport.String(), "address", s.conn.RemoteAddr().String(),
+	p.node.log.Info("session up", "peer", p.Name, "transport", s.transport.String(), "compression", s.Compression().String(), "address", s.conn.RemoteAddr().String(),
 		"dialed", s.dialed, "instance", s.hello.Instance, "version", fmt.Sprintf("%d.%d", s.hello.Major, s.hello.Minor),
 		"gso", s.conn.Stats().GSO)
 	if s.dialed {

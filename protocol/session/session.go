@@ -72,6 +72,15 @@ func (s *Session) PeerVersion() (major, minor uint16) { return s.hello.Major, s.
 // Transport returns how the session travels.
 func (s *Session) Transport() Transport { return s.transport }
 
+// Compression returns what becomes of payloads that are sent to the peer, as of now: what is
+// configured, if the peer expands it. It neither blocks nor locks.
+func (s *Session) Compression() Compression {
+	if s.peer.zstd.Load() && s.Features()&protocol.FeatureZstd != 0 {
+		return Zstd
+	}
+	return NoCompression
+}
+
 // RTT returns the link's smoothed round trip; zero when unknown.
 func (s *Session) RTT() time.Duration {
 	if d := s.conn.Stats().RTT; d != 0 {

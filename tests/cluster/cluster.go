@@ -26,6 +26,9 @@ type Options struct {
 	// Transport between the nodes, "quic" or "tcp". Zero: TransportEnv's, else the
 	// agent's default.
 	Transport string
+	// Compression of what each node sends, "none" or "zstd". Zero: CompressionEnv's, else the
+	// agent's default.
+	Compression string
 	// Program is what runs as agent. Zero: Qrbd.
 	Program Program
 	// Configure, if set, may change a node's configuration before it is written.
@@ -35,6 +38,9 @@ type Options struct {
 // TransportEnv names the environment variable with the transport of clusters that
 // are not told one: what is tested over one transport can be tested over another.
 const TransportEnv = "QRBD_E2E_TRANSPORT"
+
+// CompressionEnv does so with the compression.
+const CompressionEnv = "QRBD_E2E_COMPRESSION"
 
 // Cluster is a set of nodes that know each other.
 type Cluster struct {
@@ -54,6 +60,7 @@ func New(t testing.TB, o Options) *Cluster {
 	setDefault(&o.Size, "64MiB")
 	setDefault(&o.Protocol, "C")
 	setDefault(&o.Transport, os.Getenv(TransportEnv))
+	setDefault(&o.Compression, os.Getenv(CompressionEnv))
 	if o.Program == (Program{}) {
 		o.Program = Qrbd
 	}
@@ -66,7 +73,7 @@ func New(t testing.TB, o Options) *Cluster {
 		c.Nodes = append(c.Nodes, c.newNode(name, i, o))
 	}
 	for _, n := range c.Nodes {
-		n.introduce(c.Nodes, o.Transport)
+		n.introduce(c.Nodes, o.Transport, o.Compression)
 		if o.Configure != nil {
 			o.Configure(&n.Config)
 		}

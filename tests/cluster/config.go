@@ -21,6 +21,7 @@ type Config struct {
 type PeerConfig struct {
 	Name, Address, Key string
 	Transport          string // "": left out
+	Compression        string // "": left out
 	Extra              string
 }
 
@@ -67,6 +68,9 @@ func (c *Config) toml() string {
 		line("key", p.Key)
 		if p.Transport != "" {
 			line("transport", p.Transport)
+		}
+		if p.Compression != "" {
+			line("compression", p.Compression)
 		}
 		b.WriteString(p.Extra + "\n")
 	}

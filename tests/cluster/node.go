@@ -34,11 +34,12 @@ type Node struct {
 	paused  bool
 }
 
-// introduce adds the other nodes as peers, over a transport.
-func (n *Node) introduce(all []*Node, transport string) {
+// introduce adds the other nodes as peers, over a transport and
+// with a compression.
+func (n *Node) introduce(all []*Node, transport, compression string) {
 	for _, p := range all {
 		if p != n {
-			n.Config.Peers = append(n.Config.Peers, PeerConfig{Name: p.Name, Address: p.Config.Listen, Key: p.Key, Transport: transport})
+			n.Config.Peers = append(n.Config.Peers, PeerConfig{Name: p.Name, Address: p.Config.Listen, Key: p.Key, Transport: transport, Compression: compression})
 		}
 	}
 }

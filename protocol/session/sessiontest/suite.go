@@ -78,6 +78,7 @@ func (w With) Run(t *testing.T) {
 		{"Crash", w.testCrash},
 		{"RemovePeer", w.testRemovePeer},
 		{"UpdatePeer", w.testUpdatePeer},
+		{"Compression", w.testCompression},
 		{"BothDial", w.testBothDial},
 		{"StreamLimit", w.testStreamLimit},
 		{"OptionFaults", w.testOptionFaults},
