@@ -2,277 +2,158 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
 	"encoding/hex"
+	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
-	"github.com/qrbd/qrbd/protocol"
-	"github.com/qrbd/qrbd/protocol/quicnet"
 	"github.com/qrbd/qrbd/protocol/session"
-	"github.com/qrbd/qrbd/protocol/tcpnet"
 )
 
 const (
-	// bareCommand is the first argument of a process that is one end of a bare session.
-	bareCommand = "bare-end"
-	bareTimeout = 2 * time.Minute
-	// barePiece is what a resync of an idle pair sends at once.
-	barePiece = 256 << 10
-	// bareWindow is how far a sender that reads a store reads ahead of what it sends, and
-	// a receiver that writes one takes in before it is written, in pieces.
-	bareWindow = 12
+	// bareLimit is when an end says what it waits for, and ends.
+	bareLimit = 2 * time.Minute
+	// bareGrace is how long after that, or after the other end has ended, an end is waited for before it is made to
+	// show what its goroutines do.
+	bareGrace = 2 * time.Second
 )
 
-// bareEnd is one end of a bare session: what the transport does by itself.
-type bareEnd struct {
-	stream chan *session.Stream
-}
-
-// SessionUp implements session.Handler. Who has dialed opens the stream, for either direction.
-func (b *bareEnd) SessionUp(s *session.Session) {
-	if !s.Dialer() {
-		return
-	}
-	go func() {
-		st, err := s.Open(context.Background(), protocol.StreamOpen{Kind: protocol.StreamBulk, Volume: volumeName, Attempt: 1})
-		if err != nil {
-			return // the other end says that no stream came
-		}
-		b.StreamOpened(s, protocol.StreamOpen{}, st)
-	}()
-}
-func (b *bareEnd) SessionDown(*session.Session, error) {}
-func (b *bareEnd) StreamOpened(_ *session.Session, _ protocol.StreamOpen, st *session.Stream) {
-	select {
-	case b.stream <- st:
-	default:
-		st.Abort()
-	}
-}
-func (b *bareEnd) ConnectFailed(string, error)                {}
-func (b *bareEnd) Message(*session.Session, protocol.Message) {}
+// bareNames are the ends: the first sends or answers, the second receives or asks.
+var bareNames = [2]string{"alpha", "beta"}
 
 // measureBare sends sizeBytes over one bulk stream between two processes, each with as
 // many threads as an agent gives itself, in pieces of barePiece, and returns bytes per
 // second as the receiver counts them. With stores, the sender reads the first and the
 // receiver writes the second: what no resync can avoid. Without, it is the transport
-// alone.
+// alone. Instead of stores there may be echoItem twice: then sizeBytes is how many questions
+// beta asks alpha, and what is returned is the median time of one in microseconds.
 func measureBare(ctx context.Context, dir, transport string, sizeBytes int64, stores [2]string) (float64, error) {
-	out, err := runBare(ctx, dir, transport, sizeBytes, stores)
+	p, err := newBarePair(dir, transport)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("bare transport: %w", err)
 	}
-	return strconv.ParseFloat(strings.TrimSpace(out), 64)
+	figure, err := p.run(ctx, sizeBytes, stores, bareLimit)
+	if err != nil {
+		return 0, fmt.Errorf("bare transport: %w", err)
+	}
+	return figure, nil
 }
 
-// runBare runs both ends and returns what the receiver prints. Instead of stores there may be echoItem twice: then sizeBytes
-// is how many questions beta asks alpha.
-func runBare(ctx context.Context, dir, transport string, sizeBytes int64, stores [2]string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, bareTimeout)
-	defer cancel()
-	self, err := os.Executable()
-	if err != nil {
-		return "", fmt.Errorf("bare transport: %w", err)
-	}
-	names := [2]string{"alpha", "beta"}
-	var keys [2]string
-	var addresses [2]string
-	for i, name := range names {
+// barePair is where and who the two ends are.
+type barePair struct {
+	dir, transport  string
+	keys, addresses [2]string // hexadecimal; host:port
+}
+
+// newBarePair makes identities in dir and finds ports.
+func newBarePair(dir, transport string) (*barePair, error) {
+	p := &barePair{dir: dir, transport: transport}
+	for i, name := range bareNames {
 		at := filepath.Join(dir, name)
 		if err := os.MkdirAll(at, 0o700); err != nil {
-			return "", fmt.Errorf("bare transport: %w", err)
+			return nil, err
 		}
 		id, err := session.LoadOrCreateIdentity(at)
 		if err != nil {
-			return "", fmt.Errorf("bare transport: %w", err)
+			return nil, err
 		}
 		port, err := freePort("tcp+udp")
+		for err == nil && i == 1 && strconv.Itoa(port) == p.port(0) { // it may be given twice
+			port, err = freePort("tcp+udp")
+		}
 		if err != nil {
-			return "", fmt.Errorf("bare transport: %w", err)
+			return nil, err
 		}
-		keys[i], addresses[i] = hex.EncodeToString(id.Public()), net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		p.keys[i], p.addresses[i] = hex.EncodeToString(id.Public()), net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	}
-	var ends [2]*exec.Cmd
-	var out [2]strings.Builder
-	for i, name := range names {
-		c := exec.CommandContext(ctx, self, bareCommand, filepath.Join(dir, name), name, addresses[i],
-			names[1-i], addresses[1-i], keys[1-i], strconv.FormatInt(sizeBytes, 10), stores[i], transport)
-		c.Env = append(os.Environ(), fmt.Sprintf("GOMAXPROCS=%d", max(1, runtime.NumCPU()/2))) // agent.LimitThreads
-		c.Stdout, c.Stderr = &out[i], &out[i]
-		if err := c.Start(); err != nil {
-			return "", fmt.Errorf("bare transport: %w", err)
-		}
-		ends[i] = c
-	}
-	if err := ends[1].Wait(); err != nil {
-		_ = ends[0].Process.Kill()
-		_ = ends[0].Wait()
-		return "", fmt.Errorf("bare transport: %w: %s; the sender: %s", err, lastLine([]byte(out[1].String())), lastLine([]byte(out[0].String())))
-	}
-	_ = ends[0].Process.Kill() // it waits to be ended
-	_ = ends[0].Wait()
-	return out[1].String(), nil
+	return p, nil
 }
 
-// runBareEnd is the main function of an end: alpha sends, beta receives and prints the
-// rate.
-func runBareEnd(ctx context.Context, args []string, stdout io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, bareTimeout)
+func (p *barePair) port(i int) string {
+	_, port, _ := net.SplitHostPort(p.addresses[i]) // it is one of ours
+	return port
+}
+
+// start starts an end, which gives up after limit.
+func (p *barePair) start(i int, size int64, store string, limit time.Duration) (*process, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	name, other := bareNames[i], 1-i
+	threads := fmt.Sprintf("GOMAXPROCS=%d", max(1, runtime.NumCPU()/2)) // agent.LimitThreads
+	return startProcess(p.dir, name, "env", threads, self, bareCommand, filepath.Join(p.dir, name), name, p.addresses[i],
+		bareNames[other], p.addresses[other], p.keys[other], strconv.FormatInt(size, 10), store, p.transport, limit.String())
+}
+
+// run runs both ends until beta has printed its figure. Whatever keeps it from that is told with what both waited for, and a
+// file with the stacks of their goroutines.
+func (p *barePair) run(ctx context.Context, size int64, stores [2]string, limit time.Duration) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit+bareGrace)
 	defer cancel()
-	if len(args) != 9 {
-		return fmt.Errorf("%s: %d arguments: it is started by the bench itself", bareCommand, len(args))
-	}
-	dir, name, address, peer, peerAddress, store := args[0], args[1], args[2], args[3], args[4], args[7]
-	key, err := hex.DecodeString(args[5])
-	if err != nil {
-		return fmt.Errorf("%s: key of %s: %w", bareCommand, peer, err)
-	}
-	size, err := strconv.ParseInt(args[6], 10, 64)
-	if err != nil {
-		return fmt.Errorf("%s: size: %w", bareCommand, err)
-	}
-	transport, err := session.ParseTransport(args[8])
-	if err != nil {
-		return fmt.Errorf("%s: %w", bareCommand, err)
-	}
-	id, err := session.LoadOrCreateIdentity(dir)
-	if err != nil {
-		return fmt.Errorf("%s: %w", bareCommand, err)
-	}
-	b := &bareEnd{stream: make(chan *session.Stream, 1)}
-	n, err := session.Start(session.Options{Identity: id, Name: name, Listen: address, Handler: b,
-		Transports: map[session.Transport]session.Opener{session.QUIC: quicnet.Open, session.TCP: tcpnet.Open},
-		Log:        slog.New(slog.DiscardHandler), Instance: uint64(len(name)), Heartbeat: 500 * time.Millisecond, PeerTimeout: 3 * time.Second,
-		Peers: []session.Peer{{Name: peer, Address: peerAddress, Keys: []ed25519.PublicKey{key}, Transport: transport}}})
-	if err != nil {
-		return fmt.Errorf("%s: %w", bareCommand, err)
-	}
-	defer n.Close(context.WithoutCancel(ctx))
-	switch {
-	case store == echoItem && name == "alpha":
-		return b.answer(ctx)
-	case store == echoItem:
-		p50, err := b.ask(ctx, int(size))
-		if err == nil {
-			_, err = fmt.Fprintln(stdout, p50)
-		}
-		return err
-	case name == "alpha":
-		return b.send(ctx, size, store)
-	}
-	rate, err := b.receive(ctx, size, store)
-	if err == nil {
-		_, err = fmt.Fprintln(stdout, rate)
-	}
-	return err
-}
-
-// send sends size bytes, of the store if there is one, and waits to be ended.
-func (b *bareEnd) send(ctx context.Context, size int64, store string) error {
-	var out *session.Stream
-	var err error
-	select {
-	case out = <-b.stream:
-	case <-ctx.Done():
-		return fmt.Errorf("no stream: %w", ctx.Err())
-	}
-	defer out.Abort()
-	var src *os.File
-	if store != "" {
-		if src, err = os.Open(store); err != nil {
-			return err
-		}
-		defer src.Close()
-	}
-	err = besides(size, func(p []byte, off int64) error {
-		if src == nil {
-			return nil
-		}
-		_, err := src.ReadAt(p, off)
-		return err
-	}, func(p []byte, _ int64) error {
-		_, err := out.Write(p)
-		return err
-	})
-	if err == nil {
-		<-ctx.Done()
-	}
-	return err
-}
-
-// receive takes size bytes, writes them to the store if there is one, and returns bytes
-// per second, from the first byte until the last is there.
-func (b *bareEnd) receive(ctx context.Context, size int64, store string) (float64, error) {
-	var in *session.Stream
-	select {
-	case in = <-b.stream:
-	case <-ctx.Done():
-		return 0, fmt.Errorf("no stream: %w", ctx.Err())
-	}
-	defer in.Abort()
-	var dst *os.File
-	if store != "" {
+	var ends [2]*process
+	for i := range ends {
 		var err error
-		if dst, err = os.OpenFile(store, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		if ends[i], err = p.start(i, size, stores[i], limit); err != nil {
+			if i == 1 {
+				ends[0].stop(syscall.SIGKILL)
+			}
 			return 0, err
 		}
-		defer dst.Close()
 	}
-	begin := time.Now()
-	err := besides(size, func(p []byte, _ int64) error {
-		_, err := io.ReadFull(in, p)
-		return err
-	}, func(p []byte, off int64) error {
-		if dst == nil {
-			return nil
+	select {
+	case <-ends[1].ended:
+	case <-ends[0].ended: // beta ends, too, if it has noticed
+		select {
+		case <-ends[1].ended:
+		case <-time.After(bareGrace):
 		}
-		_, err := dst.WriteAt(p, off)
-		return err
-	})
-	return float64(size) / time.Since(begin).Seconds(), err
+	case <-ctx.Done():
+	}
+	if ends[1].alive() == nil || !ends[1].cmd.ProcessState.Success() {
+		return 0, giveUp(ctx, ends)
+	}
+	ends[0].stop(syscall.SIGKILL)                      // it waits to be ended
+	return strconv.ParseFloat(ends[1].lastWords(), 64) // the error quotes it
 }
 
-// besides moves size bytes in pieces of a frame's payload from get to put, which run
-// beside each other.
-func besides(size int64, get, put func(p []byte, off int64) error) error {
-	type piece struct {
-		p   []byte
-		off int64
-		err error
+// giveUp ends both ends, which show their stacks, and returns why.
+func giveUp(ctx context.Context, ends [2]*process) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		ends[0].stop(syscall.SIGKILL)
+		ends[1].stop(syscall.SIGKILL)
+		return ctx.Err()
 	}
-	free, full := make(chan []byte, bareWindow), make(chan piece, bareWindow)
-	for range bareWindow {
-		free <- make([]byte, barePiece)
-	}
-	go func() { // ends with the process, at the latest
-		defer close(full)
-		for off := int64(0); off < size; off += barePiece {
-			p := (<-free)[:min(barePiece, size-off)]
-			err := get(p, off)
-			full <- piece{p, off, err}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	for c := range full {
-		if c.err != nil {
-			return c.err
-		}
-		if err := put(c.p, c.off); err != nil {
+	var said [2]string
+	var all strings.Builder
+	for i, p := range ends {
+		running := p.alive() == nil
+		p.stop(syscall.SIGQUIT)
+		out, err := os.ReadFile(p.log)
+		if err != nil {
 			return err
 		}
-		free <- c.p[:cap(c.p)]
+		fmt.Fprintf(&all, "%s, pid %d, %v:\n%s\n", p.name, p.pid(), p.cmd.ProcessState, out)
+		before, _, _ := strings.Cut(string(out), "SIGQUIT: quit")
+		said[i] = lastLine([]byte(before))
+		if running {
+			said[i] = "still running; " + said[i]
+		}
 	}
-	return nil
+	kept, err := os.CreateTemp("", "bench-bare-*.log")
+	if err == nil {
+		_, err = kept.WriteString(all.String())
+		err = errors.Join(err, kept.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("alpha: %s; beta: %s; keeping their output: %w", said[0], said[1], err)
+	}
+	return fmt.Errorf("alpha: %s; beta: %s; their output and stacks: %s", said[0], said[1], kept.Name())
 }

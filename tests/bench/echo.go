@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/qrbd/qrbd/protocol/session"
@@ -32,63 +31,39 @@ type echoFigures struct {
 func measureEcho(ctx context.Context, s site, rounds int) (*echoFigures, error) {
 	f := &echoFigures{Transport: s.transport}
 	for round := range rounds {
-		out, err := runBare(ctx, s.path(strconv.Itoa(round)), s.transport, echoAsked, [2]string{echoItem, echoItem})
+		us, err := measureBare(ctx, s.path(strconv.Itoa(round)), s.transport, echoAsked, [2]string{echoItem, echoItem})
 		if err != nil {
-			return nil, err
-		}
-		us, err := strconv.ParseFloat(strings.TrimSpace(out), 64)
-		if err != nil {
-			return nil, fmt.Errorf("echo: %q: %w", out, err)
+			return nil, fmt.Errorf("echo: %w", err)
 		}
 		f.P50us = append(f.P50us, us)
 	}
 	return f, nil
 }
 
-// first returns the stream between the ends.
-func (b *bareEnd) first(ctx context.Context) (*session.Stream, error) {
-	select {
-	case s := <-b.stream:
-		return s, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("no stream: %w", ctx.Err())
-	}
-}
-
 // answer answers every question, until it is ended.
-func (b *bareEnd) answer(ctx context.Context) error {
-	s, err := b.first(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.Abort()
+func answer(s *session.Stream) error {
 	question, reply := make([]byte, echoBytes), make([]byte, echoAnswer)
-	for {
-		if _, err := io.ReadFull(s, question); err != nil {
-			return err
+	for i := 0; ; i++ {
+		if n, err := io.ReadFull(s, question); err != nil {
+			return fmt.Errorf("question %d, %d bytes of it: %w", i, n, err)
 		}
 		if _, err := s.Write(reply); err != nil {
-			return err
+			return fmt.Errorf("answering question %d: %w", i, err)
 		}
 	}
 }
 
 // ask asks n questions, one at a time, and returns the median time of one in microseconds.
-func (b *bareEnd) ask(ctx context.Context, n int) (float64, error) {
-	s, err := b.first(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer s.Abort()
+func ask(s *session.Stream, n int) (float64, error) {
 	question, reply := make([]byte, echoBytes), make([]byte, echoAnswer)
 	var times []time.Duration
 	for i := range echoWarm + n {
 		begin := time.Now()
 		if _, err := s.Write(question); err != nil {
-			return 0, err
+			return 0, fmt.Errorf("asking question %d: %w", i, err)
 		}
-		if _, err := io.ReadFull(s, reply); err != nil {
-			return 0, err
+		if n, err := io.ReadFull(s, reply); err != nil {
+			return 0, fmt.Errorf("answer to question %d, %d bytes of it: %w", i, n, err)
 		}
 		if i >= echoWarm {
 			times = append(times, time.Since(begin))

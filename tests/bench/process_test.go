@@ -12,7 +12,13 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == bareCommand { // an end of a bare session is this program
+		main()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func TestProcessIsMeasuredAndEnded(t *testing.T) {
 	p, err := startProcess(t.TempDir(), "sleeper", "sleep", "60")
