@@ -127,8 +127,8 @@ func (p *peer) run() {
 				address, _, _ := p.target()
 				p.node.report(p.Name, address, true, r.err)
 				p.timer.Reset(p.nextDelay())
-			} else {
-				p.offer(r.c)
+			} else if p.offer(r.c); p.live == nil {
+				p.timer.Reset(p.nextDelay()) // what it was set for may have come to nothing while this one was under way
 			}
 		case c := <-p.inbound:
 			p.offer(c)
@@ -167,6 +167,10 @@ func (p *peer) shutdown() {
 func (p *peer) offer(c *candidate) {
 	if !p.accepts(c.key) { // any more
 		c.conn.Close(protocol.CodeNotAllowed, "the key is no longer accepted")
+		return
+	}
+	if c.how != p.transport() {
+		c.conn.Close(protocol.CodeTransport, "the transport was changed on "+p.node.options.Name)
 		return
 	}
 	if !p.prefers(c) {

@@ -1,8 +1,11 @@
 package session
 
 import (
+	"crypto/ed25519"
 	"log/slog"
 	"testing"
+
+	"github.com/qrbd/qrbd/protocol"
 )
 
 // TestPrefers: every case of the choice between two connections, from both
@@ -43,6 +46,31 @@ func TestPrefers(t *testing.T) {
 		}
 	}
 }
+
+// TestOfferOfThePast: a connection that came about while its key or its transport went is told so, and is no session.
+func TestOfferOfThePast(t *testing.T) {
+	key, gone := newIdentity(t).Public(), newIdentity(t).Public()
+	for _, c := range []struct {
+		how  Transport
+		key  ed25519.PublicKey
+		want protocol.Code
+	}{{QUIC, key, protocol.CodeTransport}, {TCP, gone, protocol.CodeNotAllowed}} {
+		p := newPeer(&Node{}, Peer{Name: "beta", Keys: []ed25519.PublicKey{key}, Transport: TCP})
+		conn := &refusedConn{}
+		p.offer(&candidate{peer: p, conn: conn, how: c.how, key: c.key})
+		if conn.code != c.want || p.live != nil {
+			t.Errorf("over %v: closed with %v, want %v; session %v", c.how, conn.code, c.want, p.live)
+		}
+	}
+}
+
+// refusedConn keeps what it was closed with.
+type refusedConn struct {
+	Conn
+	code protocol.Code
+}
+
+func (c *refusedConn) Close(code protocol.Code, _ string) { c.code = code }
 
 // TestBackoff: attempts to reach an absent peer are spaced out up to the limit.
 func TestBackoff(t *testing.T) {

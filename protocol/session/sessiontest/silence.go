@@ -1,8 +1,11 @@
 package sessiontest
 
 import (
+	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,6 +91,60 @@ func (w With) testSilence(t *testing.T) {
 		})
 	}
 }
+
+// testUpdateWhileDialing: a key that goes while a connection with its owner comes about leaves no session, and the node dials on.
+func (w With) testUpdateWhileDialing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		link, gate := w.Simulate(t), make(chan struct{})
+		ida, idb := identities(t)
+		idc := newIdentity(t)
+		for string(idc.Public()) < string(ida.Public()) { // alpha stays the one who dials
+			idc = newIdentity(t)
+		}
+		alpha := w.startNode(t, "alpha", ida, func(o *session.Options) {
+			o.Listen = "10.0.0.1:7790"
+			o.Transports = map[session.Transport]session.Opener{w.Transport: func(p session.Port) (session.Endpoint, error) {
+				e, err := link.Opener(1)(p)
+				return gated{e, gate}, err
+			}}
+		})
+		beta := w.startNode(t, "beta", idb, func(o *session.Options) {
+			o.Listen = "10.0.0.2:7790"
+			o.Transports = map[session.Transport]session.Opener{w.Transport: link.Opener(2)}
+		})
+		beta.knows(alpha)
+		alpha.knows(beta)
+		time.Sleep(dialTimeout / 3) // simulated: the connection is there, and held back
+		renewed := session.Peer{Name: "beta", Address: beta.Addr().String(), Transport: w.Transport, Keys: []ed25519.PublicKey{idc.Public()}}
+		if err := alpha.UpdatePeer(renewed); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(dialTimeout / 3)
+		close(gate)
+		for e := next(t, alpha.fails, "further attempt"); !e.Dialed || e.Reason != session.WrongKey; {
+			e = next(t, alpha.fails, "further attempt")
+		}
+		if len(alpha.ups) != 0 {
+			t.Error("a session with a key that has gone")
+		}
+	})
+}
+
+// gated holds back what Dial returns until gate is closed.
+type gated struct {
+	e    session.Endpoint
+	gate chan struct{}
+}
+
+func (g gated) Dial(ctx context.Context, address string, keys []ed25519.PublicKey) (session.Conn, error) {
+	c, err := g.e.Dial(ctx, address, keys)
+	<-g.gate
+	return c, err
+}
+func (g gated) CheckCongestion(name string) error                { return g.e.CheckCongestion(name) }
+func (g gated) Accept(ctx context.Context) (session.Conn, error) { return g.e.Accept(ctx) }
+func (g gated) Addr() net.Addr                                   { return g.e.Addr() }
+func (g gated) Close() error                                     { return g.e.Close() }
 
 // testIdleStreamsStayOpen: heartbeats are enough; silence on volumes' streams is
 // no reason to end.

@@ -92,6 +92,7 @@ func (w With) Run(t *testing.T) {
 		{"ReplacedSession", w.testReplacedSession},
 		{"SilentStreams", w.testSilentStreams},
 		{"Silence", w.testSilence},
+		{"UpdateWhileDialing", w.testUpdateWhileDialing},
 		{"IdleStreamsStayOpen", w.testIdleStreamsStayOpen},
 		{"Standstill", w.testStandstill},
 		{"EveryWindowFull", w.testEveryWindowFull},
