@@ -20,7 +20,8 @@ type endpoint struct {
 	socket    net.PacketConn
 	transport *quic.Transport
 	listener  *quic.EarlyListener
-	accepted  atomic.Int64 // connections accepted and not ended
+	ofPeers   atomic.Int64 // connections accepted from peers' hosts and not ended
+	others    atomic.Int64 // the same from others
 }
 
 // Open is a session.Opener: it opens the UDP port.
@@ -53,7 +54,7 @@ func openOn(socket net.PacketConn, port session.Port) (*endpoint, error) {
 		// A key that survives a restart lets a restarted node tell its peers at
 		// once that their connections are gone.
 		StatelessResetKey:   &resetKey,
-		VerifySourceAddress: func(net.Addr) bool { return e.accepted.Load() >= retryAbove },
+		VerifySourceAddress: func(net.Addr) bool { return e.accepted() >= retryAbove },
 		ConnContext:         e.admit,
 	}
 	listener, err := e.transport.ListenEarly(session.ServerTLS(port.Certificate, port.Allowed), e.config)
@@ -74,15 +75,23 @@ func listenUDP(listen string) (*net.UDPConn, error) {
 	return net.ListenUDP("udp", addr)
 }
 
-// admit bounds the number of accepted connections by their first packet.
-func (e *endpoint) admit(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
-	if e.accepted.Add(1) > int64(connsSpare+2*e.port.Peers()) {
-		e.accepted.Add(-1)
+// admit bounds the number of accepted connections by their first packet: of those from peers' hosts, and of others. Some of the
+// others may be a peer's, too, which is not always where it is configured. One goroutine calls it.
+func (e *endpoint) admit(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
+	count := &e.others
+	if e.port.PeerOn != nil && e.port.PeerOn(session.HostOf(from.RemoteAddr)) {
+		count = &e.ofPeers
+	}
+	if count.Load() >= int64(connsSpare+2*e.port.Peers()) {
 		return nil, errors.New("too many connections")
 	}
-	context.AfterFunc(ctx, func() { e.accepted.Add(-1) })
+	count.Add(1)
+	context.AfterFunc(ctx, func() { count.Add(-1) })
 	return ctx, nil
 }
+
+// accepted returns how many connections were accepted and have not ended.
+func (e *endpoint) accepted() int64 { return e.ofPeers.Load() + e.others.Load() }
 
 // CheckCongestion implements session.Endpoint.
 func (e *endpoint) CheckCongestion(string) error {

@@ -70,6 +70,8 @@ func classify(err *quic.TransportError) (session.Reason, error) {
 		return session.VersionDiffers, fmt.Errorf("no common way to open a session, this node has %s", session.ALPN)
 	case err.ErrorCode == quic.ConnectionRefused:
 		return session.Refused, errors.New("it takes no more connections now")
+	case err.ErrorCode == quic.ApplicationErrorErrorCode && err.Remote: // which says why only after the handshake
+		return session.Refused, errors.New("it ended the connection early: it is stopping, or too many are being made to it")
 	case err.ErrorCode.IsCryptoError():
 		return session.Violation, fmt.Errorf("TLS: %w", err)
 	}

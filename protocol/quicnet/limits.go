@@ -4,7 +4,7 @@ import "time"
 
 const (
 	// connsSpare is how many connections, on top of two for each peer, may exist
-	// on the accepting side; more are refused by their first packet.
+	// on the accepting side from peers' hosts, and as many from others; more are refused by their first packet.
 	connsSpare = 48
 	// retryAbove: with so many connections a new one has to prove its address
 	// first (QUIC Retry), so that spoofed packets cost nothing more.

@@ -32,7 +32,7 @@
 // transports').
 //
 // Goroutines: Node owns an accept for each endpoint and, for each connection that is
-// being established (at most handshakesMax), one welcome. Each peer owns run, at most one dial, and
+// being established (at most handshakesMax, and those that just had to go), one welcome. Each peer owns run, at most one dial, and
 // its session's: heartbeat, control, accept, and one for each stream being
 // opened by the remote (at most openingMax). Close returns when all have ended.
 package session

@@ -7,7 +7,7 @@ const (
 	// changes only when even that changes.
 	ALPN = "qrbd/1"
 
-	// handshakesMax bounds the accepted connections that are not sessions yet.
+	// handshakesMax bounds the accepted connections that are not sessions yet. Source: guests.go.
 	handshakesMax = 32
 
 	// StreamsMax bounds the streams that a peer may have open in a session:

@@ -26,12 +26,11 @@ type Node struct {
 	cert    tls.Certificate
 	reports reporter
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // accepts, welcomes
-	// handshakes is a semaphore of accepted connections without a session.
-	handshakes chan struct{}
-	several    atomic.Bool // more than one endpoint
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup // accepts, welcomes
+	guests  guests
+	several atomic.Bool // more than one endpoint
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -55,14 +54,13 @@ func Start(o Options) (*Node, error) {
 		cert = tls.Certificate{}
 	}
 	n := &Node{
-		options:    o,
-		log:        o.Log,
-		public:     o.Identity.Public(),
-		cert:       cert,
-		handshakes: make(chan struct{}, handshakesMax),
-		endpoints:  map[Transport]Endpoint{},
-		peers:      map[string]*peer{},
-		byKey:      map[[ed25519.PublicKeySize]byte]*peer{},
+		options:   o,
+		log:       o.Log,
+		public:    o.Identity.Public(),
+		cert:      cert,
+		endpoints: map[Transport]Endpoint{},
+		peers:     map[string]*peer{},
+		byKey:     map[[ed25519.PublicKeySize]byte]*peer{},
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	if err := n.start(); err != nil {
@@ -119,6 +117,7 @@ func (n *Node) open(t Transport) error {
 		Allowed:     n.allows,
 		Congestion:  n.congestion,
 		Peers:       n.peerCount,
+		PeerOn:      n.peerOn,
 		Heartbeat:   n.options.Heartbeat,
 		PeerTimeout: n.options.PeerTimeout,
 		DialTimeout: n.options.DialTimeout,

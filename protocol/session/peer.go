@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -35,6 +36,7 @@ type Peer struct {
 // peer keeps the session with one Peer. Owner of all fields below ctx: run.
 type peer struct {
 	Peer                // all but Name is guarded by node.mu: see target
+	seen    netip.Addr  // the host of its last session; guarded by node.mu
 	zstd    atomic.Bool // Compression is Zstd: asked for every payload
 	node    *Node
 	updated chan struct{}   // one of them has changed; capacity 1
@@ -203,6 +205,9 @@ func (p *peer) prefers(c *candidate) bool {
 
 func (p *peer) up(s *Session) {
 	p.live, p.since = s, time.Now()
+	p.node.mu.Lock()
+	p.seen = HostOf(s.conn.RemoteAddr())
+	p.node.mu.Unlock()
 	p.node.reports.clear(p.Name)
 	p.node.log.Info("session up", "peer", p.Name, "transport", s.transport.String(), "compression", s.Compression().String(), "address", s.conn.RemoteAddr().String(),
 		"dialed", s.dialed, "instance", s.hello.Instance, "version", fmt.Sprintf("%d.%d", s.hello.Major, s.hello.Minor),

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/qrbd/qrbd/protocol"
@@ -57,7 +58,9 @@ type Port struct {
 	// nil: everybody's is.
 	Congestion func(ed25519.PublicKey) string
 	// Peers returns how many peers are configured.
-	Peers       func() int
+	Peers func() int
+	// PeerOn says whether a configured peer is on that host: its connections give way to no stranger's. nil: none is.
+	PeerOn      func(netip.Addr) bool
 	Heartbeat   time.Duration
 	PeerTimeout time.Duration
 	DialTimeout time.Duration

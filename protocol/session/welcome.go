@@ -18,28 +18,29 @@ func (n *Node) accept(e Endpoint, t Transport) {
 		if err != nil {
 			return
 		}
-		select {
-		case n.handshakes <- struct{}{}:
-			n.wg.Go(func() {
-				defer func() { <-n.handshakes }()
-				n.welcome(conn, t)
-			})
-		default:
-			conn.Close(protocol.CodeBusy, "")
+		g := &guest{conn: conn, known: n.peerOn(HostOf(conn.RemoteAddr()))}
+		if out := n.guests.enter(g); out != nil {
+			out.conn.Close(protocol.CodeBusy, "")
 		}
+		n.wg.Go(func() { n.welcome(g, t) })
 	}
 }
 
 // welcome brings an accepted connection to its peer, or ends it and reports.
-func (n *Node) welcome(conn Conn, t Transport) {
+func (n *Node) welcome(g *guest, t Transport) {
 	ctx, cancel := context.WithTimeout(n.ctx, n.options.DialTimeout)
 	defer cancel()
+	conn := g.conn
 	p, err := n.authenticate(ctx, conn)
 	if err != nil {
 		refuse(conn, err)
-		n.failed(conn.RemoteAddr(), err)
+		if n.guests.leave(g) { // otherwise it had to make room
+			n.failed(conn.RemoteAddr(), err)
+		}
 		return
 	}
+	n.guests.prove(g)
+	defer n.guests.leave(g)
 	c, err := n.hear(ctx, conn, p, t)
 	if err == nil {
 		select {
@@ -136,15 +137,12 @@ func (n *Node) peerAt(addr net.Addr) string {
 // onlyPeerOn returns the name of the peer on this address's host, if it is the only
 // one there.
 func (n *Node) onlyPeerOn(addr net.Addr) string {
-	at, err := netip.ParseAddrPort(addr.String())
-	if err != nil {
-		return ""
-	}
+	host := HostOf(addr)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	name, count := "", 0
 	for _, p := range n.peers {
-		if a, err := netip.ParseAddrPort(p.Address); err == nil && a.Addr().Unmap() == at.Addr().Unmap() {
+		if a, err := netip.ParseAddrPort(p.Address); err == nil && a.Addr().Unmap() == host {
 			name = p.Name
 			count++
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -183,15 +184,17 @@ func (e *endpoint) accept() {
 	}
 }
 
-// greet makes s a guest, and ends the oldest if there are too many.
+// greet makes s a guest, and ends the oldest if there are too many: of those that are from no peer's host, if there are any.
 func (e *endpoint) greet(s *stream) {
 	most := guestsMax + 2*e.port.Peers()
+	s.ofPeer = e.port.PeerOn != nil && e.port.PeerOn(session.HostOf(s.net.RemoteAddr()))
 	var oldest *stream
 	e.mu.Lock()
 	e.guests = append(e.guests, s)
 	if len(e.guests) > most {
-		oldest = e.guests[0]
-		e.guests = e.guests[1:]
+		i := max(0, slices.IndexFunc(e.guests, func(g *stream) bool { return !g.ofPeer }))
+		oldest = e.guests[i]
+		e.guests = slices.Delete(e.guests, i, i+1)
 	}
 	e.mu.Unlock()
 	if oldest != nil {
@@ -205,7 +208,7 @@ func (e *endpoint) known(s *stream) {
 	defer e.mu.Unlock()
 	for i, g := range e.guests {
 		if g == s {
-			e.guests = append(e.guests[:i:i], e.guests[i+1:]...)
+			e.guests = slices.Delete(e.guests, i, i+1)
 			return
 		}
 	}
@@ -282,7 +285,7 @@ func (e *endpoint) sessionOf(s *stream, frame []byte) (*conn, error) {
 func (e *endpoint) Close() error {
 	e.mu.Lock()
 	e.closed = true
-	guests := e.guests
+	guests := slices.Clone(e.guests)
 	conns := e.conns
 	e.conns = map[*conn]bool{}
 	e.mu.Unlock()

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -181,6 +183,42 @@ func TestHalfOpenEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestPeersHostsAreNoStrangers: when there are too many, the oldest stranger makes room, and a guest from a peer's host only when there
+// is no other.
+func TestPeersHostsAreNoStrangers(t *testing.T) {
+	peer, other := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1}, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 1}
+	e := &endpoint{port: session.Port{Peers: func() int { return 0 }, PeerOn: func(host netip.Addr) bool { return host == session.HostOf(peer) }}}
+	greet := func(addr net.Addr) *stream {
+		c, far := net.Pipe()
+		t.Cleanup(func() { far.Close() })
+		s := newStream(at{c, addr}, new(atomic.Uint64), tls.Server, &tls.Config{})
+		e.greet(s)
+		return s
+	}
+	first, second := greet(peer), greet(other)
+	for range guestsMax - 2 {
+		greet(other)
+	}
+	greet(other)
+	if len(e.guests) != guestsMax || !slices.Contains(e.guests, first) || slices.Contains(e.guests, second) {
+		t.Errorf("%d guests, a peer's among them %v, the oldest stranger %v", len(e.guests), slices.Contains(e.guests, first), slices.Contains(e.guests, second))
+	}
+	for range guestsMax {
+		greet(peer)
+	}
+	if len(e.guests) != guestsMax || slices.Contains(e.guests, first) {
+		t.Errorf("%d guests, the oldest of peers' %v", len(e.guests), slices.Contains(e.guests, first))
+	}
+}
+
+// at is a connection from an address.
+type at struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (c at) RemoteAddr() net.Addr { return c.addr }
 
 // TestStrangerOnStreamALPN: who has no configured key gets nowhere on a stream's
 // connection either.

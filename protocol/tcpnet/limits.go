@@ -13,8 +13,8 @@ const (
 
 	// guestsMax is how many accepted connections, on top of two for each peer, may be
 	// there without having proved a key and said what they are. One more ends the one
-	// that has been there longest: a stranger who holds connections open without a word
-	// keeps nobody out.
+	// that has been there longest, of those that are from no peer's host if there are any: a stranger who holds connections
+	// open without a word keeps nobody out.
 	guestsMax = 48
 	// joinedMax bounds the streams of a session on the accepting side, those included
 	// whose end this side has not noticed yet.

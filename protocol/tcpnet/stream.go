@@ -24,6 +24,7 @@ type stream struct {
 	tls       *tls.Conn
 	conn      *conn // set before the stream is handed out
 	certified bool  // this side presented a certificate
+	ofPeer    bool  // accepted from the host of a configured peer. Owner: accept, until it is a guest
 	aborted   atomic.Bool
 	once      sync.Once
 

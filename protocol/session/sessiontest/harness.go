@@ -56,13 +56,17 @@ func asConnectError(err error) *session.ConnectError {
 	return e
 }
 
+// Patience is how long the tests wait for what has to come: long, as a host that is busy with other things lets each of their threads
+// run a few times a second only.
+const Patience = time.Minute
+
 // next waits for something from a channel.
 func next[T any](t testing.TB, c <-chan T, what string) T {
 	t.Helper()
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(10 * time.Second):
+	case <-time.After(Patience):
 		t.Fatalf("no %s", what)
 		panic("unreachable")
 	}
@@ -161,7 +165,7 @@ func keepFree(addr net.Addr) (free func(), err error) {
 }
 
 func (n *testNode) stop() {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	if err := n.Close(ctx); err != nil {
 		n.recorder.t.Error(err)

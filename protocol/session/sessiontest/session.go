@@ -51,7 +51,7 @@ func (w With) testSession(t *testing.T) {
 	if a.Stats().BytesSent < uint64(len(data)) {
 		t.Errorf("stats %+v", a.Stats())
 	}
-	for deadline := time.Now().Add(10 * time.Second); a.RTT() <= 0 || b.RTT() <= 0; runtime.Gosched() {
+	for deadline := time.Now().Add(Patience); a.RTT() <= 0 || b.RTT() <= 0; runtime.Gosched() {
 		if time.Now().After(deadline) {
 			t.Fatalf("round trips %v and %v", a.RTT(), b.RTT())
 		}
