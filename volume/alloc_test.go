@@ -7,6 +7,7 @@ import (
 
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/protocol/compress/compresstest"
 )
 
 // TestWriteAllocates: a replicated 4 KiB write, counted in every stage on both nodes,
@@ -32,7 +33,7 @@ func writeAllocates(t *testing.T, compressed func() bool) {
 	v := c.v("alpha")
 	done := make(chan error, 1)
 	r := &blockdev.Request{Op: blockdev.OpWrite, Len: 4096, Buf: blockdev.NewBuffer(4096), Done: func(_ *blockdev.Request, err error) { done <- err }}
-	copy(r.Buf.Bytes(), rows(1, 4096))
+	copy(r.Buf.Bytes(), compresstest.Pages(1, 4096))
 	i := 0
 	write := func() {
 		r.Off = int64(i%(size/4096)) * 4096

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math/rand"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,19 +11,10 @@ import (
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/protocol/compress"
+	"github.com/qrbd/qrbd/protocol/compress/compresstest"
 )
 
 func always() bool { return true }
-
-// rows returns what compresses to about a third.
-func rows(seed int64, n int) []byte {
-	b := make([]byte, n)
-	r := rand.New(rand.NewSource(seed))
-	for at := 0; at < len(b); at += 64 {
-		copy(b[at:min(at+64, len(b))], fmt.Sprintf("%08d customer, open, 2026-11-23 %016x Hamburg              ", at, r.Uint64()))
-	}
-	return b
-}
 
 // TestCompressedReplication: writes and resyncs of what compresses and what does not come
 // out equal, whoever hands them over, and the meters on both sides say the same.
@@ -50,8 +40,8 @@ func TestCompressedReplication(t *testing.T) {
 				off := int64(0)
 				write := func() {
 					for i, n := range []int{512, 1024, 4096, 8192, 16 << 10, 64 << 10, 256 << 10, 1 << 20} {
-						for _, content := range []func(int64, int) []byte{rows, fill} {
-							c.write("alpha", off, content(int64(i), n), 0)
+						for _, content := range []func(uint64, int) []byte{compresstest.Pages, compresstest.Noise} {
+							c.write("alpha", off, content(uint64(i), n), 0)
 							off += int64(n)
 						}
 					}
@@ -89,7 +79,7 @@ func (c *cluster) counted(node, peer string) PeerStatus { return peerOf(c.v(node
 // TestCompressedReads: what a primary without a disk reads from its peer.
 func TestCompressedReads(t *testing.T) {
 	z := compress.New(1)
-	b := rows(1, protocol.ReadMax)
+	b := compresstest.Pages(1, protocol.ReadMax)
 	frame, saved := protocol.AppendCompressed(nil, &protocol.PeerReply{ID: 7, Len: protocol.ReadMax}, b, z)
 	if saved == 0 {
 		t.Fatal("nothing saved")
@@ -111,7 +101,7 @@ func TestCompressedReads(t *testing.T) {
 // frame that is damaged, and nothing is taken out of it.
 func TestAheadOfCompressed(t *testing.T) {
 	z := compress.New(1)
-	b := rows(1, 8192)
+	b := compresstest.Pages(1, 8192)
 	var in []byte
 	var ends []int
 	for i := range 3 {
@@ -170,7 +160,7 @@ func hostilePayloads(b []byte) map[string][]byte {
 // TestHostileCompression: the connection ends with a reason, nothing of it reaches the
 // disk, and the node goes on.
 func TestHostileCompression(t *testing.T) {
-	b := rows(3, 64<<10)
+	b := compresstest.Pages(3, 64<<10)
 	for name, packed := range hostilePayloads(b) {
 		for _, stream := range []string{"write", "bulk"} {
 			t.Run(name+"/"+stream, func(t *testing.T) {
@@ -218,7 +208,7 @@ func TestHostileCompression(t *testing.T) {
 // TestNothingIsMadeForTooMuch: a payload that is said to be larger than any is refused before
 // there is room for it.
 func TestNothingIsMadeForTooMuch(t *testing.T) {
-	b := rows(1, 4096)
+	b := compresstest.Pages(1, 4096)
 	frame, _ := protocol.AppendCompressed(nil, &protocol.SyncWrite{Len: 4096}, b, testZstd)
 	h, err := protocol.ParseHeader(frame)
 	if err != nil {
@@ -238,7 +228,7 @@ func TestNothingIsMadeForTooMuch(t *testing.T) {
 // or a payload of the length that the message names. Buffers come back.
 func FuzzFrames(f *testing.F) {
 	z := compress.New(1)
-	b := rows(1, 4096)
+	b := compresstest.Pages(1, 4096)
 	for _, m := range []protocol.Message{&protocol.Data{Op: protocol.DataWrite, Seq: 1, Len: 4096}, &protocol.SyncWrite{ID: 1, Len: 4096}, &protocol.PeerReply{ID: 1, Len: 4096}} {
 		frame, _ := protocol.AppendCompressed(nil, m, b, z)
 		f.Add(append(frame, frame...))

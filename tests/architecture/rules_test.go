@@ -44,18 +44,19 @@ var edges = map[string][]string{
 
 	"blockdev/nbd/kernel": {},
 
-	"agent/reach/reachtest":        {},
-	"blockdev/blockdevtest":        {"blockdev"},
-	"blockdev/crash":               {"blockdev"},
-	"blockdev/fault":               {"blockdev"},
-	"blockdev/nbd/client":          {"blockdev", "blockdev/nbd"},
-	"blockdev/nbd/lasting":         {"blockdev/nbd"},
-	"blockdev/nbd/testca":          {},
-	"protocol/session/sessiontest": {"protocol", "protocol/session", "protocol/quicnet", "protocol/tcpnet"},
+	"agent/reach/reachtest":          {},
+	"blockdev/blockdevtest":          {"blockdev"},
+	"blockdev/crash":                 {"blockdev"},
+	"blockdev/fault":                 {"blockdev"},
+	"blockdev/nbd/client":            {"blockdev", "blockdev/nbd"},
+	"blockdev/nbd/lasting":           {"blockdev/nbd"},
+	"blockdev/nbd/testca":            {},
+	"protocol/compress/compresstest": {"protocol/compress"},
+	"protocol/session/sessiontest":   {"protocol", "protocol/session", "protocol/quicnet", "protocol/tcpnet"},
 }
 
 // support lists packages that any test file may import, beside its edges.
-var support = []string{"agent/reach/reachtest", "blockdev/blockdevtest", "blockdev/crash", "blockdev/fault", "blockdev/nbd/client", "blockdev/nbd/testca", "protocol/session/sessiontest"}
+var support = []string{"agent/reach/reachtest", "blockdev/blockdevtest", "blockdev/crash", "blockdev/fault", "blockdev/nbd/client", "blockdev/nbd/testca", "protocol/compress/compresstest", "protocol/session/sessiontest"}
 
 // owners lists modules that only some packages may import.
 var owners = map[string][]string{

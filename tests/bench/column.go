@@ -28,6 +28,7 @@ type site struct {
 	sizeBytes int64            // of the volume
 	qrbd      string           // path of the program under test
 	transport string           // of its pairs; "": its default
+	compress  string           // the compression of its pairs; "": its default
 	more      map[string]int64 // further volumes of its pairs, with their sizes
 }
 

@@ -86,6 +86,12 @@ func pairComparisons(before, after *result) []comparison {
 				add(work, fmt.Sprintf("p99 beside it / alone, depth %d", b.Depth), b.BesideP99/b.AloneP99)
 			}
 		}
+		for _, f := range r.Slow {
+			work := fmt.Sprintf("%s over %d Mbit/s, compression %s%s", f.Data, f.LinkBits/1e6, f.Compression, overTransport(f.Transport))
+			add(work, "writes MB/s", f.WriteMBs)
+			add(work, "pages/s", f.PagesPerSec)
+			add(work, "resync MB/s", f.ResyncMBs)
+		}
 		return order, of
 	}
 	_, old := values(before)

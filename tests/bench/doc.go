@@ -14,7 +14,8 @@
 //
 // Beside the table there are tests of their own: a 1 TiB volume's footprint; and for each transport the bare echo and the
 // bare bulk stream between two processes, four connections and four volumes against one, writes over 100 GiB against
-// writes over 512 MiB, and a resync: its pace, what it does to clients, and how fast equal data are compared.
+// writes over 512 MiB, and a resync: its pace, what it does to clients, and how fast equal data are compared; when it is
+// named, slow: writes and a resync over links of 100 Mbit/s and 1 Gbit/s, with and without compression.
 //
 // All files lie on tmpfs, so that what is measured is the programs, not a disk. All columns run at once and idle while
 // another is measured; the rounds are interleaved (every item, A B C, then the next round), so that a drift of the machine

@@ -72,15 +72,17 @@ var items = []item{
 // footprintItem is no fio work of the table but a test of its own: memory and start of agents with a 1 TiB volume.
 const footprintItem = "footprint"
 
-// Others: the pace of a resync and what it does to clients; connections, volumes and a wide volume; the transports alone.
+// Others: the pace of a resync and what it does to clients; connections, volumes and a wide volume; the transports alone;
+// a slow link with and without compression.
 const (
 	resyncItem = "resync"
 	scaleItem  = "scale"
 	echoItem   = "echo"
+	slowItem   = "slow" // only when it is named
 )
 
 // pairItems are the tests of their own that are done once for each transport.
-var pairItems = []string{echoItem, scaleItem, resyncItem}
+var pairItems = []string{echoItem, scaleItem, resyncItem, slowItem}
 
 // itemByName returns the item, or false if there is none of that name.
 func itemByName(name string) (item, bool) {

@@ -12,20 +12,20 @@ import (
 )
 
 const (
-	linkBits   = 1_000_000_000 // per second, of the link
+	linkBits   = 1_000_000_000 // per second, of the link of a resync
 	linkVolume = 512 << 20     // bytes: 4 GiB would take most of a minute, twice
 )
 
 // errNoLink says why a link of a known rate cannot be made here.
 var errNoLink = errors.New("a link of a known rate needs root (network namespaces) and tc (apt install iproute2)")
 
-// overLink runs f where the loopback is a link of linkBits: in a network namespace of
+// overLink runs f where the loopback is a link of so many bits per second: in a network namespace of
 // its own, which ends with f's processes. What f starts, and the sockets it opens itself,
 // are there as long as f does both in its own goroutine.
 //
 // Source: the namespace is the thread's, and a child has that of the thread that
 // started it (network_namespaces(7), clone(2)).
-func overLink(ctx context.Context, f func() error) error {
+func overLink(ctx context.Context, bits int64, f func() error) error {
 	ended := make(chan error, 1)
 	go func() { // ends with f
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
@@ -35,7 +35,7 @@ func overLink(ctx context.Context, f func() error) error {
 			}
 			for _, argv := range [][]string{
 				{"ip", "link", "set", "lo", "up"},
-				{"tc", "qdisc", "add", "dev", "lo", "root", "handle", "1:", "tbf", "rate", fmt.Sprintf("%dbit", linkBits), "burst", "512k", "latency", "20ms"},
+				{"tc", "qdisc", "add", "dev", "lo", "root", "handle", "1:", "tbf", "rate", fmt.Sprintf("%dbit", bits), "burst", "512k", "latency", "20ms"},
 				// The queue that a network card has, by default, where there is no fair one.
 				{"tc", "qdisc", "add", "dev", "lo", "parent", "1:1", "handle", "10:", "pfifo_fast"},
 			} {

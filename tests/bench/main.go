@@ -78,6 +78,9 @@ func report(w io.Writer, res, before *result, strict bool) error {
 			return err
 		}
 	}
+	if err := writeSlow(w, res.Slow); err != nil {
+		return err
+	}
 	if before != nil {
 		if err := writeComparison(w, before, res); err != nil {
 			return err
@@ -145,6 +148,10 @@ func (r *result) measurePair(ctx context.Context, test string, s site, opts opti
 		if err == nil {
 			r.Scale = append(r.Scale, f)
 		}
+		return err
+	case slowItem:
+		list, err := measureSlow(ctx, s, progress)
+		r.Slow = append(r.Slow, list...)
 		return err
 	case resyncItem:
 		list, err := measureResyncs(ctx, s, progress)

@@ -59,7 +59,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.out, "out", "", "file for the raw results (default bin/bench/DATE-TIME.json)")
 	fs.StringVar(&o.compare, "compare", "", "compare with the results in this file")
 	fs.StringVar(&o.show, "show", "", "print the results in this file, measure nothing")
-	transports := fs.String("transport", "quic,tcp", "what the pairs of echo, scale and resync talk over, comma-separated")
+	transports := fs.String("transport", "quic,tcp", "what the pairs of echo, scale, resync and slow talk over, comma-separated")
 	resyncMiB := fs.Int64("resync-size", 4096, "size in MiB of the volume that a resync copies")
 	fs.StringVar(&o.perf, "perf", "", "afterwards take a CPU profile of the servers per item, reports into this directory")
 	if err := fs.Parse(args); err != nil {
@@ -90,7 +90,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 		o.footprint = false
 	}
 	for _, test := range pairItems {
-		if names(*itemList, test) && (*itemList != "" || !o.quick && o.has("qrbd")) {
+		if names(*itemList, test) && (*itemList != "" || test != slowItem && !o.quick && o.has("qrbd")) {
 			o.pairTests = append(o.pairTests, test)
 		}
 	}

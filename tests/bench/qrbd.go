@@ -36,7 +36,7 @@ func newNode(ctx context.Context, s site, name string) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &node{site: site{dir: s.path(name), sizeBytes: s.sizeBytes, qrbd: s.qrbd, transport: s.transport, more: s.more}, name: name,
+	n := &node{site: site{dir: s.path(name), sizeBytes: s.sizeBytes, qrbd: s.qrbd, transport: s.transport, compress: s.compress, more: s.more}, name: name,
 		listen: fmt.Sprintf("127.0.0.1:%d", port)}
 	if err := os.Mkdir(n.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("node %s: %w", name, err)
@@ -79,6 +79,9 @@ func (n *node) configure(ctx context.Context, peer *node) error {
 	transport := ""
 	if n.transport != "" {
 		transport = fmt.Sprintf("transport = %q\n", n.transport)
+	}
+	if n.compress != "" {
+		transport += fmt.Sprintf("compression = %q\n", n.compress)
 	}
 	config := fmt.Sprintf(`[node]
 name = %q

@@ -258,6 +258,7 @@ func TestOptions(t *testing.T) {
 		{args: "-item echo,resync -transport tcp", check: func(o options) bool {
 			return len(o.items) == 0 && slices.Equal(o.pairTests, []string{echoItem, resyncItem}) && slices.Equal(o.transports, []string{"tcp"})
 		}},
+		{args: "-item slow", check: func(o options) bool { return slices.Equal(o.pairTests, []string{slowItem}) }},
 		{args: "-transport sctp", fails: "sctp"},
 		{args: "-resync-size 511", fails: "512"},
 		{args: "-item nonsense", fails: "nonsense"},

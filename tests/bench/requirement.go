@@ -83,7 +83,7 @@ func requirements(r *result) []verdict {
 	for _, f := range r.Resync {
 		verdicts = append(verdicts, f.verdicts()...)
 	}
-	return verdicts
+	return append(verdicts, verdictsOfSlow(r.Slow)...)
 }
 
 // judge judges one column; nothing if it was not measured.

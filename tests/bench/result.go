@@ -48,11 +48,12 @@ type result struct {
 	Echo      []*echoFigures    `json:"echo,omitempty"`
 	Scale     []*scaleFigures   `json:"scale,omitempty"`
 	Resync    []*resyncFigures  `json:"resync,omitempty"`
+	Slow      []*slowFigures    `json:"slow,omitempty"`
 }
 
 // empty tells whether nothing was measured.
 func (r *result) empty() bool {
-	return len(r.Samples) == 0 && r.Footprint == nil && len(r.Echo) == 0 && len(r.Scale) == 0 && len(r.Resync) == 0
+	return len(r.Samples) == 0 && r.Footprint == nil && len(r.Echo) == 0 && len(r.Scale) == 0 && len(r.Resync) == 0 && len(r.Slow) == 0
 }
 
 // columns returns the columns that have samples, in the table's order.

@@ -66,7 +66,7 @@ func measureResyncs(ctx context.Context, s site, progress io.Writer) (list []*re
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return list, err
 	}
-	err = overLink(ctx, func() error {
+	err = overLink(ctx, linkBits, func() error {
 		f, err := measureResync(ctx, s)
 		if err == nil {
 			f.LinkBits = linkBits

@@ -3,11 +3,11 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/qrbd/qrbd/agent/control"
+	"github.com/qrbd/qrbd/protocol/compress/compresstest"
 	"github.com/qrbd/qrbd/tests/cluster"
 )
 
@@ -21,7 +21,7 @@ func TestCompression(t *testing.T) {
 			t.Parallel()
 			c := cluster.New(t, cluster.Options{Configure: quick, Transport: transport, Compression: "none"})
 			alpha, beta := c.Up(), c.Nodes[1]
-			sent := traffic(t, alpha, func() { write(t, alpha, "crm", rows(1, 8*mib), 0) })
+			sent := traffic(t, alpha, func() { write(t, alpha, "crm", compresstest.Pages(1, 8*mib), 0) })
 			if sent.saved != 0 || sent.link < 8*mib {
 				t.Errorf("without: %+v", sent)
 			}
@@ -29,9 +29,9 @@ func TestCompression(t *testing.T) {
 			if out := alpha.Must("reload"); !strings.Contains(out, "compression") {
 				t.Errorf("reload: %s", out)
 			}
-			sent = traffic(t, alpha, func() { write(t, alpha, "crm", rows(2, 8*mib), 8*mib) })
+			sent = traffic(t, alpha, func() { write(t, alpha, "crm", compresstest.Pages(2, 8*mib), 8*mib) })
 			if sent.saved < 4*mib || sent.link > 4*mib {
-				t.Errorf("8 MiB of rows: %+v", sent)
+				t.Errorf("8 MiB of pages: %+v", sent)
 			}
 			sent = traffic(t, alpha, func() { write(t, alpha, "crm", pattern(3, 8*mib), 16*mib) })
 			if sent.saved > mib/4 || sent.link < 8*mib {
@@ -41,7 +41,7 @@ func TestCompression(t *testing.T) {
 
 			beta.Kill()
 			alpha.WaitLost("crm", "beta", lostWithin)
-			write(t, alpha, "crm", rows(4, 8*mib), 4*mib)
+			write(t, alpha, "crm", compresstest.Pages(4, 8*mib), 4*mib)
 			write(t, alpha, "crm", pattern(5, 4*mib), 24*mib)
 			sent = traffic(t, alpha, func() {
 				beta.Start()
@@ -59,11 +59,11 @@ func TestCompression(t *testing.T) {
 			}
 
 			alpha.Must("switchover", "crm", "--to", "beta")
-			sent = traffic(t, beta, func() { write(t, beta, "crm", rows(6, 4*mib), 32*mib) })
+			sent = traffic(t, beta, func() { write(t, beta, "crm", compresstest.Pages(6, 4*mib), 32*mib) })
 			if sent.saved != 0 || sent.link < 4*mib {
 				t.Errorf("beta, which was not told to: %+v", sent)
 			}
-			if !bytes.Equal(read(t, beta, "crm", 8*mib, 4*mib), rows(4, 8*mib)[4*mib:]) {
+			if !bytes.Equal(read(t, beta, "crm", 8*mib, 4*mib), compresstest.Pages(4, 8*mib)[4*mib:]) {
 				t.Error("beta reads something else")
 			}
 			c.Equal("crm")
@@ -95,15 +95,4 @@ func traffic(t *testing.T, n *cluster.Node, do func()) sending {
 		before.link = 0
 	}
 	return sending{after.link - before.link, after.saved - before.saved}
-}
-
-// rows returns n bytes that compress as a database's rows do, different for each seed.
-func rows(seed uint64, n int) []byte {
-	noise := pattern(seed, n/4)
-	var b bytes.Buffer
-	for i := 0; b.Len() < n; i++ {
-		fmt.Fprintf(&b, "%08d|customer|open|2026-11-23 07:10:00|EUR|Hamburg|info@example.org|", i)
-		b.Write(noise[i*16%(len(noise)-16):][:16])
-	}
-	return b.Bytes()[:n]
 }
