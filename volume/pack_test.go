@@ -217,9 +217,11 @@ func TestNothingIsMadeForTooMuch(t *testing.T) {
 	at := protocol.HeaderLen + h.BodyLen
 	copy(frame[at:], []byte{1, 0, 16, 0}) // 1 MiB and a byte
 	pool := blockdev.NewPool(0)
-	full := pool.Get(blockdev.MaxBuffer, nil) // who asks for room now waits
+	full := pool.Get(blockdev.MaxBuffer, nil) // who asks for room now gets none
 	defer full.Release()
-	if _, _, err := newFrameReader(bytes.NewReader(frame), pool, testZstd, new(atomic.Uint64), nil).next(); !errors.Is(err, protocol.ErrTooLarge) {
+	stop := make(chan struct{})
+	close(stop)
+	if _, _, err := newFrameReader(bytes.NewReader(frame), pool, testZstd, new(atomic.Uint64), stop).next(); !errors.Is(err, protocol.ErrTooLarge) {
 		t.Errorf("%v", err)
 	}
 }
