@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,9 +35,10 @@ const lastTimeout = 2 * time.Second
 const (
 	clientPoolBytes = 64 << 20 // payloads of NBD requests
 	peerPoolBytes   = 64 << 20 // payloads from peers
-	// compressorsMax payloads are compressed at once, and as many expanded: some 150 MB/s
-	// for each are more than a link that is worth it takes, and some 1.5 MiB of memory.
-	compressorsMax = 4
+	// compressedMax payloads are compressed at once, and as many expanded: some 300 MB/s and
+	// 1.5 MiB of memory for each. More than one, also on few CPUs, so that a write does not
+	// wait for a resync's.
+	compressedMax = 4
 )
 
 // Options are what an agent runs with.
@@ -124,7 +124,7 @@ func Start(o Options) (*Agent, error) {
 		events:     control.NewRing(0),
 		clientPool: blockdev.NewPool(clientPoolBytes + sendBuffers(o.Config)),
 		peerPool:   blockdev.NewPool(peerPoolBytes),
-		zstd:       compress.New(min(runtime.GOMAXPROCS(0), compressorsMax)),
+		zstd:       compress.New(compressedMax),
 		ready:      make(chan struct{}),
 	}
 	a.config.Store(o.Config)

@@ -19,15 +19,7 @@ func TestWriteAllocates(t *testing.T) {
 
 func writeAllocates(t *testing.T, compressed func() bool) {
 	const size = 16 << 20
-	c := newCluster(t, size, protocol.ModeC)
-	c.compress = compressed
-	for _, n := range []string{"alpha", "beta"} {
-		c.names = append(c.names, n)
-		c.create(n)
-	}
-	for _, n := range c.names {
-		c.start(n)
-	}
+	c := packing(t, size, protocol.ModeC, compressed, "alpha", "beta")
 	c.promote("alpha", PromoteOptions{Force: true})
 	c.synced("alpha", "beta")
 	v := c.v("alpha")

@@ -20,6 +20,7 @@ const archiveSize = 8<<20 + 1536
 // archived is a cluster of two whose nodes keep archives; the sync is slow.
 func archived(t *testing.T, limit int64, rate int64) *cluster {
 	c := newCluster(t, archiveSize, protocol.ModeC)
+	c.compress = mostly()
 	dir := t.TempDir()
 	c.options = func(name string, o *Options) {
 		o.SyncRate = rate

@@ -68,11 +68,11 @@ type chaosBlock struct {
 }
 
 func newChaos(t *testing.T, mode protocol.Mode, seed int64) *chaos {
-	x := &chaos{t: t, c: newCluster(t, chaosBlocks*chaosStride+4096, mode, "alpha", "beta"), r: rand.New(rand.NewSource(seed)), seed: seed, primary: "alpha"}
-	if seed%2 == 0 { // most payloads go compressed, the others do not
-		var n atomic.Int64
-		x.c.compress = func() bool { return n.Add(1)%4 != 0 }
+	var compressed func() bool
+	if seed%2 == 0 {
+		compressed = mostly()
 	}
+	x := &chaos{t: t, c: packing(t, chaosBlocks*chaosStride+4096, mode, compressed, "alpha", "beta"), r: rand.New(rand.NewSource(seed)), seed: seed, primary: "alpha"}
 	for i, n := range x.c.names {
 		x.c.kill(n)
 		x.c.nodes[n].store = crash.New(x.c.nodes[n].store, uint64(seed)*2+uint64(i))

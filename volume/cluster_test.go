@@ -401,7 +401,9 @@ func (c *cluster) randomWrites(name string, seed int64, count int) {
 	for range count {
 		n := 512 * (1 + r.Intn(64))
 		off := r.Int63n((c.size-int64(n))/512) * 512
-		c.write(name, off, fill(r.Int63(), n), 0)
+		b := fill(r.Int63(), n)
+		clear(b[n/2:]) // compresses
+		c.write(name, off, b, 0)
 	}
 }
 

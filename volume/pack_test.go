@@ -16,6 +16,26 @@ import (
 
 func always() bool { return true }
 
+// packing is newCluster with compression.
+func packing(t testing.TB, size int64, mode protocol.Mode, compressed func() bool, names ...string) *cluster {
+	c := newCluster(t, size, mode)
+	c.compress = compressed
+	c.names = names
+	for _, n := range c.names {
+		c.create(n)
+	}
+	for _, n := range c.names {
+		c.start(n)
+	}
+	return c
+}
+
+// mostly says yes three times of four.
+func mostly() func() bool {
+	var n atomic.Int64
+	return func() bool { return n.Add(1)%4 != 0 }
+}
+
 // TestCompressedReplication: writes and resyncs of what compresses and what does not come
 // out equal, whoever hands them over, and the meters on both sides say the same.
 func TestCompressedReplication(t *testing.T) {
