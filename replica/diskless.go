@@ -250,7 +250,7 @@ func (m *Machine) takenBack(r *Request) bool {
 
 // mintAborted ends a mint that no carrier is left for.
 func (m *Machine) mintAborted() {
-	m.minting, m.vote.stalled = false, false
+	m.minting, m.unheard, m.vote.stalled = false, false, false
 	m.frozen--
 	m.mintNext = nil
 	list := m.genWait

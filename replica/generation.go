@@ -86,6 +86,18 @@ func (m *Machine) mayHavePassedOn(p *peer) {
 	}
 }
 
+// mayReachOthers notes that p, which is lost, may have gone before that was noticed, and
+// brought others to its generation. What is under way they do not have: it completes in
+// another one, also under A, where it would not have waited for p.
+func (m *Machine) mayReachOthers(p *peer) {
+	if !slices.ContainsFunc(m.peers, func(q *peer) bool { return q != p && !q.live && q.mode == protocol.ModeC }) {
+		return
+	}
+	for _, s := range m.spans {
+		s.req.needGen = s.req.needGen || !s.req.Internal()
+	}
+}
+
 // mint begins a new generation. New writes wait. First every connected peer in
 // sync makes the id durable, then this node, then writes go on: a peer may know a
 // generation that nobody wrote in, but nobody writes in one that a peer in the ack
@@ -141,7 +153,7 @@ func (m *Machine) mintRound() {
 	m.mintWait, m.offer = 0, o
 	m.mintDeadline = m.now + m.cfg.WriteTimeout
 	for _, p := range m.peers {
-		if p.live && !slices.Contains(o.rotate, p) && (p.repl == protocol.Established || p.repl == protocol.VerifySource || p.step == syncWaitAck) {
+		if p.confirms() && !slices.Contains(o.rotate, p) {
 			m.mintWait |= 1 << p.id
 			o.told |= 1 << p.id
 			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.NewGeneration{Parent: o.parent, Current: o.current, Weak: weak}})
@@ -164,6 +176,63 @@ func (m *Machine) mintRound() {
 				m.mintRound() // another peer may have been lost meanwhile
 			}
 		})
+	}
+	m.mintConfirmed(nil)
+}
+
+// unsure reports whether p gets writes, and may have kept what is to be settled.
+func (p *peer) unsure() bool { return p.claims && p.confirms() }
+
+// confirms reports whether p answers a NewGeneration: not while it is overwritten.
+func (p *peer) confirms() bool {
+	return p.live && (p.repl == protocol.Established || p.repl == protocol.VerifySource || p.step == syncWaitAck)
+}
+
+// afterCrash are the flags of what a crash may have cost a replica, which is settled when
+// it follows a primary that it equals (foundEqual).
+const afterCrash = protocol.HelloCrashedPrimary | protocol.HelloShaken
+
+// proclaim has whoever gets writes, and may have kept such a flag, settle it durably before
+// a client is answered: else it could pass later for one that has what a crashed primary
+// had, and overwrite what was flushed in this reign. Who is not in reach is left behind at
+// the generation.
+func (m *Machine) proclaim() {
+	switch {
+	case m.role != protocol.Primary || m.vote.yielding != "" || !slices.ContainsFunc(m.peers, (*peer).unsure):
+		return
+	case m.minting:
+		m.unheard = true
+		return
+	}
+	m.minting = true
+	m.frozen++
+	m.proclaimRound()
+}
+
+// proclaimRound sends the peers the generation that they are at, which they confirm like a
+// new one, behind the word that this node is primary.
+func (m *Machine) proclaimRound() {
+	m.unheard = false
+	m.mintTurn++
+	m.mintWait, m.offer = 0, &mintOffer{parent: m.current, current: m.current}
+	m.mintDeadline = m.now + m.cfg.WriteTimeout
+	for _, p := range m.peers {
+		if p.unsure() {
+			p.claims = false
+			m.mintWait |= 1 << p.id
+			m.emit(Effect{Kind: DoSend, Peer: p.id, Msg: &protocol.NewGeneration{Parent: m.current, Current: m.current}})
+		}
+	}
+	m.mintNext = func() {
+		m.mintNext, m.offer = nil, nil
+		switch {
+		case m.noData():
+			m.mintAborted()
+		case len(m.genWait) > 0:
+			m.mintRound()
+		default:
+			m.minted()
+		}
 	}
 	m.mintConfirmed(nil)
 }
@@ -217,6 +286,10 @@ func (m *Machine) mintConfirmed(p *peer) {
 
 // minted lets writes go on and answers what waited for the generation.
 func (m *Machine) minted() {
+	if m.unheard {
+		m.proclaimRound()
+		return
+	}
 	m.minting = false
 	m.frozen--
 	m.releaseGenWait()

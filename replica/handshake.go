@@ -95,6 +95,7 @@ func (m *Machine) onHello(p *peer, h *protocol.Hello) {
 		m.dropPeer(p, refusal(protocol.CodeProtocol, "%s says it has sequence %d", p.name, h.Seq))
 		return
 	}
+	p.claims = h.Flags&afterCrash != 0
 	m.seqSeen(h.Seq)
 	switch {
 	case h.Size != m.cfg.Size:
@@ -122,6 +123,10 @@ func (m *Machine) onHello(p *peer, h *protocol.Hello) {
 		m.takeOffer(o) // it was lost before it could say that it has taken it
 	}
 	if h.Role == protocol.Primary {
+		if m.grantHeld() && m.granted.to != p.id {
+			m.restart(p, m.all[m.granted.to].name+" is being promoted, with the leave of "+m.cfg.Self)
+			return
+		}
 		m.yieldTo(p)
 	}
 	if !m.decides(p) {
@@ -311,6 +316,7 @@ func (m *Machine) settleEqual(p *peer, d Decision) {
 	if p.live {
 		m.equalNow(p)
 		m.inSync(p)
+		m.proclaim()
 	}
 	m.pumpHeld()
 }

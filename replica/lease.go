@@ -187,7 +187,7 @@ func (m *Machine) yield(why string) {
 	v.superseded = v.superseded || len(v.unanswered) > 0 || slices.ContainsFunc(m.spans, func(s span) bool { return s.req.Op != Flush && s.req.Op != Pull })
 	m.event("", "io", "suspended", "ended", why)
 	if m.minting {
-		m.minting, v.stalled = false, false
+		m.minting, m.unheard, v.stalled = false, false, false
 		m.frozen--
 		m.mintTurn++
 		m.mintNext, m.mintWait = nil, 0

@@ -142,6 +142,7 @@ type Machine struct {
 	mintWait     uint16
 	offer        *mintOffer // what the peers are to confirm, or were last
 	mintTurn     uint64     // counts rounds
+	unheard      bool       // proclaim again
 	mintNext     func()
 	mintDeadline Time
 

@@ -66,10 +66,11 @@ type peer struct {
 	differs    bool // it has agreed to a forced promotion, and knows of blocks that are out of sync
 
 	// Data toward the peer.
-	slot  protocol.Generation // bitmap id; zero: in sync, or as good as
-	dirty *bitmap.Set
-	live  bool // in the ack set of new writes
-	apart bool // not live, and not at the generation that this primary has begun
+	slot   protocol.Generation // bitmap id; zero: in sync, or as good as
+	dirty  *bitmap.Set
+	live   bool // in the ack set of new writes
+	claims bool // may have kept a flag of afterCrash
+	apart  bool // not live, and not at the generation that this primary has begun
 	// passed: it was lost with requests that may be under way (Request.without).
 	passed bool
 	ring   sentRing

@@ -367,6 +367,7 @@ func (m *Machine) becamePrimary() {
 		}
 		m.inSync(p)
 	}
+	m.proclaim()
 	m.serveAgain()
 	m.pumpHeld()
 }
@@ -407,6 +408,8 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 		ans.Code, ans.Text = protocol.CodeBusy, m.cfg.Self+" is being promoted itself"
 	case m.primary() != "" && m.primary() != p.name:
 		ans.Code, ans.Text = protocol.CodeTwoPrimaries, m.cfg.Name+" is primary on "+m.primary()+", which "+m.cfg.Self+" is connected to"
+	case m.meetsPrimary(p) != "":
+		ans.Code, ans.Text = protocol.CodeTwoPrimaries, m.cfg.Name+" is primary on "+m.meetsPrimary(p)+", which "+m.cfg.Self+" has just connected to"
 	case m.newer(p) && !a.Force:
 		ans.Code, ans.Text = protocol.CodeNotAllowed, fmt.Sprintf("%s has newer data than %s. Promote %s, or wait until %s is in sync", m.cfg.Self, p.name, m.cfg.Self, p.name)
 	case p.differing() && !a.Force:
@@ -441,6 +444,17 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 		return
 	}
 	send()
+}
+
+// meetsPrimary returns the name of a primary other than p that has said hello, and counts on
+// this node as soon as the handshake is done. Empty: there is none.
+func (m *Machine) meetsPrimary(p *peer) string {
+	for _, q := range m.all {
+		if q != p && q.linked && !q.settled && q.role == protocol.Primary {
+			return q.name
+		}
+	}
+	return ""
 }
 
 // newer reports whether this replica, which is a good one, has gone on from the

@@ -200,6 +200,7 @@ func (m *Machine) onSyncDoneAck(p *peer) {
 	p.deadline = never
 	m.setPeerDisk(p, protocol.UpToDate)
 	m.setRepl(p, protocol.Established, "sync done")
+	p.claims = p.sent.Flags&afterCrash != 0 // it has them from here
 	m.equalNow(p)
 	m.foundEqual(p)
 	m.inSync(p)

@@ -487,6 +487,7 @@ func (m *Machine) forget(p *peer) {
 	was := p.live
 	if p.live {
 		p.live, p.apart = false, false
+		m.mayReachOthers(p)
 	}
 	p.passOver()
 	r := &p.ring

@@ -50,7 +50,7 @@ func (o *oracle) applied(p *process, c *clientOp, v *replica.View) {
 
 // forced notes what a FUA write has made durable on a replica.
 func (o *oracle) forced(c *clientOp, fua map[int32]forced) {
-	o.within(c.r.Off, c.r.Len, func(s, _ int32) { fua[s] = forced{o.idx, c.value(s)} })
+	o.within(c.r.Off, c.r.Len, func(s, _ int32) { fua[s] = forced{o.idx, c.value(s), c.r.Seq()} })
 }
 
 // stable: C1 at the moment of a flush's acknowledgement.

@@ -114,17 +114,18 @@ type join struct {
 // forced is what a FUA write has put into a sector, and the index at which it was
 // acknowledged. A later write of the sector may have been acknowledged before it, and
 // only be in the cache: then what the FUA write has put there is older than what its
-// index asks for, and is what was promised.
+// index asks for, and is what was promised; or it is stable, and as good.
 type forced struct {
 	idx int
 	val uint64
+	seq uint64
 }
 
 // holds reports whether v, in a sector of a replica, is what a floor asks for, or later,
 // and what the last FUA write of the sector has made durable, or later.
 func (st *standing) holds(s, h int32, v uint64, floor int) bool {
 	f := st.fua[s]
-	return st.br.legal(h, v, floor, 0) && (f.idx <= floor || v == f.val || st.br.legal(h, v, f.idx, 0))
+	return st.br.legal(h, v, floor, 0) && (f.idx <= floor || v == f.val || st.br.legal(h, v, f.idx, 0) || st.br.follows(h, v, f.seq))
 }
 
 // owed returns up to where clients were told that a flush is stable on the replica, and it is.
