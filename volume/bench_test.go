@@ -5,20 +5,26 @@ import (
 
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
+	"github.com/qrbd/qrbd/protocol/compress/compresstest"
 )
 
 // BenchmarkReplicatedWrite is a 4 KiB write through two volumes over loopback, one
-// at a time; allocations are those of both nodes together.
+// at a time, of a page of a database; allocations are those of both nodes together.
 func BenchmarkReplicatedWrite(b *testing.B) {
-	for _, mode := range []protocol.Mode{protocol.ModeC, protocol.ModeA} {
-		b.Run(mode.String(), func(b *testing.B) {
+	for _, how := range []struct {
+		name       string
+		mode       protocol.Mode
+		compressed func() bool
+	}{{"C", protocol.ModeC, nil}, {"A", protocol.ModeA, nil}, {"C zstd", protocol.ModeC, always}} {
+		b.Run(how.name, func(b *testing.B) {
 			const size = 64 << 20
-			c := newCluster(b, size, mode, "alpha", "beta")
+			c := packing(b, size, how.mode, how.compressed, "alpha", "beta")
 			c.promote("alpha", PromoteOptions{Force: true})
 			c.synced("alpha", "beta")
 			v := c.v("alpha")
 			done := make(chan error, 1)
 			buf := blockdev.NewBuffer(4096)
+			copy(buf.Bytes(), compresstest.Pages(1, 4096))
 			r := &blockdev.Request{Op: blockdev.OpWrite, Len: 4096, Buf: buf, Done: func(_ *blockdev.Request, err error) { done <- err }}
 			write := func(i int) {
 				r.Off = int64(i%(size/4096)) * 4096
