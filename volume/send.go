@@ -123,7 +123,7 @@ func (l *link) send() {
 			l.goodbye()
 			return
 		}
-		if cap(out) > 2*gatherMax { // of large payloads, compressed
+		if cap(out) > 4*gatherMax { // of large payloads, compressed; gathered ones never take so much
 			out = nil
 		}
 		select {
