@@ -64,6 +64,7 @@ func (m *Machine) hello(p *peer) *protocol.Hello {
 	set(p.repair == repairFromPeer && m.role == protocol.Secondary, protocol.HelloRepairTarget)
 	set(p.repair == repairFromHere && m.role == protocol.Secondary, protocol.HelloRepairSource)
 	set(m.quorumOn() && m.crashed && m.vote.voted != m.current, protocol.HelloUnvoted)
+	set(m.lacking, protocol.HelloMayLack)
 	for _, q := range m.peers {
 		set(q != p && q.repl == protocol.SyncTarget, protocol.HelloTarget)
 		set(q != p && (q.mode == protocol.ModeA || q.mode == protocol.ModeB && m.shaken), protocol.HelloMayLack)
@@ -350,6 +351,10 @@ func (m *Machine) settleWithout(p *peer) {
 func (m *Machine) foundEqual(p *peer) {
 	if m.role == protocol.Primary {
 		return
+	}
+	if m.lacking && p.role == protocol.Primary {
+		m.lacking = false
+		m.persist()
 	}
 	if m.shaken && (p.role == protocol.Primary || p.heard.Flags&protocol.HelloShaken == 0) {
 		m.shaken = false

@@ -107,6 +107,7 @@ type Machine struct {
 	crashed   bool                // was primary when it stopped without notice
 	heir      bool                // crashed: by a sync from the node that was
 	writer    string              // whose writes the newest here are; empty: not known
+	lacking   bool                // Stored.Lacking
 	replayed  bool                // whole extents were marked when it started
 	shaken    bool                // may have lost what was not flushed, and has not found its equal since
 	fenced    bool                // promoted by the operator's word
@@ -195,7 +196,7 @@ type span struct {
 // every bit of theirs is set toward every peer.
 func New(cfg Config, st Stored, activity *bitmap.Activity, now Time) *Machine {
 	m := &Machine{cfg: cfg, now: now, activity: activity, role: protocol.Secondary,
-		volume: st.Volume, disk: st.Disk, current: st.Current, history: st.History, seq: st.Seq, holds: st.Seq, crashed: st.Primary, shaken: st.Shaken, lost: st.Lost, restoring: st.Restoring,
+		volume: st.Volume, disk: st.Disk, current: st.Current, history: st.History, seq: st.Seq, holds: st.Seq, crashed: st.Primary, shaken: st.Shaken, lacking: st.Lacking, lost: st.Lost, restoring: st.Restoring,
 		vouched: st.Archive, noArchive: st.NoArchive}
 	if m.noArchive && m.lost == 0 { // else only what gives Lost up would overwrite anything, and that needs the archive
 		m.vouched = 0

@@ -28,6 +28,7 @@ type Stored struct {
 	Own     bool // Primary: it was this node itself, not one that it was synced from; else: the newest writes here are its own
 	Clean   bool
 	Shaken  bool
+	Lacking bool // brought to its generation by a secondary that may lack what clients were promised in it
 	Current protocol.Generation
 	History []protocol.Generation
 	Seq     uint64
@@ -187,7 +188,7 @@ func (m *Machine) stored() *Stored {
 		return m.storedNew()
 	}
 	s := &Stored{Volume: m.volume, Disk: m.disk, Primary: m.role == protocol.Primary || m.crashed,
-		Own: m.ownClaim(), Clean: m.cleanMark, Shaken: m.shaken, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring, Archive: m.vouched,
+		Own: m.ownClaim(), Clean: m.cleanMark, Shaken: m.shaken, Lacking: m.lacking, Current: m.current, History: append([]protocol.Generation(nil), m.history...), Seq: m.seq, Lost: m.lost, Restoring: m.restoring, Archive: m.vouched,
 		Term: m.vote.term, Voted: m.vote.voted, Overruled: m.vote.overruled, Floor: m.vote.floor}
 	for _, p := range m.all {
 		s.Peers = append(s.Peers, PeerSlot{Name: p.name, Bitmap: p.slot, Disk: p.disk, First: p.wroteFirst, Last: p.wroteLast, Older: m.wasPrimary(p), Left: p.departed, Told: p.owes, Fenced: p.fence.kept, Writer: m.writer == p.name})

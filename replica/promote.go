@@ -257,7 +257,7 @@ func (m *Machine) takeRole(opt PromoteOptions) {
 			m.volume = m.cfg.VolumeID()
 		}
 	}
-	m.crashed, m.shaken = false, false
+	m.crashed, m.shaken, m.lacking = false, false, false
 	m.fenced = m.fenced || opt.PeerFenced || opt.Force
 	why := "promoted by the operator"
 	if opt.Force {

@@ -121,7 +121,7 @@ func (m *Machine) Restored(now Time, g GivenUp, err error, fatal bool, done func
 		p.reason = "restored: connect when the other side has been told to give its data up"
 	}
 	m.event("", "generation", old.String(), m.current.String(), "restored what was given up")
-	m.restoring, m.lost, m.crashed, m.writer = false, 0, false, ""
+	m.restoring, m.lost, m.crashed, m.lacking, m.writer = false, 0, false, false, ""
 	m.setDisk(protocol.Consistent, "restored what was given up")
 	m.idSerial++
 	m.wantBitmaps = true

@@ -298,7 +298,7 @@ func (m *Machine) beginTarget(p *peer) {
 	m.volume = p.startVolume
 	m.forgetWords()
 	m.current = p.base
-	m.crashed, m.writer = false, ""
+	m.crashed, m.lacking, m.writer = false, false, ""
 	m.idSerial++
 	m.setDisk(protocol.Inconsistent, "being overwritten by "+p.name)
 	m.wantBitmaps = true
@@ -386,6 +386,7 @@ func (m *Machine) onSyncDone(p *peer, s *protocol.SyncDone) {
 	// What a crashed primary has is here now, and counts for as much.
 	m.crashed = p.role != protocol.Primary && p.heard.Flags&protocol.HelloCrashedPrimary != 0
 	m.heir = m.crashed
+	m.lacking = p.role != protocol.Primary && !m.crashed && p.heard.Flags&protocol.HelloMayLack != 0
 	for _, q := range m.peers {
 		q.knowsCrash = q == p
 	}

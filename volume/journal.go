@@ -34,6 +34,8 @@ const (
 	superRestoring uint32 = 1
 	// superOwn: replica.Stored.Own.
 	superOwn uint32 = 2
+	// superLacking: replica.Stored.Lacking.
+	superLacking uint32 = 4
 )
 
 type goneSlot struct {
@@ -46,7 +48,7 @@ type goneSlot struct {
 func (v *Volume) stored(peers []replica.PeerConfig) (replica.Stored, error) {
 	s := &v.opt.State.Super
 	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current,
-		History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&superRestoring != 0, Own: s.Flags&superOwn != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted, Overruled: s.Overruled, Floor: s.Floor}
+		History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&superRestoring != 0, Own: s.Flags&superOwn != 0, Lacking: s.Flags&superLacking != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted, Overruled: s.Overruled, Floor: s.Floor}
 	index := make(map[string]int)
 	for i, p := range s.Peers {
 		index[p.Name] = i
@@ -90,12 +92,15 @@ func (v *Volume) batch(b replica.MetaBatch, where *regions) *meta.Batch {
 	if s := b.Super; s != nil {
 		old := v.kept
 		sup := &meta.Super{Volume: s.Volume, Size: old.Size, Node: old.Node, Name: old.Name, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken,
-			Flags: old.Flags &^ (superRestoring | superOwn), Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Archive: s.Archive, Term: s.Term, Voted: s.Voted, Overruled: s.Overruled, Floor: s.Floor}
+			Flags: old.Flags &^ (superRestoring | superOwn | superLacking), Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Archive: s.Archive, Term: s.Term, Voted: s.Voted, Overruled: s.Overruled, Floor: s.Floor}
 		if s.Restoring {
 			sup.Flags |= superRestoring
 		}
 		if s.Own {
 			sup.Flags |= superOwn
+		}
+		if s.Lacking {
+			sup.Flags |= superLacking
 		}
 		sup.Peers = make([]meta.PeerSlot, len(where.slots)+len(where.former))
 		for _, g := range where.former {

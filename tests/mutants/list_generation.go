@@ -45,7 +45,7 @@ var ofGenerations = []Mutant{
 	{
 		Name:  "mint-not-confirmed",
 		Why:   "a generation is written in before the connected peers have it: one that crashes then takes a replica that was left behind for its equal",
-		Edits: []Edit{{"replica/generation.go", "			m.mintWait |= 1 << p.id\n", ""}},
+		Edits: []Edit{{"replica/generation.go", "			m.mintWait |= 1 << p.id\n			o.told", "			o.told"}},
 	},
 	{
 		Name: "mint-confirmed-undurable",

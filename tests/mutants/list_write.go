@@ -14,7 +14,7 @@ var ofWrites = []Mutant{
 		from, to := bitmap.Touched(r.Off, r.Len)
 		p.late = append(p.late, func() { p.dirty.Set(from, to) })
 `},
-			{"replica/peer.go", "	slot  protocol.Generation // bitmap id", "	late  []func()\n	slot  protocol.Generation // bitmap id"},
+			{"replica/peer.go", "	slot   protocol.Generation // bitmap id", "	late   []func()\n	slot   protocol.Generation // bitmap id"},
 			{"replica/tick.go", "		m.tickPeer(p)\n", "		m.tickPeer(p)\n		for _, mark := range p.late {\n			mark()\n		}\n		p.late = nil\n"},
 		},
 	},

@@ -199,7 +199,7 @@ func (p *process) config() replica.Config {
 // configuration.
 func (p *process) stored(state *meta.State) replica.Stored {
 	s := &state.Super
-	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&1 != 0, Own: s.Flags&2 != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted, Overruled: s.Overruled, Floor: s.Floor}
+	st := replica.Stored{Volume: s.Volume, Disk: s.Disk, Primary: s.Primary, Clean: s.Clean, Shaken: s.Shaken, Current: s.Current, History: s.History, Seq: s.Seq, Lost: s.Lost, Restoring: s.Flags&1 != 0, Own: s.Flags&2 != 0, Lacking: s.Flags&4 != 0, Archive: s.Archive, Term: s.Term, Voted: s.Voted, Overruled: s.Overruled, Floor: s.Floor}
 	for i, q := range p.n.peers {
 		if i >= len(s.Peers) {
 			st.Peers = append(st.Peers, replica.PeerSlot{Name: q.name, Dirty: bitmap.NewSet(bitmap.Blocks(p.n.size))})
@@ -228,6 +228,9 @@ func (p *process) batch(b replica.MetaBatch) *meta.Batch {
 		}
 		if s.Own {
 			sup.Flags |= 2
+		}
+		if s.Lacking {
+			sup.Flags |= 4
 		}
 		for _, q := range s.Peers {
 			slot := meta.PeerSlot{Name: q.Name, Bitmap: q.Bitmap, Disk: q.Disk, First: q.First, Last: q.Last}

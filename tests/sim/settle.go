@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"math"
 	"sort"
 	"strings"
 
@@ -10,8 +11,8 @@ import (
 	"github.com/qrbd/qrbd/replica"
 )
 
-// settleTime is how long a cluster may take to settle once faults have ended, and verifies
-// that began before, at a slow rate, do not get on any more.
+// settleTime is how long a cluster may take to settle once faults have ended, and syncs and
+// verifies, at a slow rate or beside fast writers, do not get on any more.
 const settleTime = 120 * second
 
 // settle ends all faults and has operators put everything in order. C2, C5.
@@ -34,7 +35,7 @@ func (w *World) settle() {
 			n.resume(n.proc)
 		}
 	}
-	limit, most, compared := w.now+settleTime, w.now+verifyMost, int64(0)
+	limit, most, compared, fewest := w.now+settleTime, w.now+verifyMost, int64(0), int64(math.MaxInt64)
 	for tries := 0; ; tries++ {
 		w.runUntil(w.now + w.between(500*milli, 1500*milli))
 		why := w.unsettled()
@@ -46,6 +47,9 @@ func (w *World) settle() {
 		}
 		if at := w.compared(); at > compared {
 			compared, limit = at, max(limit, min(w.now+settleTime, most))
+		}
+		if left := w.toCopy(); left < fewest {
+			fewest, limit = left, max(limit, min(w.now+settleTime, most))
 		}
 		if w.now > limit {
 			w.fail("C5: not settled %d s after the last fault: %s\n%s", settleTime/second, why, w.dump())
@@ -72,6 +76,22 @@ func (w *World) compared() int64 {
 		for i := range v.Peers {
 			if plan := n.proc.m.Plan(replica.PeerID(i)); plan != nil && v.Peers[i].Repl == protocol.VerifySource {
 				sum += plan.Position()
+			}
+		}
+	}
+	return sum
+}
+
+// toCopy returns how many bytes the syncs under way have left, together.
+func (w *World) toCopy() (sum int64) {
+	for _, n := range w.nodes {
+		if n.proc == nil {
+			continue
+		}
+		v := n.proc.m.View()
+		for i := range v.Peers {
+			if v.Peers[i].Repl == protocol.SyncSource {
+				sum += v.Peers[i].DirtyBytes
 			}
 		}
 	}
