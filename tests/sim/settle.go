@@ -48,7 +48,10 @@ func (w *World) settle() {
 		if at := w.compared(); at > compared {
 			compared, limit = at, max(limit, min(w.now+settleTime, most))
 		}
-		if left := w.toCopy(); left < fewest {
+		switch left := w.toCopy(); {
+		case left == 0: // none is under way
+			fewest = math.MaxInt64
+		case left < fewest:
 			fewest, limit = left, max(limit, min(w.now+settleTime, most))
 		}
 		if w.now > limit {
