@@ -24,6 +24,7 @@ import (
 // that of a run (sent, written by the target, acknowledged), the shortest of the
 // last seconds, so that the plan's own queue does not count.
 type pace struct {
+	compares  bool  // runs are compared first
 	max, min  int64 // bytes/s; max 0: no limit
 	windowMax int64
 
@@ -66,6 +67,9 @@ const (
 	// runs, the runs grow with it, up to DataMax.
 	runGood  = 256 << 10
 	runsGood = 32
+	// compareGood is how many times as much a run has that is compared: reading it and making digests take a fifth of what
+	// copying does, and each run wakes both sides.
+	compareGood = 4
 	// starvedAfter so many intervals below the floor, the plan asks for its share
 	// of the link.
 	starvedAfter = 5
@@ -166,8 +170,18 @@ func (c *pace) pipe() int64 {
 // throttled reports whether clients hold the plan back.
 func (c *pace) throttled() bool { return c.rate > 0 && c.busy >= 0.25 }
 
-// run returns how much data one run may have: what takes runTime.
+// run returns how much one run may have: what takes runTime.
 func (c *pace) run() int64 {
+	if c.compares {
+		return c.runOf(compareGood * runGood)
+	}
+	return c.data()
+}
+
+// data returns how much data may cross the wire as one.
+func (c *pace) data() int64 { return c.runOf(runGood) }
+
+func (c *pace) runOf(good float64) int64 {
 	r := c.delivered
 	switch {
 	case c.throttled():
@@ -175,7 +189,7 @@ func (c *pace) run() int64 {
 	case r == 0:
 		return runGood // nothing is known of the link
 	}
-	most := min(max(runGood, float64(min(c.pipe(), c.windowMax)/runsGood)), DataMax)
+	most := min(max(good, float64(min(c.pipe(), c.windowMax)/runsGood)), DataMax)
 	n := int64(min(r*runTime.Seconds(), most)) / bitmap.BlockSize * bitmap.BlockSize
 	return max(n, runMin)
 }

@@ -120,6 +120,7 @@ type Stats struct {
 func New(kind Kind, set *bitmap.Set, size int64, opt Options, now int64) *Plan {
 	opt = opt.withDefaults()
 	p := &Plan{kind: kind, set: set, size: size, opt: opt, started: now, look: DataMax, pace: newPace(&opt, now)}
+	p.pace.compares = kind != Copy
 	if kind == Verify {
 		p.end = bitmap.Blocks(size)
 		p.stats.Total = size
@@ -398,9 +399,13 @@ func (p *Plan) Answered(now int64, id uint64, differ []uint64) (send []Run, know
 	p.pace.answer(s.Len, now-s.at)
 	first := s.Off / bitmap.BlockSize
 	at := func(b int64) bool { return differ[b/64]>>(b%64)&1 == 1 }
+	most := blocks
+	if p.kind == Digest {
+		most = p.pace.data() / bitmap.BlockSize // of what is to be sent
+	}
 	for b := int64(0); b < blocks; {
 		e := b + 1
-		for e < blocks && at(e) == at(b) {
+		for e < blocks && at(e) == at(b) && (!at(b) || e-b < most) {
 			e++
 		}
 		piece := Run{Off: s.Off + b*bitmap.BlockSize}

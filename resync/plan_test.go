@@ -350,3 +350,37 @@ func TestAnswersToAnEarlierPlan(t *testing.T) {
 		t.Fatal("an answer to nothing is taken")
 	}
 }
+
+// TestWhatIsComparedGoesFurther: on an idle link a run that is compared is longer than one that is copied, and what differs of it is sent
+// in runs that are not.
+func TestWhatIsComparedGoesFurther(t *testing.T) {
+	for kind, want := range map[Kind]int64{Copy: runGood, Digest: compareGood * runGood, Verify: compareGood * runGood} {
+		const blocks = 4 * compareGood * runGood / bitmap.BlockSize
+		set := bitmap.NewSet(blocks)
+		set.Set(0, blocks)
+		p := New(kind, set, blocks*bitmap.BlockSize, Options{}, 0)
+		p.pace.delivered = 10e9
+		st := p.Step(0, always)
+		r, _ := p.Offer(st.Run, st.Run.Len, false)
+		if r.Len != want {
+			t.Errorf("kind %d: run of %d bytes, want %d", kind, r.Len, want)
+		}
+		if kind != Digest {
+			continue
+		}
+		all := &protocol.SyncDiffers{ID: r.ID}
+		for i := range all.Differ {
+			all.Differ[i] = ^uint64(0)
+		}
+		p.Take(1, all)
+		for off := r.Off; off < r.Off+r.Len; off += runGood {
+			if st := p.Step(1, always); st.Kind != StepData || st.Run.Off != off || st.Run.Len != runGood {
+				t.Errorf("what differs at %d: step %d, run %+v", off, st.Kind, st.Run)
+			}
+		}
+		p.pace.rate, p.pace.busy = RateMin, 1
+		if p.pace.run() != p.pace.data() {
+			t.Errorf("beside clients: runs of %d, of data %d", p.pace.run(), p.pace.data())
+		}
+	}
+}

@@ -6,9 +6,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
-
-	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/blockdev"
 	"github.com/qrbd/qrbd/protocol"
 	"github.com/qrbd/qrbd/replica"
@@ -159,41 +156,6 @@ func (l *link) sendData(plan *resync.Plan, r resync.Run) error {
 	plan.Sent(r.Len)
 	v.mu.Unlock()
 	return l.writeBulk(&protocol.SyncWrite{ID: r.ID, Off: r.Off, Len: r.Len}, buf.Bytes())
-}
-
-func (l *link) sendDigests(plan *resync.Plan, r resync.Run, seed uint64) error {
-	v := l.v
-	buf := v.opt.Pool.Get(int(r.Len), l.dead)
-	if buf == nil {
-		return io.ErrClosedPipe
-	}
-	defer buf.Release()
-	if err := v.store().ReadAt(buf.Bytes(), r.Off); err != nil {
-		v.meter.localBad[OpKindRead].Add(1)
-		return err
-	}
-	if allZero(buf.Bytes()) {
-		v.mu.Lock()
-		plan.Zeroes()
-		v.mu.Unlock()
-	}
-	msg := &protocol.SyncDigests{ID: r.ID, Off: r.Off, Len: r.Len, Seed: seed, Verify: plan.Kind() == resync.Verify}
-	msg.Digests = appendDigests(msg.Digests, buf.Bytes(), seed)
-	return l.writeBulk(msg, nil)
-}
-
-// appendDigests appends a seeded XXH64 of each block. The seed is new for every
-// run, so that a collision cannot be prepared.
-func appendDigests(dst []uint64, b []byte, seed uint64) []uint64 {
-	var d xxhash.Digest
-	for len(b) > 0 {
-		n := min(len(b), bitmap.BlockSize)
-		d.ResetWithSeed(seed)
-		d.Write(b[:n])
-		dst = append(dst, d.Sum64())
-		b = b[n:]
-	}
-	return dst
 }
 
 var zeroes [64 << 10]byte
@@ -396,44 +358,6 @@ func (l *link) overwritesData(off, n int64) error {
 		off, n = off+int64(len(b)), n-int64(len(b))
 	}
 	return nil
-}
-
-// syncCompare answers which blocks differ.
-func (l *link) syncCompare(t *resync.Target, m *protocol.SyncDigests) error {
-	v := l.v
-	if err := l.allowed(m.Verify, m.Off, m.Len); err != nil {
-		return err
-	}
-	buf := v.opt.Pool.Get(int(m.Len), l.dead)
-	if buf == nil {
-		return io.ErrClosedPipe
-	}
-	defer buf.Release()
-	if err := l.enter(0); err != nil { // what is late may make them differ yet
-		return err
-	}
-	err := v.store().ReadAt(buf.Bytes(), m.Off)
-	l.left()
-	if err != nil {
-		return l.storeFailed(OpKindRead, err)
-	}
-	if err := l.allowed(m.Verify, m.Off, m.Len); err != nil {
-		return err // a role that changed meanwhile let writes in
-	}
-	mine := appendDigests(make([]uint64, 0, len(m.Digests)), buf.Bytes(), m.Seed)
-	if len(mine) != len(m.Digests) {
-		return refuse(protocol.CodeProtocol, "%s sent %d digests for %d bytes", l.name, len(m.Digests), m.Len)
-	}
-	ans, equal, err := t.Compare(m, mine)
-	if err != nil {
-		return refuse(protocol.CodeProtocol, "%s: %v", l.name, err)
-	}
-	if !m.Verify {
-		v.mu.Lock()
-		l.bulk.applied += equal
-		v.mu.Unlock()
-	}
-	return l.writeBulk(ans, nil)
 }
 
 // syncFlush makes what was synced durable; only then are this side's own marks

@@ -276,12 +276,14 @@ func TestMetadataFails(t *testing.T) {
 	c.randomWrites("alpha", 1, 20)
 	c.part("alpha", "beta")
 	c.nodes["alpha"].meta.fail(errors.New("metadata disk on fire"))
+	var others sync.WaitGroup
 	for i := range 8 { // needs a generation and new extents
-		go c.try("alpha", blockdev.OpWrite, int64(i)*5<<20, 4096)
+		others.Go(func() { c.try("alpha", blockdev.OpWrite, int64(i)*5<<20, 4096) })
 	}
 	if err := c.try("alpha", blockdev.OpWrite, 40<<20, 4096); !errors.Is(err, blockdev.ErrFailed) {
 		t.Errorf("a write that the metadata cannot cover: %v", err)
 	}
+	others.Wait()
 	s := c.await("alpha", func(s Status) bool { return s.Disk == "failed" && s.InFlight == 0 })
 	if !strings.Contains(s.Reason, "on fire") {
 		t.Errorf("reason %q", s.Reason)
