@@ -306,6 +306,39 @@ func (m *Machine) fenceFailed(p *peer, why string) {
 	m.event(p.name, "fencing", "asked", "failed", why)
 }
 
+// mayHandOver says why, with fencing, the role is not handed over to a peer. A third node may
+// have a note that this peer is fenced, of when it was primary itself: it must have dropped
+// it (dropNotes), or be unable to take over.
+func (m *Machine) mayHandOver(to *peer) error {
+	if !m.fencingOn() {
+		return nil
+	}
+	for _, q := range m.peers {
+		switch f := &q.fence; {
+		case q == to || f.kept && f.sure || q.linked && q.settled && (q.confirms() || q.disk != protocol.DiskUnknown && q.disk <= protocol.Outdated):
+		case q.linked:
+			return refusal(protocol.CodeBusy, "%s is connected, and not in sync yet: wait for it (qrbd wait %s --for up-to-date)", q.name, m.cfg.Name)
+		default:
+			return refusal(protocol.CodeNotAllowed, "%s %s. It could take over beside %s: connect it, or, if you are certain that it is dead or cut off from its clients, run: qrbd promote %s --peer-fenced, and then the switchover again",
+				q.name, m.fenceText(q), to.name, m.cfg.Name)
+		}
+	}
+	return nil
+}
+
+// dropNotes has the others drop durably, before the drain ends, what they noted of a peer
+// that has been brought up to date since: that it is fenced.
+func (m *Machine) dropNotes(to *peer) {
+	if !m.fencingOn() {
+		return
+	}
+	m.sendStable()
+	for _, q := range m.peers {
+		q.claims = q.claims || q != to
+	}
+	m.proclaim()
+}
+
 // outOfReach reports whether a promotion has to be sure that the peer is fenced.
 func (p *peer) outOfReach() bool { return !(p.linked && p.settled) && !p.fence.kept }
 

@@ -207,6 +207,9 @@ func (m *Machine) onStable(p *peer, s *protocol.Stable) {
 			return
 		}
 		q.stable, q.told = max(q.stable, e.Durable), true
+		if e.Settled {
+			m.unfence(q, "in sync with the primary "+p.name)
+		}
 		switch {
 		case !e.InSync:
 			m.weaken(q)

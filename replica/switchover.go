@@ -56,9 +56,17 @@ func (m *Machine) Switchover(now Time, id PeerID, done func(error)) {
 		m.reply(done, refusal(protocol.CodeBusy, "the new disk of %s is being filled: wait for it (qrbd wait %s --for up-to-date), or demote %s", m.cfg.Self, m.cfg.Name, m.cfg.Self))
 		return
 	}
+	if err := m.mayHandOver(p); err != nil {
+		m.reply(done, err)
+		return
+	}
+	m.dropNotes(p)
 	m.startDrain(done, func(err error) {
 		if err == nil && !p.live {
 			err = refusal(protocol.CodeNotAllowed, "%s was lost during the switchover; %s stays primary", p.name, m.cfg.Self)
+		}
+		if err == nil {
+			err = m.mayHandOver(p) // one may have been lost meanwhile
 		}
 		if err != nil {
 			m.undrain()
