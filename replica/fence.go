@@ -106,12 +106,12 @@ func (m *Machine) gated() bool {
 // covered reports whether the peer cannot take over without what this primary answers,
 // nor this node, started anew, without what the peer alone has by then.
 func (m *Machine) covered(p *peer) bool {
-	return p.fence.kept && p.fence.sure || p.linked && p.settled && p.live && p.step != syncWaitReady && !m.staleNote(p)
+	return !m.staleNote(p) && (p.fence.kept && p.fence.sure || p.linked && p.settled && p.live && p.step != syncWaitReady)
 }
 
 // staleNote reports whether this node, started anew, would take a peer for fenced that
 // holds the data in its place: its disk has failed, and its metadata with it.
-func (m *Machine) staleNote(p *peer) bool { return m.bare() && p.fence.noted && !p.fence.kept }
+func (m *Machine) staleNote(p *peer) bool { return m.bare() && p.fence.noted && (!p.fence.kept || p.live) }
 
 // allCovered reports whether a primary with FencingStonith may answer.
 func (m *Machine) allCovered() bool {

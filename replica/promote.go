@@ -410,6 +410,8 @@ func (m *Machine) onPromoteAsk(p *peer, a *protocol.PromoteAsk) {
 		ans.Code, ans.Text = protocol.CodeTwoPrimaries, m.cfg.Name+" is primary on "+m.primary()+", which "+m.cfg.Self+" is connected to"
 	case m.meetsPrimary(p) != "":
 		ans.Code, ans.Text = protocol.CodeTwoPrimaries, m.cfg.Name+" is primary on "+m.meetsPrimary(p)+", which "+m.cfg.Self+" has just connected to"
+	case m.newer(p) && !a.Force && m.disk == protocol.Failed:
+		ans.Code, ans.Text = protocol.CodeNotAllowed, fmt.Sprintf("%s had newer data than %s, on a disk that has failed. If nobody else has them and they are lost for good, go on from %s without them: qrbd promote %s --force", m.cfg.Self, p.name, p.name, m.cfg.Name)
 	case m.newer(p) && !a.Force:
 		ans.Code, ans.Text = protocol.CodeNotAllowed, fmt.Sprintf("%s has newer data than %s. Promote %s, or wait until %s is in sync", m.cfg.Self, p.name, m.cfg.Self, p.name)
 	case p.differing() && !a.Force:
@@ -457,14 +459,14 @@ func (m *Machine) meetsPrimary(p *peer) string {
 	return ""
 }
 
-// newer reports whether this replica, which is a good one, has gone on from the
-// generation that p is at: they follow one primary, or did until a moment ago.
+// newer reports whether this replica, which is a good one, or was until its disk failed, has
+// gone on from the generation that p is at: they follow one primary, or did until a moment ago.
 func (m *Machine) newer(p *peer) bool {
 	if p.heard == nil { // a witness has none
 		return false
 	}
 	g := p.heard.Current
-	return m.disk > protocol.Outdated && g != 0 && g != m.current && (p.slot == g || slices.Contains(m.history, g))
+	return (m.disk > protocol.Outdated || m.disk == protocol.Failed) && g != 0 && g != m.current && (p.slot == g || slices.Contains(m.history, g))
 }
 
 func (m *Machine) onPromoteAnswer(p *peer, a *protocol.PromoteAnswer) {

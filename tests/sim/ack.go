@@ -152,6 +152,16 @@ func (b *branch) follows(h int32, v, seq uint64) bool {
 	return false
 }
 
+// beneath reports whether a replica has a write, but where later ones have come.
+func (o *oracle) beneath(b *branch, c *clientOp, n *node) bool {
+	all := true
+	o.within(c.r.Off, c.r.Len, func(s, h int32) {
+		v := n.disk.at(int64(s))
+		all = all && (v == c.value(s) || b.follows(h, v, c.r.Seq()))
+	})
+	return all
+}
+
 // promised: C6 at the moment of a read's answer: a write that is not acknowledged is
 // read only when every replica that its acknowledgement would speak for has it.
 // Otherwise what was read is gone with the primary.
@@ -179,7 +189,7 @@ func (o *oracle) promised(p *process, c *clientOp, s, h int32, x uint64) {
 			continue
 		}
 		o.holders(p, m.op, p.look(), func(n *node) {
-			if !n.disk.has(m.op) && !b.follows(h, n.disk.at(int64(s)), m.op.r.Seq()) {
+			if !n.disk.has(m.op) && !o.beneath(b, m.op, n) && !b.follows(h, n.disk.at(int64(s)), m.op.r.Seq()) {
 				o.w.fail("C6: %s reads %s in sector %d, which is not acknowledged, and %s does not have it", p.n.name, valueText(x), s, n.name)
 			}
 		})
