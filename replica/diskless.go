@@ -3,6 +3,7 @@ package replica
 import (
 	"sort"
 
+	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
 )
 
@@ -63,6 +64,21 @@ func (m *Machine) carrier(tried uint16) *peer {
 		}
 	}
 	return best
+}
+
+// carrierOf returns the carrier to read a range from. One that differs there, by what failed
+// on this node's disk alone, is the last resort.
+func (m *Machine) carrierOf(off, n int64, tried uint16) *peer {
+	differ := tried
+	for _, p := range m.peers {
+		if p.dirty.Any(bitmap.Touched(off, n)) {
+			differ |= 1 << p.id
+		}
+	}
+	if p := m.carrier(differ); p != nil {
+		return p
+	}
+	return m.carrier(tried)
 }
 
 // noData reports whether no copy of the data can be reached.

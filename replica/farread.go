@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"github.com/qrbd/qrbd/bitmap"
 	"github.com/qrbd/qrbd/protocol"
 )
 
@@ -47,7 +48,7 @@ func (m *Machine) LocalReadable(off, n int64) bool { return m.localReadable(off,
 
 // readFar asks a carrier that has not failed to read it yet.
 func (m *Machine) readFar(r *Request) {
-	p := m.carrier(r.tried)
+	p := m.carrierOf(r.Off, r.Len, r.tried)
 	if p == nil {
 		if r.tried != 0 { // somebody has it, and cannot read it
 			m.endRead(r, ErrDiskFailed)
@@ -59,6 +60,13 @@ func (m *Machine) readFar(r *Request) {
 		}
 		m.withoutData(r)
 		return
+	}
+	if r.Op == Pull && p.dirty.Any(bitmap.Touched(r.Off, r.Len)) {
+		for _, q := range m.peers { // who differs from p has other data than this node will have
+			if q != p {
+				q.dirty.Set(bitmap.Touched(r.Off, r.Len))
+			}
+		}
 	}
 	pieces := int((r.Len + protocol.ReadMax - 1) / protocol.ReadMax)
 	if len(p.reads) > 0 && len(p.reads)+pieces > protocol.ReadsMax {

@@ -111,7 +111,9 @@ func (m *Machine) covered(p *peer) bool {
 
 // staleNote reports whether this node, started anew, would take a peer for fenced that
 // holds the data in its place: its disk has failed, and its metadata with it.
-func (m *Machine) staleNote(p *peer) bool { return m.bare() && p.fence.noted && (!p.fence.kept || p.live) }
+func (m *Machine) staleNote(p *peer) bool {
+	return m.bare() && p.fence.noted && (!p.fence.kept || p.live)
+}
 
 // allCovered reports whether a primary with FencingStonith may answer.
 func (m *Machine) allCovered() bool {

@@ -52,13 +52,13 @@ var ofFencing = []Mutant{
 		Name:  "back-is-in-sync",
 		Why:   "a primary answers as soon as a lost peer is connected, which does not get its writes yet",
 		First: fencings,
-		Edits: []Edit{{"replica/fence.go", "p.linked && p.settled && p.live && p.step != syncWaitReady && !m.staleNote(p)\n", "p.linked && p.settled\n"}},
+		Edits: []Edit{{"replica/fence.go", "return !m.staleNote(p) && (p.fence.kept && p.fence.sure || p.linked && p.settled && p.live && p.step != syncWaitReady)\n", "return p.fence.kept && p.fence.sure || p.linked && p.settled\n"}},
 	},
 	{
 		Name:  "note-on-a-dead-disk",
 		Why:   "a primary goes on through its peers although its metadata, which have failed, still call one of them fenced: started anew it is promoted alone, with old data",
 		First: stale,
-		Edits: []Edit{{"replica/fence.go", "return m.bare() && p.fence.noted && !p.fence.kept }", "return false }"}},
+		Edits: []Edit{{"replica/fence.go", "return m.bare() && p.fence.noted && (!p.fence.kept || p.live)\n", "return false\n"}},
 	},
 	{
 		Name:  "anybody-may-fence",
