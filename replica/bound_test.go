@@ -41,3 +41,19 @@ func TestRecentWritesAreBounded(t *testing.T) {
 		t.Errorf("%d blocks are still marked", gamma.dirty.Count())
 	}
 }
+
+// TestBehindSettlesNobody: a peer that its primary has gone ahead of is a state of the past.
+// That another one has all that the primary has says nothing of how the two compare.
+func TestBehindSettlesNobody(t *testing.T) {
+	for repl, left := range map[protocol.Repl]int64{protocol.Established: 0, protocol.Behind: 1} {
+		m := newWorld(protocol.ModeA, []string{"alpha", "beta", "gamma"}).nodes["beta"].m
+		alpha, gamma := m.byName("alpha"), m.byName("gamma")
+		alpha.linked, alpha.settled, alpha.role, alpha.repl = true, true, protocol.Primary, repl
+		gamma.slot = 7
+		gamma.dirty.Set(3, 4)
+		m.onStable(alpha, &protocol.Stable{Peers: []protocol.PeerStable{{Name: "gamma", Durable: 9, InSync: true, Settled: true}}})
+		if got := gamma.dirty.Count(); got != left || (gamma.slot == 0) != (left == 0) {
+			t.Errorf("%s: %d blocks are marked toward gamma, its generation is %s", repl, got, gamma.slot)
+		}
+	}
+}

@@ -23,13 +23,14 @@ var ofAheads = []Mutant{
 		Edits: []Edit{{"replica/ahead.go", "	m.setRepl(p, protocol.Ahead, why)\n", "	m.setRepl(p, protocol.Ahead, why)\n	p.ring.reset()\n"}},
 	},
 	{
-		Name:  "behind-settles-others",
-		Why:   "a peer that is behind takes what equals the primary for equal to itself",
-		First: aheads,
+		Name: "behind-settles-others",
+		Why:  "a peer that is behind takes what equals the primary for equal to itself",
 		Edits: []Edit{
 			{"replica/tick.go", " || p.repl == protocol.Ahead { // one that", " { // one that"},
 			{"replica/secondary.go", " || p.repl == protocol.Behind {\n", " {\n"},
 		},
+		In: "replica", Test: "TestBehindSettlesNobody",
+		But: "no data are lost by it: what differs between the two is marked at the other one as well",
 	},
 	{
 		Name:  "ahead-cools-what-was-sent",

@@ -43,6 +43,13 @@ var ofGenerations = []Mutant{
 			"func (m *Machine) mustMint() bool {\n	return false\n}\n\nfunc (m *Machine) mustMintOnce() bool {\n"}},
 	},
 	{
+		Name:  "claim-kept-in-a-new-reign",
+		Why:   "a primary answers before its peers have settled what they remember of an earlier crash: under A one that is stopped then overwrites what was flushed since",
+		Edits: []Edit{{"replica/generation.go", "return p.claims && p.confirms() }", "return p.claims && p.epoch == 0 }"}},
+		In:    "replica", Test: "TestScripts",
+		But: "it takes a stop within some ms of a promotion: one of 50,000 seeds",
+	},
+	{
 		Name:  "mint-not-confirmed",
 		Why:   "a generation is written in before the connected peers have it: one that crashes then takes a replica that was left behind for its equal",
 		Edits: []Edit{{"replica/generation.go", "			m.mintWait |= 1 << p.id\n			o.told", "			o.told"}},
