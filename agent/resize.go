@@ -112,7 +112,9 @@ func (g *growth) check(ctx context.Context) error {
 // checkRunning: a primary comes back as one only if its peers are there to agree, and
 // those of another size are not.
 func (g *growth) checkRunning(st volume.Status) error {
-	if st.Disk == protocol.Failed.String() || st.DiskLacks > 0 {
+	// Blocks that an up-to-date disk cannot read do not stand in the way: they are found again,
+	// and peers that have the new size, which they would be read from, only then connect.
+	if st.Disk == protocol.Failed.String() || st.DiskLacks > 0 && st.Disk != protocol.UpToDate.String() {
 		return fmt.Errorf("the disk of volume %s is not in order: qrbd status %s", st.Name, st.Name)
 	}
 	if !g.primary || g.from == g.r.Size {

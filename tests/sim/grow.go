@@ -89,7 +89,7 @@ func (w *World) growTo(n *node, size int64) bool {
 		w.log("operator: %s, which is down, grows from %d to %d bytes", n.name, n.size, size)
 		n.growClosed(size)
 		return true
-	case p.paused || p.stopping || n.needsDisk() || p.look().LacksBytes > 0:
+	case p.paused || p.stopping || n.needsDisk() || p.look().LacksBytes > 0 && p.look().Disk != protocol.UpToDate:
 		return false
 	}
 	primary := p.look().Role == protocol.Primary
