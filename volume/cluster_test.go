@@ -123,23 +123,30 @@ type cluster struct {
 var testZstd = compress.New(2)
 
 func newCluster(t testing.TB, size int64, mode protocol.Mode, names ...string) *cluster {
-	c := &cluster{t: t, size: size, mode: mode, nodes: map[string]*node{}, names: names, cut: map[string]bool{}, conns: map[string][]Stream{}, opening: map[string]bool{}}
+	c := &cluster{t: t, size: size, mode: mode, nodes: map[string]*node{}, cut: map[string]bool{}, conns: map[string][]Stream{}, opening: map[string]bool{}}
 	c.log = slog.New(slog.DiscardHandler)
 	if os.Getenv("QRBD_TEST_LOG") != "" {
 		c.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	for _, n := range names {
-		c.create(n)
-	}
-	for _, n := range names {
-		c.start(n)
-	}
+	c.begin(names)
 	t.Cleanup(func() {
 		for _, n := range c.names {
 			c.kill(n)
 		}
 	})
 	return c
+}
+
+// begin creates and starts the nodes.
+func (c *cluster) begin(names []string) {
+	c.t.Helper()
+	c.names = names
+	for _, n := range names {
+		c.create(n)
+	}
+	for _, n := range names {
+		c.start(n)
+	}
 }
 
 // create gives a node an empty store and metadata.
@@ -408,3 +415,12 @@ func (c *cluster) randomWrites(name string, seed int64, count int) {
 }
 
 func (c *cluster) String() string { return fmt.Sprint(c.names) }
+
+// startPair creates alpha and beta in a cluster without nodes, and brings them in sync:
+// alpha is primary.
+func (c *cluster) startPair() {
+	c.t.Helper()
+	c.begin([]string{"alpha", "beta"})
+	c.promote("alpha", PromoteOptions{Force: true})
+	c.synced("alpha", "beta")
+}

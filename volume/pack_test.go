@@ -48,15 +48,7 @@ func TestCompressedReplication(t *testing.T) {
 				if try {
 					c.tries = new(atomic.Int64)
 				}
-				for _, n := range []string{"alpha", "beta"} {
-					c.names = append(c.names, n)
-					c.create(n)
-				}
-				for _, n := range c.names {
-					c.start(n)
-				}
-				c.promote("alpha", PromoteOptions{Force: true})
-				c.synced("alpha", "beta")
+				c.startPair()
 				off := int64(0)
 				write := func() {
 					for i, n := range []int{512, 1024, 4096, 8192, 16 << 10, 64 << 10, 256 << 10, 1 << 20} {

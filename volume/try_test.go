@@ -17,15 +17,7 @@ func TestNothingIsLostWithoutWaiting(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d", mode, writers), func(t *testing.T) {
 				c := newCluster(t, testSize, mode)
 				c.tries = new(atomic.Int64)
-				for _, n := range []string{"alpha", "beta"} {
-					c.names = append(c.names, n)
-					c.create(n)
-				}
-				for _, n := range c.names {
-					c.start(n)
-				}
-				c.promote("alpha", PromoteOptions{Force: true})
-				c.synced("alpha", "beta")
+				c.startPair()
 				var wg sync.WaitGroup
 				for w := range writers {
 					wg.Go(func() { c.randomWrites("alpha", int64(w), 200) })

@@ -61,10 +61,10 @@ func fetchStatus(ctx context.Context, client *control.Client, name string) (cont
 // statusLines lays a node's state out in width columns.
 func statusLines(st control.NodeStatus, p palette, width int) []string {
 	lines := []string{p.paint(bold, clean(st.Node)) + p.paint(dim, "  qrbd "+clean(st.Version)+", "+plural(len(st.Volumes), "volume"))}
-	if names := overTCP(st.Links); names != "" {
+	if names := namesOf(st.Links, overTCP); names != "" {
 		lines = append(lines, "  "+p.paint(dim, "sessions over TCP: ")+names)
 	}
-	if names := compressed(st.Links); names != "" {
+	if names := namesOf(st.Links, compressed); names != "" {
 		lines = append(lines, "  "+p.paint(dim, "sent compressed: ")+names)
 	}
 	for _, v := range st.Volumes {
@@ -74,27 +74,22 @@ func statusLines(st control.NodeStatus, p palette, width int) []string {
 	return lines
 }
 
-// overTCP names the peers that have not the default transport.
-func overTCP(links []control.LinkStatus) string {
+// namesOf names the peers whose links are of a kind.
+func namesOf(links []control.LinkStatus, is func(control.LinkStatus) bool) string {
 	var names []string
 	for _, l := range links {
-		if l.Transport == session.TCP.String() {
+		if is(l) {
 			names = append(names, clean(l.Peer))
 		}
 	}
 	return strings.Join(names, ", ")
 }
 
-// compressed names the peers that are sent payloads compressed.
-func compressed(links []control.LinkStatus) string {
-	var names []string
-	for _, l := range links {
-		if l.Compression == session.Zstd.String() {
-			names = append(names, clean(l.Peer))
-		}
-	}
-	return strings.Join(names, ", ")
-}
+// overTCP: the peer has not the default transport.
+func overTCP(l control.LinkStatus) bool { return l.Transport == session.TCP.String() }
+
+// compressed: the peer is sent payloads compressed.
+func compressed(l control.LinkStatus) bool { return l.Compression == session.Zstd.String() }
 
 // savedNote is what compression has made of the traffic with a peer since the agent started.
 func savedNote(s volume.PeerStatus) string {

@@ -65,14 +65,17 @@ func (n *Node) peerOn(host netip.Addr) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, p := range n.peers {
-		if p.seen == host {
-			return true
-		}
-		if at, err := netip.ParseAddrPort(p.Address); err == nil && at.Addr().Unmap() == host {
+		if p.seen == host || p.configuredOn(host) {
 			return true
 		}
 	}
 	return false
+}
+
+// configuredOn reports whether the peer's address is on that host. REQUIRES node.mu.
+func (p *peer) configuredOn(host netip.Addr) bool {
+	at, err := netip.ParseAddrPort(p.Address)
+	return err == nil && at.Addr().Unmap() == host
 }
 
 // HostOf returns the host of a transport's address; the zero Addr if it has none.

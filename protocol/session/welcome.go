@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
 	"time"
 
 	"github.com/qrbd/qrbd/protocol"
@@ -142,7 +141,7 @@ func (n *Node) onlyPeerOn(addr net.Addr) string {
 	defer n.mu.Unlock()
 	name, count := "", 0
 	for _, p := range n.peers {
-		if a, err := netip.ParseAddrPort(p.Address); err == nil && a.Addr().Unmap() == host {
+		if p.configuredOn(host) {
 			name = p.Name
 			count++
 		}
